@@ -1,0 +1,461 @@
+"""From predictions to metrics: every figure of a report's ``metrics.csv``.
+
+Takes tables of predictions (one row per image, as ``predictions.csv`` holds them); gives tidy tables of metrics,
+one value per row, with 95 % intervals by a bootstrap over lesions.  Values on test subsets are scikit-learn's
+own; nothing else than the tables is read.
+
+Conventions
+-----------
+* The predicted diagnosis is the one with the largest probability, the first of equal ones.
+* A diagnosis that is never predicted has precision 0 and F1 0 (scikit-learn's ``zero_division=0``).
+* A diagnosis without images in a test subset has empty values, and means over diagnoses leave it out (as
+  scikit-learn's balanced accuracy does).
+* `roc_auc` and `average_precision` are one against the rest; for class ``all`` the mean over diagnoses.
+* `ece` has 15 bins of equal width of the largest probability.
+* `ece_scaled` and `log_loss_scaled` are measured after temperature scaling, `temperature` having been fitted on
+  the validation subset of the same seed.
+* Rows with seed ``all`` hold the mean over seeds; their `n_images` and `n_lesions` count each image and each
+  lesion once.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import optimize
+from sklearn import metrics as skm
+
+from skin_tl import uncertainty
+from skin_tl.errors import SkinTLError
+from skin_tl.study import CLASSES
+
+PROBABILITIES = [f"p_{name}" for name in CLASSES]
+"""Columns of the probabilities, in the order of `CLASSES`."""
+
+CELL = ["dataset", "arm", "split_policy", "preprocessing", "train_fraction"]
+"""Columns that tell one trained configuration from another; seeds repeat it."""
+
+PREDICTION_COLUMNS = [*CELL, "seed", "subset", "image_id", "lesion_id", "dx", *PROBABILITIES]
+
+METRIC_COLUMNS = [
+    "dataset",
+    "arm",
+    "strategy",
+    "backbone",
+    "split_policy",
+    "preprocessing",
+    "train_fraction",
+    "seed",
+    "subgroup",
+    "class",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n_images",
+    "n_lesions",
+]
+
+N_BOOT = 2000
+"""Draws of a bootstrap unless told otherwise."""
+
+SUM_TOLERANCE = 1e-3
+"""How far the sum of an image's probabilities may be from one."""
+
+
+def read_predictions(path, splits=None):
+    """Read and check a ``predictions.csv``.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+    splits : pandas.DataFrame, optional
+        See `check_predictions`.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Raises
+    ------
+    SkinTLError
+        If the file is absent or no CSV, or `check_predictions` objects.
+    """
+    try:
+        predictions = pd.read_csv(path, dtype={"image_id": str, "lesion_id": str, "dx": str})
+    except FileNotFoundError:
+        raise SkinTLError(f"{path} is missing. Run the study again: only what is missing is redone.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise SkinTLError(f"{path} is not a CSV table ({error}). Delete it and run the study again.") from None
+    return check_predictions(predictions, splits, source=str(path))
+
+
+def check_predictions(predictions, splits=None, source="predictions.csv"):
+    """Check a table of predictions and bring its rows into one order.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        Columns `PREDICTION_COLUMNS`, one row per configuration, seed and image; further columns are kept.
+    splits : pandas.DataFrame, optional
+        ``splits.csv``: split_policy, seed, image_id, lesion_id, subset.  The internal predictions of the arm
+        ``main`` must then hold just the test images of their split, and no validation image outside theirs.
+    source : str
+        What errors call the table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows sorted by configuration, seed, subset and image.
+
+    Raises
+    ------
+    SkinTLError
+        If columns are missing, the table is empty, a diagnosis or subset is unknown, an identifier is empty, an
+        image is listed twice, a probability is no number or negative, the probabilities of an image do not sum to
+        one within `SUM_TOLERANCE`, or the test images are not those of the split.
+    """
+    again = "Delete the file and run the study again."
+    missing = [column for column in PREDICTION_COLUMNS if column not in predictions.columns]
+    if missing:
+        raise SkinTLError(f"{source}: without the column(s) {', '.join(missing)}. {again}")
+    if predictions.empty:
+        raise SkinTLError(f"{source}: holds no predictions. {again}")
+    for column, allowed in (("dx", CLASSES), ("subset", ("train", "val", "test"))):
+        wrong = predictions.loc[~predictions[column].isin(allowed), column]
+        if len(wrong):
+            raise SkinTLError(
+                f"{source}: {len(wrong)} row(s) with an unknown {column} ({wrong.iloc[0]!r}); "
+                f"expected one of {', '.join(allowed)}. {again}"
+            )
+    key = [*CELL, "seed", "subset", "image_id"]
+    empty = [column for column in (*key, "lesion_id") if predictions[column].isna().any()]
+    if empty:
+        raise SkinTLError(f"{source}: empty values in the column(s) {', '.join(empty)}. {again}")
+    _check_probabilities(predictions, source)
+    predictions = predictions.sort_values(key, kind="stable", ignore_index=True)
+    unit = [*CELL, "seed", "image_id"]
+    twice = predictions.loc[predictions.duplicated(unit, keep=False), "image_id"]
+    if len(twice):
+        raise SkinTLError(
+            f"{source}: {twice.nunique()} image(s) listed more than once for one seed, "
+            f"among them {twice.iloc[0]}. {again}"
+        )
+    if splits is not None:
+        _check_subsets(predictions, splits, source)
+    return predictions
+
+
+def _check_probabilities(predictions, source):
+    try:
+        probability = predictions[PROBABILITIES].to_numpy(float)
+    except (ValueError, TypeError) as error:
+        raise SkinTLError(f"{source}: a probability is not a number ({error}).") from None
+    total = probability.sum(1)
+    for wrong, what in (
+        (~np.isfinite(probability).all(1), "a probability that is empty or not finite"),
+        ((probability < 0).any(1), "a negative probability"),
+        (np.abs(total - 1) > SUM_TOLERANCE, "probabilities that do not sum to one"),
+    ):
+        if wrong.any():
+            image = predictions["image_id"].iloc[int(np.flatnonzero(wrong)[0])]
+            raise SkinTLError(
+                f"{source}: {int(wrong.sum())} row(s) with {what}, the first for image {image}. "
+                "The training went wrong or the file was changed: delete it and run the study again."
+            )
+
+
+def _check_subsets(predictions, splits, source):
+    ours = predictions[(predictions["dataset"] == "internal") & (predictions["arm"] == "main")]
+    ours = ours[ours["subset"] == "test"]
+    expected = {
+        (policy, int(seed)): set(part["image_id"])
+        for (policy, seed), part in splits[splits["subset"] == "test"].groupby(["split_policy", "seed"])
+    }
+    for (policy, preprocessing, fraction, seed), part in ours.groupby([*CELL[2:], "seed"]):
+        images = set(part["image_id"])
+        wanted = expected.get((policy, int(seed)))
+        where = f"{source}: split {policy}, preprocessing {preprocessing}, seed {seed}"
+        if wanted is None:
+            raise SkinTLError(f"{where}: splits.csv has no such split. Delete the file and run the study again.")
+        for odd, what in ((wanted - images, "missing"), (images - wanted, "not of that subset")):
+            if odd:
+                raise SkinTLError(
+                    f"{where}: {len(odd)} test image(s) {what}, among them {min(odd)}. "
+                    "Delete the file and run the study again."
+                )
+
+
+def point_metrics(test):
+    """Compute every metric of one test subset with scikit-learn.
+
+    Parameters
+    ----------
+    test : pandas.DataFrame
+        One row per image: dx and the columns `PROBABILITIES`.
+
+    Returns
+    -------
+    dict of (str, str) to float
+        Keyed by metric and class (``all`` for a metric of the whole).  NaN where it is not defined.
+    """
+    y = test["dx"].to_numpy(str)
+    probability = test[PROBABILITIES].to_numpy(float)
+    predicted = np.array(CLASSES)[probability.argmax(1)]
+    present = [name for name in CLASSES if (y == name).any()]
+    values = {("accuracy", "all"): skm.accuracy_score(y, predicted)}
+    recalls = skm.recall_score(y, predicted, labels=present, average=None, zero_division=0)
+    values["balanced_accuracy", "all"] = float(np.mean(recalls))
+    for average in ("macro", "weighted"):
+        scores = skm.precision_recall_fscore_support(y, predicted, labels=present, average=average, zero_division=0)
+        values[f"{average}_precision", "all"], _, values[f"{average}_f1", "all"], _ = scores
+    scores = skm.precision_recall_fscore_support(y, predicted, labels=CLASSES, zero_division=0)
+    for name, column in zip(("precision", "recall", "f1"), scores[:3], strict=True):
+        for label, value in zip(CLASSES, column, strict=True):
+            values[name, label] = value if label in present else np.nan
+    values["support", "all"] = len(y)
+    for label, count in zip(CLASSES, scores[3], strict=True):
+        values["support", label] = count
+    for name, score in (("roc_auc", skm.roc_auc_score), ("average_precision", skm.average_precision_score)):
+        for label in CLASSES:
+            column = probability[:, CLASSES.index(label)]
+            defined = label in present and len(present) > 1
+            values[name, label] = score(y == label, column) if defined else np.nan
+        values[name, "all"] = mean_over([values[name, label] for label in CLASSES])
+    values["log_loss", "all"] = log_loss(test["dx"], probability)
+    values["ece", "all"] = expected_calibration_error(test["dx"], probability)
+    return {key: float(value) for key, value in values.items()}
+
+
+def mean_over(values):
+    """Return the mean of those values that are not NaN, NaN if there are none."""
+    values = np.asarray(values, float)
+    return float(np.mean(values[~np.isnan(values)])) if (~np.isnan(values)).any() else np.nan
+
+
+def log_loss(dx, probability):
+    """Return the log loss of probabilities ((n_images, 7) array) for diagnoses, as `sklearn.metrics.log_loss`.
+
+    Sums that are one only within single precision are taken as they are.
+    """
+    return float(np.mean(uncertainty.image_log_loss(_codes(dx), np.asarray(probability, float))))
+
+
+def expected_calibration_error(dx, probability):
+    """Return the expected calibration error of the largest probability, in 15 bins of equal width (0…1)."""
+    gaps = uncertainty.calibration_gaps(_codes(dx), np.asarray(probability, float))
+    return float(np.abs(gaps.sum(0)).sum() / len(gaps))
+
+
+def _codes(dx):
+    return pd.Categorical(dx, categories=CLASSES).codes.astype(int)
+
+
+def fit_temperature(dx, probability):
+    """Find the temperature that makes the log loss of validation images least (Guo et al., ICML 2017).
+
+    Parameters
+    ----------
+    dx : (n_images,) sequence of str
+    probability : (n_images, 7) array
+
+    Returns
+    -------
+    float
+        In 0.05…20; above one where the network is too sure of itself.
+    """
+    y, probability = _codes(dx), np.asarray(probability, float)
+
+    def loss(log_temperature):
+        return uncertainty.image_log_loss(y, scale_temperature(probability, np.exp(log_temperature))).mean()
+
+    found = optimize.minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def scale_temperature(probability, temperature):
+    """Return the probabilities that logits divided by `temperature` give; (n_images, 7) array."""
+    logits = np.log(np.clip(probability, np.finfo(float).eps, None)) / temperature
+    scaled = np.exp(logits - logits.max(1, keepdims=True))
+    return scaled / scaled.sum(1, keepdims=True)
+
+
+def metrics_table(predictions, strategy, backbone, n_boot=N_BOOT, seed=0):
+    """Compute the rows of ``metrics.csv`` for one backbone trained in one strategy.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `read_predictions`; may hold several configurations, data sets and seeds.
+    strategy, backbone : str
+        Written into the rows.
+    n_boot : int
+        Draws of the bootstrap over lesions.
+    seed : int
+        Seeds the draws.  Backbones with the same test lesions see the same draws.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `METRIC_COLUMNS`: for each configuration the rows of each seed, then those of seed ``all``.
+    """
+    rows = []
+    test = predictions[predictions["subset"] == "test"]
+    for cell, part in test.groupby(CELL):
+        temperatures = _temperatures(predictions, dict(zip(CELL, cell, strict=True)))
+        rows += _metric_rows(part, "all", n_boot, seed, temperatures)
+    table = pd.DataFrame(rows)
+    table["strategy"], table["backbone"] = strategy, backbone
+    return table[METRIC_COLUMNS]
+
+
+def _temperatures(predictions, cell):
+    """Fit one temperature per seed on the validation subset of the internal data set."""
+    rows = predictions[(predictions["subset"] == "val") & (predictions["dataset"] == "internal")]
+    for column in CELL[1:]:
+        rows = rows[rows[column] == cell[column]]
+    return {
+        seed: fit_temperature(part["dx"], part[PROBABILITIES].to_numpy(float)) for seed, part in rows.groupby("seed")
+    }
+
+
+def _metric_rows(test, subgroup, n_boot, seed, temperatures=None):
+    """Compute the rows of one configuration's test images (all seeds), as a list of dicts."""
+    test = test.sort_values(["seed", "image_id"], ignore_index=True)
+    codes = _codes(test["dx"])
+    lesions, lesion, first = _lesions(test, codes)
+    weights = uncertainty.lesion_weights(first, n_boot, np.random.default_rng(seed)) if n_boot else None
+    per_seed = {}
+    for name, part in test.groupby("seed"):
+        at = part.index.to_numpy()
+        values = point_metrics(part)
+        probability = part[PROBABILITIES].to_numpy(float)
+        draws = uncertainty.draw_metrics(codes[at], probability, lesion[at], weights) if n_boot else {}
+        draws = {(metric, "all" if k is None else CLASSES[k]): drawn for (metric, k), drawn in draws.items()}
+        if temperatures and name in temperatures:
+            scaled = scale_temperature(probability, temperatures[name])
+            values["temperature", "all"] = temperatures[name]
+            values["log_loss_scaled", "all"] = log_loss(part["dx"], scaled)
+            values["ece_scaled", "all"] = expected_calibration_error(part["dx"], scaled)
+            if n_boot:
+                again = uncertainty.draw_calibration(codes[at], scaled, lesion[at], weights)
+                draws.update({(f"{metric}_scaled", "all"): drawn for metric, drawn in again.items()})
+        per_seed[name] = (at, values, draws)
+    rows = []
+    labels = {**test.loc[0, CELL].to_dict(), "subgroup": subgroup}
+    for name, (at, values, draws) in per_seed.items():
+        rows += _with_intervals(test.loc[at], {**labels, "seed": str(name)}, values, draws)
+    common = [key for key in next(iter(per_seed.values()))[1] if all(key in v for _, v, _ in per_seed.values())]
+    values = {key: mean_over([found[key] for _, found, _ in per_seed.values()]) for key in common}
+    draws = {
+        key: uncertainty.nanmean([found[key] for _, _, found in per_seed.values()])
+        for key in common
+        if all(key in found for _, _, found in per_seed.values())
+    }
+    return rows + _with_intervals(test, {**labels, "seed": "all"}, values, draws)
+
+
+def _lesions(test, codes):
+    """Return the lesions in order, the lesion of each row (its position among them), and their diagnoses."""
+    lesions, first, lesion = np.unique(test["lesion_id"].to_numpy(str), return_index=True, return_inverse=True)
+    return lesions, lesion, codes[first]
+
+
+def _with_intervals(test, labels, values, draws):
+    """Return one row per metric and class of `values`, with the interval that `draws` gives."""
+    predicted = np.array(CLASSES)[test[PROBABILITIES].to_numpy(float).argmax(1)]
+    counts = {"all": (test["image_id"].nunique(), test["lesion_id"].nunique())}
+    units = {"all": counts["all"][1]}
+    for label in CLASSES:
+        of_class = test[test["dx"] == label]
+        counts[label] = (of_class["image_id"].nunique(), of_class["lesion_id"].nunique())
+        units[label] = counts[label][1]
+        units["precision", label] = test.loc[predicted == label, "lesion_id"].nunique()
+    rows = []
+    for (metric, label), value in values.items():
+        low, high = np.nan, np.nan
+        if (metric, label) in draws:
+            n_units = units.get((metric, label), units[label])
+            low, high = uncertainty.interval(metric, value, draws[metric, label], n_units)
+        n_images, n_lesions = counts[label]
+        rows.append(
+            {
+                **labels,
+                "class": label,
+                "metric": metric,
+                "value": value,
+                "ci_low": low,
+                "ci_high": high,
+                "n_images": n_images,
+                "n_lesions": n_lesions,
+            }
+        )
+    return rows
+
+
+def seed_spread(table):
+    """Summarise how far metrics move between seeds.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of ``metrics.csv``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each combination of the label columns: mean, sd (NaN with one seed), lowest, highest and
+        n_seeds of the per-seed values.
+    """
+    labels = [
+        column
+        for column in METRIC_COLUMNS
+        if column not in ("seed", "value", "ci_low", "ci_high", "n_images", "n_lesions")
+    ]
+    seeds = table[table["seed"].astype(str) != "all"]
+    grouped = seeds.groupby(labels, sort=False)["value"]
+    spread = grouped.agg(mean="mean", sd="std", lowest="min", highest="max", n_seeds="count")
+    return spread.reset_index()
+
+
+def ensemble(predictions):
+    """Average the probabilities of several backbones image by image.
+
+    Parameters
+    ----------
+    predictions : dict of str to pandas.DataFrame
+        Backbone → predictions.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Predictions of the pseudo-backbone ``ensemble``.
+
+    Raises
+    ------
+    SkinTLError
+        If the backbones were not scored on the same images.
+    """
+    check_same_images(predictions)
+    key = [*CELL, "seed", "subset", "image_id"]
+    tables = [table.sort_values(key, ignore_index=True)[PREDICTION_COLUMNS] for _, table in sorted(predictions.items())]
+    mean = tables[0].copy()
+    mean[PROBABILITIES] = np.mean([table[PROBABILITIES].to_numpy(float) for table in tables], axis=0)
+    return mean
+
+
+def check_same_images(predictions):
+    """Raise `SkinTLError` unless all backbones (dict name → predictions) have the same images and diagnoses."""
+    if not predictions:
+        raise SkinTLError("No predictions to compare: the study lists no backbone that was run.")
+    key = [*CELL, "seed", "subset", "image_id"]
+    names = sorted(predictions)
+    wanted = pd.MultiIndex.from_frame(predictions[names[0]][[*key, "dx", "lesion_id"]])
+    for name in names[1:]:
+        index = pd.MultiIndex.from_frame(predictions[name][[*key, "dx", "lesion_id"]])
+        odd = wanted.symmetric_difference(index)
+        if len(odd):
+            place = dict(zip(key, odd[0], strict=False))
+            raise SkinTLError(
+                f"{names[0]} and {name} were scored on different images, so they cannot be compared: {len(odd)} "
+                f"differ, among them {place['image_id']} (split {place['split_policy']}, seed {place['seed']}). "
+                "Delete the predictions of one of them and run the study again."
+            )
