@@ -170,7 +170,7 @@ def _check_subsets(predictions, splits, source):
         (policy, int(seed)): set(part["image_id"])
         for (policy, seed), part in splits[splits["subset"] == "test"].groupby(["split_policy", "seed"])
     }
-    for (policy, preprocessing, fraction, seed), part in ours.groupby([*CELL[2:], "seed"]):
+    for (policy, preprocessing, seed), part in ours.groupby([*CELL[2:4], "seed"]):
         images = set(part["image_id"])
         wanted = expected.get((policy, int(seed)))
         where = f"{source}: split {policy}, preprocessing {preprocessing}, seed {seed}"
@@ -321,23 +321,23 @@ def _metric_rows(test, subgroup, n_boot, seed, temperatures=None):
     """Compute the rows of one configuration's test images (all seeds), as a list of dicts."""
     test = test.sort_values(["seed", "image_id"], ignore_index=True)
     codes = _codes(test["dx"])
-    lesions, lesion, first = _lesions(test, codes)
-    weights = uncertainty.lesion_weights(first, n_boot, np.random.default_rng(seed)) if n_boot else None
+    lesion, lesion_class = _lesions(test, codes)
+    weights = uncertainty.lesion_weights(lesion_class, n_boot, np.random.default_rng(seed)) if n_boot else None
     per_seed = {}
     for name, part in test.groupby("seed"):
         at = part.index.to_numpy()
         values = point_metrics(part)
         probability = part[PROBABILITIES].to_numpy(float)
         draws = uncertainty.draw_metrics(codes[at], probability, lesion[at], weights) if n_boot else {}
-        draws = {(metric, "all" if k is None else CLASSES[k]): drawn for (metric, k), drawn in draws.items()}
+        draws = {(metric, _label(code)): drawn for (metric, code), drawn in draws.items()}
         if temperatures and name in temperatures:
             scaled = scale_temperature(probability, temperatures[name])
             values["temperature", "all"] = temperatures[name]
             values["log_loss_scaled", "all"] = log_loss(part["dx"], scaled)
             values["ece_scaled", "all"] = expected_calibration_error(part["dx"], scaled)
             if n_boot:
-                again = uncertainty.draw_calibration(codes[at], scaled, lesion[at], weights)
-                draws.update({(f"{metric}_scaled", "all"): drawn for metric, drawn in again.items()})
+                again = uncertainty.draw_metrics(codes[at], scaled, lesion[at], weights, ["calibration"])
+                draws.update({(f"{metric}_scaled", _label(code)): d for (metric, code), d in again.items()})
         per_seed[name] = (at, values, draws)
     rows = []
     labels = {**test.loc[0, CELL].to_dict(), "subgroup": subgroup}
@@ -353,10 +353,14 @@ def _metric_rows(test, subgroup, n_boot, seed, temperatures=None):
     return rows + _with_intervals(test, {**labels, "seed": "all"}, values, draws)
 
 
+def _label(code):
+    return "all" if code is None else CLASSES[code]
+
+
 def _lesions(test, codes):
-    """Return the lesions in order, the lesion of each row (its position among them), and their diagnoses."""
-    lesions, first, lesion = np.unique(test["lesion_id"].to_numpy(str), return_index=True, return_inverse=True)
-    return lesions, lesion, codes[first]
+    """Return each row's lesion (its position in their sorted list) and each lesion's diagnosis."""
+    _, first, lesion = np.unique(test["lesion_id"].to_numpy(str), return_index=True, return_inverse=True)
+    return lesion, codes[first]
 
 
 def _with_intervals(test, labels, values, draws):

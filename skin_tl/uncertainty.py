@@ -35,45 +35,43 @@ def lesion_weights(lesion_class, n_draws, rng):
 
     Returns
     -------
-    (n_draws, n_lesions) float32 array
+    (n_lesions, n_draws) float32 array
         How often each lesion was drawn.
     """
     lesion_class = np.asarray(lesion_class)
-    weights = np.zeros((n_draws, len(lesion_class)), np.float32)
+    weights = np.zeros((len(lesion_class), n_draws), np.float32)
     for code in np.unique(lesion_class):
         members = np.flatnonzero(lesion_class == code)
-        n_drawn = max(len(members) - 1, 1)
-        picks = rng.integers(len(members), size=(n_draws, n_drawn))
-        picks += np.arange(n_draws)[:, None] * len(members)
-        counts = np.bincount(picks.ravel(), minlength=n_draws * len(members))
-        weights[:, members] = counts.reshape(n_draws, len(members))
+        picks = rng.integers(len(members), size=(max(len(members) - 1, 1), n_draws))
+        picks = picks * n_draws + np.arange(n_draws)
+        counts = np.bincount(picks.ravel(), minlength=len(members) * n_draws)
+        weights[members] = counts.reshape(len(members), n_draws)
     return weights
 
 
-def image_weights(weights, lesion, y, n_classes):
-    """Weigh the images of one test subset by their lesions, each diagnosis keeping its number of images.
+def image_weights(weights, lesion, y):
+    """Weigh the images of one test subset by their lesions, each diagnosis keeping its share of the lesions.
 
     Parameters
     ----------
-    weights : (n_draws, n_lesions) array
-        From `lesion_weights`.
+    weights : (n_lesions, n_draws) array
+        From `lesion_weights`; may hold lesions of other test subsets too.
     lesion : (n_images,) int array
-        Column of `weights` for each image.
+        Row of `weights` for each image.
     y : (n_images,) int array
         Diagnosis of each image.
-    n_classes : int
 
     Returns
     -------
-    (n_draws, n_images) float32 array
-        Zero for a diagnosis of which a draw holds no image.
+    (n_images, n_draws) float32 array
+        Zero for a diagnosis of which a draw holds no lesion.
     """
-    drawn = np.take(weights, lesion, axis=1)
-    one_hot = np.eye(n_classes, dtype=np.float32)[y]
-    got = drawn @ one_hot
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = np.where(got > 0, one_hot.sum(0) / got, 0).astype(np.float32)
-    drawn *= factor[:, y]
+    drawn = weights[lesion]
+    for code in np.unique(y):
+        at = y == code
+        members = np.unique(lesion[at])
+        got = weights[members].sum(0)
+        drawn[at] *= np.divide(len(members), got, out=np.zeros_like(got), where=got > 0)
     return drawn
 
 
@@ -98,24 +96,33 @@ def confusion_metrics(confusion):
         recall = hits / true
         precision = np.where(true > 0, np.where(predicted > 0, hits / predicted, 0.0), np.nan)
         f1 = np.where(true > 0, 2 * hits / (true + predicted), np.nan)
-    share = true / true.sum(-1, keepdims=True)
+        share = true / true.sum(-1, keepdims=True)
     overall = {
-        "accuracy": hits.sum(-1) / true.sum(-1),
-        "balanced_accuracy": np.nanmean(recall, -1),
-        "macro_f1": np.nanmean(f1, -1),
-        "weighted_f1": np.nansum(f1 * share, -1),
-        "macro_precision": np.nanmean(precision, -1),
+        "accuracy": (hits.sum(-1)) / true.sum(-1),
+        "balanced_accuracy": nanmean(recall, -1),
+        "macro_precision": nanmean(precision, -1),
+        "macro_f1": nanmean(f1, -1),
         "weighted_precision": np.nansum(precision * share, -1),
+        "weighted_f1": np.nansum(f1 * share, -1),
     }
     return overall, {"precision": precision, "recall": recall, "f1": f1}
 
 
-def _ranking_metrics(weights, positive, score):
+def nanmean(values, axis=0):
+    """Average along an axis, leaving NaN out; NaN where there is nothing else."""
+    values = np.asarray(values, float)
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis) / known.sum(axis)
+
+
+def _ranking_metrics(drawn, positive, score):
     """Compute ROC AUC and average precision of one class in every draw, equal scores counting as tied.
 
     Parameters
     ----------
-    weights : (n_draws, n_images) float32 array
+    drawn : (n_images, n_draws) float32 array
+        Weights of the images.
     positive : (n_images,) bool array
     score : (n_images,) float array
 
@@ -124,30 +131,28 @@ def _ranking_metrics(weights, positive, score):
     roc_auc, average_precision : (n_draws,) float arrays
     """
     order = np.argsort(-score, kind="stable")
-    positive, score = positive[order], score[order]
-    first = np.searchsorted(-score, -score, side="left")
-    last = np.searchsorted(-score, -score, side="right")
-    drawn = np.take(weights, order, axis=1)
-    above = np.zeros((len(drawn), len(order) + 1))
-    np.cumsum(drawn, axis=1, out=above[:, 1:])
-    above_positive = np.zeros_like(above)
-    np.cumsum(drawn * positive, axis=1, out=above_positive[:, 1:])
+    positive, falling = positive[order], -score[order]
+    above = np.zeros((len(order) + 1, drawn.shape[1]), np.float32)
+    np.cumsum(drawn[order], axis=0, out=above[1:])
     at = np.flatnonzero(positive)
-    own = drawn[:, at]
-    n_positive = above_positive[:, -1]
-    n_negative = above[:, -1] - n_positive
-    seen, seen_positive = above[:, last[at]], above_positive[:, last[at]]
-    worse_or_tied = 2 * n_negative[:, None] - (seen - seen_positive)
-    worse_or_tied -= above[:, first[at]] - above_positive[:, first[at]]
+    first = np.searchsorted(falling, falling[at], side="left")
+    last = np.searchsorted(falling, falling[at], side="right")
+    own = drawn[order[at]]
+    above_positive = np.zeros((len(at) + 1, drawn.shape[1]), np.float32)
+    np.cumsum(own, axis=0, out=above_positive[1:])
+    rank = np.concatenate([[0], np.cumsum(positive)])
+    seen, seen_positive = above[last], above_positive[rank[last]]
+    n_positive = above_positive[-1]
+    n_negative = above[-1] - n_positive
     with np.errstate(divide="ignore", invalid="ignore"):
-        roc_auc = (own * worse_or_tied).sum(1) / (2 * n_positive * n_negative)
-        precision = np.where(own > 0, seen_positive / seen, 0)
-        average_precision = (own * precision).sum(1) / n_positive
+        average_precision = np.einsum("ij,ij->j", own, seen_positive / np.maximum(seen, 1e-9)) / n_positive
+        better = seen - seen_positive + above[first] - above_positive[rank[first]]
+        roc_auc = 1 - np.einsum("ij,ij->j", own, better) / (2 * n_positive * n_negative)
     return roc_auc, average_precision
 
 
-def draw_metrics(y, probability, lesion, weights):
-    """Compute every metric of one test subset in every draw.
+def draw_metrics(y, probability, lesion, weights, groups=("confusion", "ranking", "calibration")):
+    """Compute the metrics of one test subset in every draw.
 
     Parameters
     ----------
@@ -156,40 +161,56 @@ def draw_metrics(y, probability, lesion, weights):
     probability : (n_images, n_classes) float array
         Rows sum to one.
     lesion : (n_images,) int array
-        Column of `weights` for each image.
-    weights : (n_draws, n_lesions) array
+        Row of `weights` for each image.
+    weights : (n_lesions, n_draws) array
         From `lesion_weights`.
+    groups : sequence of {'confusion', 'ranking', 'calibration'}
+        Which metrics: those of the predicted diagnosis; ROC AUC and average precision; log loss and ECE.
 
     Returns
     -------
     dict of (metric, class) to (n_draws,) array
         `class` is a column of `probability`, or ``None`` for a metric of the whole.
     """
-    n_classes = probability.shape[1]
-    chunks = []
-    for start in range(0, len(weights), CHUNK):
-        drawn = image_weights(weights[start : start + CHUNK], lesion, y, n_classes)
-        chunks.append(_draw_metrics(y, probability, drawn))
-    return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+    parts = []
+    for start in range(0, weights.shape[1], CHUNK):
+        drawn = image_weights(weights[:, start : start + CHUNK], lesion, y)
+        parts.append({})
+        for group in groups:
+            parts[-1].update(_GROUPS[group](y, probability, drawn))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _draw_metrics(y, probability, drawn):
+def _draw_confusion(y, probability, drawn):
     n_classes = probability.shape[1]
-    predicted = probability.argmax(1)
-    cells = np.eye(n_classes**2, dtype=np.float32)[y * n_classes + predicted]
-    overall, per_class = confusion_metrics((drawn @ cells).reshape(-1, n_classes, n_classes))
+    cells = np.eye(n_classes**2, dtype=np.float32)[y * n_classes + probability.argmax(1)]
+    overall, per_class = confusion_metrics((drawn.T @ cells).reshape(-1, n_classes, n_classes))
     draws = {(name, None): values for name, values in overall.items()}
     for name, values in per_class.items():
         draws.update({(name, code): values[:, code] for code in range(n_classes)})
-    ranking = [_ranking_metrics(drawn, y == code, probability[:, code]) for code in range(n_classes)]
-    for position, name in enumerate(("roc_auc", "average_precision")):
-        values = np.stack([pair[position] for pair in ranking], 1)
-        draws.update({(name, code): values[:, code] for code in range(n_classes)})
-        draws[name, None] = np.nanmean(values, 1)
-    total = drawn.sum(1, dtype=float)
-    draws["log_loss", None] = drawn @ image_log_loss(y, probability) / total
-    draws["ece", None] = np.abs(drawn @ calibration_gaps(y, probability)).sum(1) / total
     return draws
+
+
+def _draw_ranking(y, probability, drawn):
+    n_classes = probability.shape[1]
+    pairs = [_ranking_metrics(drawn, y == code, probability[:, code]) for code in range(n_classes)]
+    draws = {}
+    for name, columns in zip(("roc_auc", "average_precision"), zip(*pairs, strict=True), strict=True):
+        draws.update({(name, code): column for code, column in enumerate(columns)})
+        draws[name, None] = nanmean(columns)
+    return draws
+
+
+def _draw_calibration(y, probability, drawn):
+    total = drawn.sum(0, dtype=float)
+    gaps = calibration_gaps(y, probability).astype(np.float32)
+    return {
+        ("log_loss", None): image_log_loss(y, probability).astype(np.float32) @ drawn / total,
+        ("ece", None): np.abs(gaps.T @ drawn).sum(0) / total,
+    }
+
+
+_GROUPS = {"confusion": _draw_confusion, "ranking": _draw_ranking, "calibration": _draw_calibration}
 
 
 def image_log_loss(y, probability):
@@ -247,26 +268,6 @@ def wilson_interval(value, variance, n_units):
     centre = (value + spread / 2) / (1 + spread)
     half = np.sqrt(spread * value * (1 - value) + spread**2 / 4) / (1 + spread)
     return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
-def nanmean(arrays):
-    """Average arrays element by element, leaving NaN out; NaN where all are."""
-    stacked = np.stack(arrays)
-    known = ~np.isnan(stacked)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, stacked, 0).sum(0) / known.sum(0)
-
-
-def draw_calibration(y, probability, lesion, weights):
-    """Compute log loss and ECE alone in every draw; parameters as in `draw_metrics`."""
-    parts = []
-    for start in range(0, len(weights), CHUNK):
-        drawn = image_weights(weights[start : start + CHUNK], lesion, y, probability.shape[1])
-        total = drawn.sum(1, dtype=float)
-        loss = drawn @ image_log_loss(y, probability) / total
-        parts.append((loss, np.abs(drawn @ calibration_gaps(y, probability)).sum(1) / total))
-    loss, ece = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return {"log_loss": loss, "ece": ece}
 
 
 def interval(metric, value, draws, n_units):
