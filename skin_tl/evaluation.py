@@ -321,8 +321,8 @@ def _metric_rows(test, subgroup, n_boot, seed, temperatures=None):
     """Compute the rows of one configuration's test images (all seeds), as a list of dicts."""
     test = test.sort_values(["seed", "image_id"], ignore_index=True)
     codes = _codes(test["dx"])
-    lesion, lesion_class = _lesions(test, codes)
-    weights = uncertainty.lesion_weights(lesion_class, n_boot, np.random.default_rng(seed)) if n_boot else None
+    lesions, lesion = np.unique(test["lesion_id"].to_numpy(str), return_inverse=True)
+    weights = uncertainty.lesion_weights(len(lesions), n_boot, np.random.default_rng(seed)) if n_boot else None
     per_seed = {}
     for name, part in test.groupby("seed"):
         at = part.index.to_numpy()
@@ -355,12 +355,6 @@ def _metric_rows(test, subgroup, n_boot, seed, temperatures=None):
 
 def _label(code):
     return "all" if code is None else CLASSES[code]
-
-
-def _lesions(test, codes):
-    """Return each row's lesion (its position in their sorted list) and each lesion's diagnosis."""
-    _, first, lesion = np.unique(test["lesion_id"].to_numpy(str), return_index=True, return_inverse=True)
-    return lesion, codes[first]
 
 
 def _with_intervals(test, labels, values, draws):
