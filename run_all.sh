@@ -1,0 +1,441 @@
+#!/usr/bin/env bash
+# Takes the name of a study; gives its report. Makes the environment first, once. `./run_all.sh --help` explains.
+# Works with bash 3.2 (macOS) and later.
+
+set -eu
+
+usage() {
+    cat <<'TEXT'
+Usage: ./run_all.sh [STUDY] [OPTION...]     run a study and write its report
+       ./run_all.sh COMMAND [ARGUMENT...]
+
+Studies
+  demo             seven kinds of drawn lesions, four backbones, a few minutes
+                   (this is what runs when no study is given)
+  presentation     the presentation's set-up on HAM10000, beside its numbers
+  ham10000         the same question on HAM10000, asked properly
+  PATH.yaml        a study of your own; studies/demo.yaml shows the keys
+
+Commands
+  test [...]       run the tests; the rest goes to pytest
+  lab [...]        open the notebooks in JupyterLab; the rest goes to it
+  clean [STUDY]    remove what runs made: of one study, or of all with cache/
+  help             print this text
+
+Options go to Snakemake, which runs the steps. The useful ones:
+  --dry-run        list the steps that would run, and why; do nothing
+  --cores N        use N processor cores (all, if not said)
+  --config backbones=ResNet50,Xception seeds=1
+                   narrow or change the study for this start
+  --forceall       run every step again
+  --unlock         free a study that a killed start left locked
+
+Results
+  report/STUDY/    report.html, report.pdf, metrics.csv and the figures
+  runs/STUDY/      predictions, training curves, models, logs
+
+Environment variables
+  SKIN_TL_HAM10000    folder with HAM10000 (otherwise it is downloaded)
+  SKIN_TL_WEIGHTS     folder with BACKBONE_notop.weights.h5 files, for a
+                      machine that cannot download them
+  KERAS_BACKEND       tensorflow (the default) or jax
+  PYTHON              the Python 3.11, 3.12 or 3.13 that makes .venv
+  SKIN_TL_CUDA        1 or 0: install NVIDIA's libraries or not (otherwise:
+                      where there is a driver)
+
+The first start makes .venv from requirements.lock (about 3 GB, a few
+minutes). In an active conda environment made from environment.yml, that one
+is used. A start that was stopped goes on where it was.
+TEXT
+}
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# --- What is asked ----------------------------------------------------------------------------------------------
+
+absolute() { # a path as seen from where the person stands, before we change folder
+    case "$1" in
+        /*) printf '%s\n' "$1" ;;
+        *) printf '%s\n' "$PWD/$1" ;;
+    esac
+}
+
+for variable in SKIN_TL_HAM10000 SKIN_TL_WEIGHTS SKIN_TL_ISIC2018; do
+    eval "value=\${$variable-}"
+    if [ -n "$value" ]; then
+        export "$variable=$(absolute "$value")"
+    fi
+done
+
+project=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+
+what=study
+study=demo
+case "${1-}" in
+    '') if [ $# -gt 0 ]; then shift; fi ;;
+    -h | --help | help)
+        usage
+        exit 0
+        ;;
+    -*) ;;
+    test | lab | clean)
+        what=$1
+        shift
+        ;;
+    *)
+        study=$1
+        shift
+        if [ ! -f "$project/studies/$study.yaml" ]; then
+            case "$study" in
+                *.yaml | *.yml | *.json)
+                    [ -f "$study" ] || [ -f "$project/$study" ] || fail "there is no study file $study."
+                    if [ -f "$study" ]; then study=$(absolute "$study"); fi
+                    ;;
+                *)
+                    known=
+                    for file in "$project"/studies/*.yaml; do
+                        if [ -f "$file" ]; then
+                            file=${file##*/}
+                            known="$known${file%.yaml}, "
+                        fi
+                    done
+                    fail "no study or command is named '$study'." \
+                        "Studies: ${known}or the path of a .yaml file. Commands: test, lab, clean, help."
+                    ;;
+            esac
+        fi
+        ;;
+esac
+if [ "$what" = study ]; then
+    for argument in "$@"; do
+        case "$argument" in
+            -h | --help)
+                usage
+                exit 0
+                ;;
+        esac
+    done
+fi
+
+cd -- "$project"
+
+# --- Python -----------------------------------------------------------------------------------------------------
+
+# Says nothing and succeeds only in a Python that can make our environment; otherwise says what is in the way.
+check_python='
+import platform, sys
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+    sys.exit("version %d.%d" % sys.version_info[:2])
+if sys.maxsize < 2**32:
+    sys.exit("32 bits")
+if sys.platform == "darwin" and platform.machine() != "arm64":
+    sys.exit("built for Intel; TensorFlow needs one built for Apple silicon")
+try:
+    import ensurepip, venv, ctypes
+except ImportError as error:
+    sys.exit("without the module " + str(error.name))
+'
+
+find_python() { # sets $python
+    local candidate reason seen=
+    if [ -n "${PYTHON-}" ]; then
+        if reason=$("$PYTHON" -c "$check_python" 2>&1); then
+            python=$PYTHON
+            return
+        fi
+        fail "PYTHON=$PYTHON cannot be used ($(printf '%s\n' "$reason" | tail -n 1))." \
+            "Point it to a Python 3.11, 3.12 or 3.13 with venv."
+    fi
+    for candidate in python3.13 python3.12 python3.11 python3 python; do
+        command -v "$candidate" >/dev/null 2>&1 || continue
+        if reason=$("$candidate" -c "$check_python" 2>&1); then
+            python=$candidate
+            return
+        fi
+        case "$reason" in # others, such as a version manager's placeholder, are no Python at all
+            "version "* | "32 bits" | built\ * | without\ *) seen="$seen$candidate ($reason), " ;;
+        esac
+    done
+    case "$seen" in
+        *"(without the module"*)
+            fail "needs Python 3.11, 3.12 or 3.13 with venv; found ${seen%, }." \
+                "On Debian or Ubuntu: sudo apt install python3-venv"
+            ;;
+    esac
+    seen=${seen%, }
+    fail "needs Python 3.11, 3.12 or 3.13 with venv; found ${seen:-none}. Install one (Debian, Ubuntu:" \
+        "sudo apt install python3 python3-venv; macOS: brew install python@3.12; any system: conda, see environment.yml)" \
+        "or name it: PYTHON=/path/to/python3.12 ./run_all.sh"
+}
+
+# Loads the system libraries that print the PDF, under the names and by the road that WeasyPrint uses.
+check_pango='
+import sys
+try:
+    from cffi import FFI
+    load, find = FFI().dlopen, lambda name: None
+except ImportError:
+    import ctypes, ctypes.util
+    load, find = ctypes.CDLL, ctypes.util.find_library
+missing = []
+for library, version in (("gobject-2.0", 0), ("pango-1.0", 0), ("harfbuzz", 0), ("fontconfig", 1), ("pangoft2-1.0", 0)):
+    names = [library, "lib%s.so.%d" % (library, version), "lib%s.%d.dylib" % (library, version), "lib%s.dylib" % library]
+    for name in filter(None, [*names, find(library)]):
+        try:
+            load(name)
+            break
+        except OSError:
+            pass
+    else:
+        missing.append("lib" + library)
+sys.exit(", ".join(missing) if missing else 0)
+'
+
+need_pango() { # with the Python $1; SKIN_TL_PRETEND_NO_PANGO is for the tests
+    local missing
+    if [ -z "${SKIN_TL_PRETEND_NO_PANGO-}" ]; then
+        missing=$("$1" -c "$check_pango" 2>&1) && return
+    else
+        missing=libpango-1.0
+    fi
+    cat >&2 <<TEXT
+error: Pango, the system library that prints the PDF of the report, is missing ($(printf '%s\n' "$missing" | tail -n 1)).
+  Debian, Ubuntu, WSL2:  sudo apt install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0
+  macOS:                 brew install pango
+  conda:                 conda install -c conda-forge pango
+Nothing was started. Install it and start again.
+TEXT
+    exit 1
+}
+
+# macOS looks for libraries neither in Homebrew's folder nor in conda's. The workflow hands this on to its steps,
+# because macOS takes it away from everything that /bin/bash starts.
+if [ "$(uname -s)" = Darwin ]; then
+    DYLD_FALLBACK_LIBRARY_PATH="${DYLD_FALLBACK_LIBRARY_PATH:+$DYLD_FALLBACK_LIBRARY_PATH:}${CONDA_PREFIX:+$CONDA_PREFIX/lib:}"
+    DYLD_FALLBACK_LIBRARY_PATH="$DYLD_FALLBACK_LIBRARY_PATH${HOMEBREW_PREFIX:-/opt/homebrew}/lib:/usr/local/lib:/usr/lib"
+    export DYLD_FALLBACK_LIBRARY_PATH
+fi
+
+# --- The environment --------------------------------------------------------------------------------------------
+
+environment="$project/.venv"
+
+# Tools write below the project; only download caches use the home folder.
+state="$project/.state"
+export IPYTHONDIR="$state/ipython" MPLCONFIGDIR="$state/matplotlib"
+export JUPYTER_CONFIG_DIR="$state/jupyter" JUPYTER_DATA_DIR="$state/jupyter/data" JUPYTER_RUNTIME_DIR="$state/jupyter/runtime"
+export KERAS_BACKEND="${KERAS_BACKEND:-tensorflow}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+export PYTHONPATH="$project" PYTHONNOUSERSITE=1 PYTHONHASHSEED=0
+unset PYTHONHOME PYTHONSTARTUP
+export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+if [ "$what" = clean ]; then # needs no environment, and makes none
+    if [ -x "$environment/bin/python" ]; then
+        python="$environment/bin/python"
+    else
+        find_python
+    fi
+    exec "$python" -m skin_tl.workflow clean "$@"
+fi
+
+case "$KERAS_BACKEND" in
+    tensorflow | jax) ;;
+    *) fail "KERAS_BACKEND=$KERAS_BACKEND is not supported here: use tensorflow or jax." ;;
+esac
+
+wants_cuda() {
+    case "${SKIN_TL_CUDA-}" in
+        1) return 0 ;;
+        0) return 1 ;;
+    esac
+    [ "$(uname -sm)" = "Linux x86_64" ] || return 1
+    [ -e /proc/driver/nvidia/version ] && return 0
+    command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1
+}
+
+fingerprint() { # of a lock file; cksum is in POSIX
+    cksum <"$1" | tr ' ' '-'
+}
+
+pip_install() { # $1 what it is, $2 number of packages; the rest goes to pip. Its own words go to a log file.
+    local title=$1 total=$2 pid
+    shift 2
+    # In the background, so that an interrupt reaches us at once and we can count what pip has collected.
+    "$environment/bin/python" -m pip install --progress-bar off "$@" >>"$log" 2>&1 </dev/null &
+    pid=$!
+    trap 'kill $pid 2>/dev/null; wait $pid 2>/dev/null; echo >&2
+          echo "Stopped. The next start installs again what is missing." >&2; exit 130' INT TERM HUP
+    if [ -t 2 ]; then
+        while kill -0 "$pid" 2>/dev/null; do
+            if grep -q '^Installing collected' "$log"; then
+                printf '\r  %s: unpacking %s packages … ' "$title" "$total" >&2
+            else
+                printf '\r  %s: %s of about %s packages fetched ' "$title" "$(grep -c '^Collecting ' "$log")" "$total" >&2
+            fi
+            sleep 1
+        done
+        printf '\r%78s\r' '' >&2
+    fi
+    if wait "$pid"; then
+        trap - INT TERM HUP
+        return 0
+    fi
+    trap - INT TERM HUP
+    return 1
+}
+
+install_failed() { # $1 which lock
+    local reason
+    reason=$(awk '/^ERROR: / { sub(/^ERROR: /, ""); line = $0; if (/:$/) { getline; sub(/^ +/, ""); line = line " " $0 }
+                  print line; exit }' "$log") || reason=
+    fail "installing $1 failed: ${reason:-see the end of the log}${reason:+. The rest is in} ${log#"$project"/}" \
+        "Mend that (network? disk space?) and start again."
+}
+
+lock="$project/.venv.lock"
+release() {
+    rm -rf -- "$lock"
+    trap - EXIT
+}
+acquire() {
+    local owner tries=0
+    until mkdir -- "$lock" 2>/dev/null; do
+        owner=$(cat "$lock/pid" 2>/dev/null) || owner=
+        if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then
+            rm -rf -- "$lock" # its owner is gone
+        elif [ "$tries" -ge 10 ] && [ -z "$owner" ]; then
+            rm -rf -- "$lock" # its owner died before it said who it is
+        else
+            if [ "$tries" = 0 ]; then echo "Another start is installing; waiting for it …" >&2; fi
+            tries=$((tries + 1))
+            sleep 1
+        fi
+    done
+    echo $$ >"$lock/pid"
+    trap release EXIT
+}
+
+number_of_packages() { grep -c '^[a-z0-9].*==' "$1"; }
+
+make_environment() {
+    local stamp="$environment/installed" base python old
+    base=$(fingerprint requirements.lock)
+    mkdir -p "$state"
+    log="$state/install.log"
+
+    # An environment is whole once the stamp is there. Without it a stopped install is assumed, and done over:
+    # the packages fetched before are in pip's cache.
+    if [ ! -f "$stamp" ] || ! "$environment/bin/python" -c 'import encodings' 2>/dev/null; then
+        find_python
+        if [ "$what" != lab ]; then need_pango "$python"; fi
+        echo "Installing TensorFlow, JupyterLab and what they need into .venv (once, a few minutes, about 3 GB) …" >&2
+        : >"$log"
+        rm -rf -- "$environment"
+        "$python" -m venv "$environment" >>"$log" 2>&1 || {
+            rm -rf -- "$environment"
+            fail "$python could not make .venv: $(tail -n 1 "$log")"
+        }
+        old=
+    else
+        read -r old <"$stamp" || old=
+        if [ "$old" != "$base" ]; then
+            echo "requirements.lock has changed: updating .venv …" >&2
+            : >"$log"
+            mv -- "$stamp" "$stamp.old"
+        fi
+    fi
+    if [ "$old" != "$base" ]; then
+        # First the installers, then the rest with them: nothing comes in that the lock does not name.
+        awk '/^[a-z0-9]/ { keep = /^(pip|setuptools)==/ } keep' requirements.lock >"$state/installers.lock"
+        if pip_install "installers" 2 --no-deps --require-hashes -r "$state/installers.lock" &&
+            pip_install "requirements.lock" "$(number_of_packages requirements.lock)" \
+                --no-deps --no-build-isolation --require-hashes -r requirements.lock &&
+            pip_install "skin_tl" 1 --no-build-isolation --no-deps --no-index --editable .; then
+            echo "$base" >"$stamp.part"
+            mv -- "$stamp.part" "$stamp"
+            rm -f -- "$stamp.old"
+        else
+            if [ -f "$stamp.old" ]; then mv -- "$stamp.old" "$stamp"; fi
+            install_failed requirements.lock
+        fi
+    fi
+}
+
+add_lock() { # $1 cuda or jax, $2 what it is
+    local stamp="$environment/installed.$1" file="requirements-$1.lock" wanted have=
+    wanted="$(fingerprint "$file") $(fingerprint requirements.lock)"
+    if [ -f "$stamp" ]; then read -r have <"$stamp" || have=; fi
+    if [ "$have" = "$wanted" ]; then return; fi
+    acquire
+    mkdir -p "$state"
+    log="$state/install-$1.log"
+    : >"$log"
+    echo "Installing $2 from $file (once) …" >&2
+    pip_install "$file" "$(number_of_packages "$file")" --no-deps --require-hashes -r "$file" || install_failed "$file"
+    echo "$wanted" >"$stamp"
+    release
+}
+
+named=$(sed -n 's/^name: *//p' environment.yml)
+if [ -n "${CONDA_PREFIX-}" ] && [ "${CONDA_DEFAULT_ENV-}" = "$named" ] && [ "$named" != base ]; then
+    environment=$CONDA_PREFIX
+    python="$environment/bin/python"
+    [ -x "$python" ] || fail "the conda environment $named has no Python. Make it again: conda env create -f environment.yml"
+    missing=$("$python" -c '
+import importlib.util, sys
+names = sys.argv[1:]
+print(*[name for name in names if importlib.util.find_spec(name) is None])
+' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab weasyprint pandera statsmodels seaborn pytest) || missing=Python
+    case "$missing" in
+        '') ;;
+        jax) fail "the conda environment $named has no jax. Add it: pip install --require-hashes -r requirements-jax.lock" ;;
+        *)
+            fail "the conda environment $named lacks $missing." \
+                "Bring it up to date: conda env update -f environment.yml"
+            ;;
+    esac
+    if [ ! -f "$environment/skin_tl.installed" ]; then # for a JupyterLab that is started without us
+        mkdir -p "$state"
+        log="$state/install.log"
+        : >"$log"
+        pip_install "skin_tl" 1 --no-build-isolation --no-deps --no-index --editable . || install_failed pyproject.toml
+        : >"$environment/skin_tl.installed"
+    fi
+else
+    if [ -n "${PYTHON-}" ] && [ -f "$environment/installed" ]; then
+        find_python
+        version='import sys; print(sys.version_info[:2])'
+        if [ "$("$python" -c "$version")" != "$("$environment/bin/python" -c "$version" 2>/dev/null)" ]; then
+            echo "PYTHON names another version than .venv has: making .venv anew." >&2
+            rm -f -- "$environment/installed"
+        fi
+    fi
+    have=
+    if [ -f "$environment/installed" ]; then read -r have <"$environment/installed" || have=; fi
+    if [ "$have" != "$(fingerprint requirements.lock)" ] || ! "$environment/bin/python" -c '' 2>/dev/null; then
+        acquire
+        make_environment
+        release
+    fi
+    python="$environment/bin/python"
+    if [ "$KERAS_BACKEND" = jax ]; then add_lock jax "JAX"; fi
+    if wants_cuda; then add_lock cuda "NVIDIA's libraries for TensorFlow (about 3 GB)"; fi
+fi
+export PATH="$environment/bin:$PATH"
+
+case "$what" in
+    lab)
+        exec "$python" -m jupyterlab --ServerApp.root_dir="$project/notebooks" "$@"
+        ;;
+    test)
+        need_pango "$python"
+        exec "$python" -m pytest "$@"
+        ;;
+    study)
+        need_pango "$python"
+        exec "$python" -m skin_tl.workflow run "$study" "$@"
+        ;;
+esac
