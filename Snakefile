@@ -1,0 +1,172 @@
+# The study's story, step by step: what each step reads, what it writes, and what makes it run again.
+#
+#   weights ─┬─ features ─┐
+#   images ──┼────────────┼─ train (once per strategy and backbone) ─ evaluate ─ report ─ render
+#   dataset ─┴────────────┘
+#
+# Called by ./run_all.sh with --configfile studies/<study>.yaml. Each step is `python -m skin_tl STEP`; `params.depends` holds
+# the settings that a step depends on, so that changing them, and nothing else, runs it again.
+
+import json
+import os
+import sys
+
+import yaml
+
+from skin_tl.study import check_study, save_study
+
+with open(workflow.configfiles[0]) as file:
+    settings = yaml.safe_load(file)
+changed = {key: value for key, value in config.items() if settings.get(key) != value}
+study = check_study(settings, changed, source=os.path.relpath(workflow.configfiles[0]))
+
+RUNS = f"runs/{study.name}"
+REPORT = f"report/{study.name}"
+STEP = f"{sys.executable} -m skin_tl"
+STUDY = f"--study {RUNS}/study.json"
+LANGUAGES = {"en": "report"}
+
+# Files outside of the project that a data set starts from: a changed metadata table decodes and checks again.
+HAM10000 = os.environ.get("SKIN_TL_HAM10000", "")
+SOURCE = "" if study.synthetic else os.path.abspath(HAM10000) if HAM10000 else "download"
+
+
+def depends(**settings):
+    return json.dumps(settings, sort_keys=True)
+
+
+def sources(*modules):
+    return [f"skin_tl/{name}.py" for name in modules]
+
+
+onstart:
+    save_study(study, f"{RUNS}/study.json")
+
+
+wildcard_constraints:
+    strategy="|".join(study.strategies),
+    backbone="|".join(study.backbones),
+    preprocessing="|".join(study.preprocessings),
+
+
+localrules: all
+
+
+rule all:
+    input:
+        f"{REPORT}/metrics.csv",
+        [f"{REPORT}/{name}.{kind}" for name in LANGUAGES.values() for kind in ("html", "pdf")],
+
+
+rule weights:
+    message: "finding the weights of " + ", ".join(study.backbones)
+    output: f"{RUNS}/weights.json"
+    params: depends=depends(weights=study.weights, folder=os.environ.get("SKIN_TL_WEIGHTS", ""), backbones=study.backbones)
+    log: f"{RUNS}/logs/weights.log"
+    shell: "{STEP} weights {STUDY} > {log} 2>&1"
+
+
+rule images:
+    message: "checking and decoding the images"
+    input: sources("dataset", "images", "synthetic")
+    output:
+        metadata=f"{RUNS}/dataset/metadata.csv",
+        images=f"{RUNS}/dataset/images.json",
+    params: depends=depends(dataset=study.dataset, image_size=study.image_size, source=SOURCE)
+    threads: workflow.cores
+    log: f"{RUNS}/logs/images.log"
+    shell: "{STEP} images {STUDY} > {log} 2>&1"
+
+
+rule dataset:
+    message: "drawing the splits (notebook 1_dataset)"
+    input:
+        rules.images.output,
+        sources("splits"),
+        "notebooks/1_dataset.ipynb",
+    output:
+        f"{RUNS}/dataset/splits.csv",
+        f"{RUNS}/dataset/dataset.ipynb",
+    params: depends=depends(split_policies=study.split_policies, seeds=study.seeds)
+    log: f"{RUNS}/logs/dataset.log"
+    shell: "{STEP} dataset {STUDY} > {log} 2>&1"
+
+
+rule features:
+    message: "computing the features of {wildcards.backbone} ({wildcards.preprocessing})"
+    input:
+        rules.weights.output,
+        rules.images.output.images,
+        sources("backbones", "features"),
+    output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}.json"
+    threads: workflow.cores
+    log: f"{RUNS}/logs/features_{{backbone}}_{{preprocessing}}.log"
+    shell:
+        "{STEP} features {STUDY} --backbone {wildcards.backbone} --preprocessing {wildcards.preprocessing} > {log} 2>&1"
+
+
+rule train:
+    message: "training {wildcards.backbone}, {wildcards.strategy} (notebook 2_train)"
+    input:
+        rules.images.output,
+        rules.dataset.output[0],
+        lambda wildcards: [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings],
+        sources("training"),
+        "notebooks/2_train.ipynb",
+    output:
+        f"{RUNS}/{{strategy}}/{{backbone}}/predictions.csv",
+        f"{RUNS}/{{strategy}}/{{backbone}}/history.csv",
+        f"{RUNS}/{{strategy}}/{{backbone}}/run.json",
+        f"{RUNS}/{{strategy}}/{{backbone}}/model.keras",
+        f"{RUNS}/{{strategy}}/{{backbone}}/train.ipynb",
+    params: depends=depends(**study.training_settings())
+    threads: workflow.cores
+    log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
+    shell:
+        "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
+
+
+ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
+
+
+rule evaluate:
+    message: "computing the metrics"
+    input:
+        [f"{run}/predictions.csv" for run in ALL_RUNS],
+        rules.dataset.output[0],
+        sources("evaluation", "uncertainty"),
+    output: f"{REPORT}/metrics.csv"
+    params: depends=depends(backbones=study.backbones, strategies=study.strategies)
+    log: f"{RUNS}/logs/evaluate.log"
+    shell: "{STEP} evaluate {STUDY} > {log} 2>&1"
+
+
+rule report:
+    message: "writing the report (notebook 3_report, {wildcards.language})"
+    input:
+        rules.evaluate.output,
+        [f"{run}/{name}" for run in ALL_RUNS for name in ("predictions.csv", "history.csv", "run.json")],
+        lambda wildcards: [f"report/text/{wildcards.language}"],
+        sources("facts", "figures"),
+        "notebooks/3_report.ipynb",
+    output: f"{RUNS}/report/report.{{language}}.ipynb"
+    params: depends=depends(title=study.title, overrides=study.overrides)
+    log: f"{RUNS}/logs/report_{{language}}.log"
+    shell: "{STEP} report {STUDY} --language {wildcards.language} > {log} 2>&1"
+
+
+for language, name in LANGUAGES.items():
+
+    rule:
+        name: f"render_{language}"
+        message: f"rendering {REPORT}/{name}.html and .pdf"
+        input:
+            f"{RUNS}/report/report.{language}.ipynb",
+            "report/template",
+            sources("rendering"),
+        output:
+            f"{REPORT}/{name}.html",
+            f"{REPORT}/{name}.pdf",
+        params: language=language
+        log: f"{RUNS}/logs/render_{language}.log"
+        shell: "{STEP} render {STUDY} --language {params.language} > {log} 2>&1"

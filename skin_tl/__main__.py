@@ -1,0 +1,161 @@
+"""The steps of the workflow, as the Snakefile calls them: ``python -m skin_tl STEP --study FILE …``.
+
+Takes the effective study (runs/<study>/study.json); each step writes the files that the Snakefile names for it.  What a
+user can mend ends in one line ``error: …`` and exit status 1.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, write_atomically, write_csv, write_json
+from skin_tl.progress import say
+from skin_tl.study import load_study
+
+
+def weights(study, folder, options):
+    """Find the weights of all backbones."""
+    from skin_tl.runs import prepare_weights
+
+    found = prepare_weights(study, folder)
+    if found["source"] == "random":
+        say(f"  WARNING: random weights for all backbones, not ImageNet's: {found['reason']}.")
+        say("  The report will say so. To use ImageNet's, connect to the network or set SKIN_TL_WEIGHTS, and start")
+        say(f"  again with: ./run_all.sh {study.name} --forcerun weights")
+
+
+def images(study, folder, options):
+    """Open the data set, check it and decode its images."""
+    from skin_tl.runs import prepare_images
+
+    if study.synthetic:
+        say("  note: the images of this study are drawn, not photographed. Its numbers say nothing about skin.")
+    prepare_images(study, folder)
+
+
+def dataset(study, folder, options):
+    """Execute the notebook that shows the data set and draws the splits."""
+    execute("1_dataset", folder / "dataset" / "dataset.ipynb", study, folder)
+
+
+def features(study, folder, options):
+    """Compute one backbone's features of all images."""
+    from skin_tl.backbones import build_backbone
+    from skin_tl.features import extract
+    from skin_tl.files import read_json
+    from skin_tl.runs import read_images
+
+    found = read_json(folder / "weights.json")["backbones"][options.backbone]
+    model = build_backbone(options.backbone, options.preprocessing, study.image_size, found)
+    _, about = extract(read_images(folder), options.backbone, options.preprocessing, model)
+    write_json(folder / "features" / f"{options.backbone}_{options.preprocessing}.json", about)
+
+
+def train(study, folder, options):
+    """Execute the training notebook for one backbone and strategy."""
+    run = folder / options.strategy / options.backbone
+    execute("2_train", run / "train.ipynb", study, folder, backbone=options.backbone, strategy=options.strategy)
+
+
+def evaluate(study, folder, options):
+    """Compute metrics.csv from the predictions of all runs."""
+    import pandas as pd
+
+    from skin_tl.evaluation import metrics_table, read_predictions
+    from skin_tl.runs import read_splits
+
+    splits = read_splits(folder)
+    tables = [
+        metrics_table(read_predictions(folder / strategy / backbone / "predictions.csv", splits), strategy, backbone)
+        for strategy in study.strategies
+        for backbone in study.backbones
+    ]
+    write_csv(ROOT / "report" / study.name / "metrics.csv", pd.concat(tables, ignore_index=True))
+
+
+def report(study, folder, options):
+    """Execute the report notebook in one language."""
+    execute(
+        "3_report", folder / "report" / f"report.{options.language}.ipynb", study, folder, language=options.language
+    )
+
+
+def render(study, folder, options):
+    """Turn the executed report notebook into HTML and PDF."""
+    from skin_tl.rendering import render as render_notebook
+
+    name = "report" if options.language == "en" else f"report.{options.language}"
+    target = ROOT / "report" / study.name
+    notebook = folder / "report" / f"report.{options.language}.ipynb"
+    render_notebook(notebook, target / f"{name}.html", target / f"{name}.pdf")
+
+
+def execute(name, target, study, folder, **parameters):
+    """Execute a notebook of the project by Papermill.
+
+    Parameters
+    ----------
+    name : str
+        Of a notebook below ``notebooks/``, without ending.
+    target : pathlib.Path
+        Gets the executed copy, once it ended well.
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+    **parameters
+        Further parameters of the notebook.
+
+    Raises
+    ------
+    SkinTLError
+        If a cell raised one; the message is that one's.
+    """
+    import papermill
+
+    known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb"))
+    given = {"study": str(folder / "study.json"), "output": str(folder.parent), "prepared": True, **parameters}
+    with write_atomically(target) as part:
+        try:
+            papermill.execute_notebook(
+                str(ROOT / "notebooks" / f"{name}.ipynb"),
+                str(part),
+                {key: value for key, value in given.items() if key in known},
+                kernel_name="python3",
+                cwd=str(ROOT),
+                progress_bar=False,
+            )
+        except papermill.PapermillExecutionError as error:
+            failed = folder / "logs" / f"failed_{target.stem}.ipynb"
+            failed.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(failed)
+            if error.ename == SkinTLError.__name__:
+                raise SkinTLError(error.evalue) from None
+            print("\n".join(error.traceback), file=sys.stderr)
+            raise SkinTLError(
+                f"notebooks/{name}.ipynb failed with {error.ename}: {error.evalue} "
+                f"(the notebook as far as it got: {failed})"
+            ) from None
+
+
+STEPS = {step.__name__: step for step in (weights, images, dataset, features, train, evaluate, report, render)}
+
+
+def main(arguments=None):
+    """Run one step; return the exit status."""
+    parser = argparse.ArgumentParser("python -m skin_tl", description=__doc__.split("\n\n")[0])
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("--study", required=True, help="runs/<study>/study.json")
+    for name in ("backbone", "preprocessing", "strategy", "language"):
+        parser.add_argument(f"--{name}")
+    options = parser.parse_args(arguments)
+    try:
+        STEPS[options.step](load_study(options.study), Path(options.study).resolve().parent, options)
+    except SkinTLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""Backbones: which networks a study may name, where their weights come from, and how they are built.
+
+Takes a backbone's name, a preprocessing and a source of weights; gives a Keras model that turns raw pixels,
+(n_images, size, size, 3) uint8, into features, (n_images, n_features) float32.  Keras is imported when a
+network is built, so that reading the registry costs nothing.
+"""
+
+import contextlib
+import math
+import os
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import file_fingerprint, fingerprint
+
+WEIGHTS_HUB = "https://storage.googleapis.com/tensorflow/keras-applications/"
+"""Where `keras.applications` downloads ImageNet weights from."""
+
+PATIENCE_WITH_HUB = 10
+"""Seconds that the hub has to answer."""
+
+RANDOM_WEIGHTS_SEED = 0
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Where a network of `keras.applications` lives and what its ImageNet weights expect.
+
+    Attributes
+    ----------
+    module : str
+        Module of `keras.applications`; its ``preprocess_input`` is the network's native preprocessing.
+    transform : {'tf', 'caffe', 'torch', 'none'}
+        What that function does: −1…1; BGR less the ImageNet mean; 0…1 standardised; nothing (the network scales
+        by itself).  Two preprocessings with the same transform are the same computation.
+    imagenet_size : int
+        Side of the images that the weights were trained with, in pixels.
+    """
+
+    module: str
+    transform: str
+    imagenet_size: int
+
+
+# To add a backbone of keras.applications, add one line.
+BACKBONES = {
+    "VGG16": Backbone("vgg16", "caffe", 224),
+    "Xception": Backbone("xception", "tf", 299),
+    "ResNet50": Backbone("resnet50", "caffe", 224),
+    "EfficientNetB7": Backbone("efficientnet", "none", 600),
+    "MobileNetV2": Backbone("mobilenet_v2", "tf", 224),
+    "ConvNeXtTiny": Backbone("convnext", "none", 224),
+}
+
+
+def transform_of(backbone, preprocessing):
+    """Return the pixel transform that a preprocessing means for a backbone: ``unit`` is ``tf`` for all."""
+    return "tf" if preprocessing == "unit" else BACKBONES[backbone].transform
+
+
+def weights_file(backbone):
+    """Return the path that `SKIN_TL_WEIGHTS` promises for a backbone, or None where the variable is not set.
+
+    Raises
+    ------
+    SkinTLError
+        If the variable names no folder.
+    """
+    folder = os.environ.get("SKIN_TL_WEIGHTS")
+    if not folder:
+        return None
+    if not Path(folder).is_dir():
+        raise SkinTLError(
+            f"SKIN_TL_WEIGHTS={folder} is not a folder. Name the folder that holds the files "
+            "<backbone in lower case>_notop.weights.h5, or unset the variable to download the weights."
+        )
+    return Path(folder).resolve() / f"{backbone.lower()}_notop.weights.h5"
+
+
+def resolve_weights(backbones, mode):
+    """Find the weights of every backbone of a study before anything is computed.
+
+    Parameters
+    ----------
+    backbones : list of str
+    mode : {'imagenet', 'imagenet_or_random', 'random'}
+        With ``imagenet_or_random`` the hub gets one attempt of `PATIENCE_WITH_HUB` seconds to answer; unless the
+        weights of all backbones are there then, all get random ones.
+
+    Returns
+    -------
+    dict
+        ``source`` ('imagenet' or 'random'), ``reason`` (a sentence, empty where nothing is to be said) and
+        ``backbones``: for each, ``source`` ('folder', 'keras' or 'random') and ``file`` and ``fingerprint``
+        where it is a file.
+
+    Raises
+    ------
+    SkinTLError
+        If `mode` is ``imagenet`` and weights cannot be had.
+    """
+    if mode == "random":
+        return _random_for(backbones, "the study asks for random weights")
+    found = {}
+    for name in backbones:
+        file = weights_file(name)
+        if file is not None and file.is_file():
+            found[name] = {"source": "folder", "file": str(file), "fingerprint": file_fingerprint(file)}
+    missing = [name for name in backbones if name not in found]
+    problem = _download(missing) if missing else ""
+    if not problem:
+        found |= {name: {"source": "keras"} for name in missing}
+        return {"source": "imagenet", "reason": "", "backbones": {name: found[name] for name in backbones}}
+    if mode == "imagenet_or_random":
+        return _random_for(backbones, problem)
+    raise SkinTLError(
+        f"No ImageNet weights for {', '.join(missing)}: {problem}. Either connect to the network (they are downloaded "
+        f"once, from {WEIGHTS_HUB}), or put {', '.join(f'{name.lower()}_notop.weights.h5' for name in missing)} in a "
+        "folder and name it by SKIN_TL_WEIGHTS, or leave these backbones out: `--config backbones=A,B`."
+    )
+
+
+def _random_for(backbones, reason):
+    return {
+        "source": "random",
+        "reason": reason,
+        "backbones": {name: {"source": "random"} for name in backbones},
+    }
+
+
+def _download(backbones):
+    """Have Keras fetch (or find in its cache) ImageNet weights; return what went wrong, or an empty string."""
+    with contextlib.nullcontext() if hub_answers() else _offline():
+        for name in backbones:
+            try:
+                _network(name, "imagenet")
+            except Exception as error:  # Keras raises a plain Exception when a download fails
+                if "fetch failure" not in str(error):
+                    raise
+                return f"{WEIGHTS_HUB} cannot be reached and Keras holds no copy of {name}'s"
+    return ""
+
+
+def hub_answers():
+    """Tell whether the hub of the weights answers within `PATIENCE_WITH_HUB` seconds, name look-up included."""
+    answered = threading.Event()
+
+    def ask():
+        request = urllib.request.Request(WEIGHTS_HUB, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=PATIENCE_WITH_HUB).close()
+        except urllib.error.HTTPError:
+            pass  # an answer all the same
+        except OSError:
+            return
+        answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_WITH_HUB)
+    return answered.is_set()
+
+
+@contextlib.contextmanager
+def _offline():
+    """Let every download inside the block fail at once."""
+
+    class Refuse(urllib.request.BaseHandler):
+        handler_order = 0
+
+        def default_open(self, request):
+            raise urllib.error.URLError("the hub did not answer")
+
+    urllib.request.install_opener(urllib.request.build_opener(Refuse))
+    try:
+        yield
+    finally:
+        urllib.request.install_opener(urllib.request.build_opener())
+
+
+def _network(name, weights, image_size=224):
+    """Build one network of `keras.applications` without classifier; `weights` as its argument, or a file's path."""
+    from keras import applications
+
+    make = getattr(applications, name)
+    if weights == "imagenet":
+        return make(weights="imagenet", include_top=False, input_shape=(image_size, image_size, 3))
+    network = make(weights=None, include_top=False, input_shape=(image_size, image_size, 3))
+    if BACKBONES[name].module == "efficientnet":
+        network = _as_with_imagenet(network)
+    if weights is not None:
+        try:
+            network.load_weights(weights)
+        except Exception as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise SkinTLError(
+                f"{weights} does not hold the weights of {name} without its classifier ({first_line}). It must be "
+                f"written by Keras 3's `save_weights` from keras.applications.{name}(include_top=False)."
+            ) from error
+    return network
+
+
+def _as_with_imagenet(network):
+    """Add the rescaling by 1/√σ that Keras puts into EfficientNet for ``weights="imagenet"`` alone.
+
+    Source: keras.applications.efficientnet, which explains that the original weights were trained with
+    (x − mean)/variance where Keras's layer divides by the standard deviation.
+    """
+    import keras
+
+    by_channel = [1 / math.sqrt(deviation) for deviation in (0.229, 0.224, 0.225)]
+
+    def call(layer, *arguments, **keywords):
+        outputs = layer(*arguments, **keywords)
+        if isinstance(layer, keras.layers.Normalization):
+            outputs = keras.layers.Rescaling(by_channel, name="rescaling_imagenet")(outputs)
+        return outputs
+
+    return keras.models.clone_model(network, call_function=call, clone_function=lambda layer: layer)
+
+
+def build_backbone(name, preprocessing, image_size, weights):
+    """Build a backbone that takes raw pixels and gives one vector of features per image.
+
+    Parameters
+    ----------
+    name : str
+        A key of `BACKBONES`.
+    preprocessing : {'native', 'unit'}
+    image_size : int
+        Side of the images, in pixels.
+    weights : dict
+        The backbone's entry in what `resolve_weights` returned.
+
+    Returns
+    -------
+    keras.Model
+        From (n_images, image_size, image_size, 3) uint8 to (n_images, n_features) float32: preprocessing,
+        network, global average pooling.
+
+    Raises
+    ------
+    SkinTLError
+        If the weights are of another architecture or their file is gone.
+    """
+    import keras
+
+    if weights["source"] == "random":
+        keras.utils.set_random_seed(RANDOM_WEIGHTS_SEED)
+        network = _network(name, None, image_size)
+    elif weights["source"] == "keras":
+        network = _network(name, "imagenet", image_size)
+    else:
+        if not Path(weights["file"]).is_file():
+            raise SkinTLError(
+                f"The weights of {name}, {weights['file']}, are gone. Restore them, or set SKIN_TL_WEIGHTS."
+            )
+        network = _network(name, weights["file"], image_size)
+    network.trainable = False
+    pixels = keras.Input((image_size, image_size, 3), dtype="uint8", name="pixels")
+    scaled = keras.ops.cast(pixels, "float32")
+    transform = transform_of(name, preprocessing)
+    if transform != "none":
+        scaled = keras.applications.imagenet_utils.preprocess_input(scaled, mode=transform)
+    maps = network(scaled, training=False)
+    features = keras.layers.GlobalAveragePooling2D(name="average_pooling")(maps)
+    return keras.Model(pixels, features, name=f"{name}_{preprocessing}")
+
+
+def model_fingerprint(model):
+    """Return a fingerprint of all weights of a Keras model, in their order."""
+    return fingerprint(*(weight.tobytes() for weight in model.get_weights()))
+
+
+def count_parameters(name):
+    """Return how many parameters a network has, without and with its 1,000-class ImageNet classifier.
+
+    Returns
+    -------
+    (int, int)
+    """
+    from keras import applications
+
+    make = getattr(applications, name)
+    return tuple(make(weights=None, include_top=top).count_params() for top in (False, True))

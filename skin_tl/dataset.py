@@ -1,0 +1,418 @@
+"""The data set: HAM10000 from a folder or downloaded, or the synthetic one, checked before anything is computed.
+
+Takes a study (and the environment variable ``SKIN_TL_HAM10000``); gives the checked metadata table and the path of
+every image.  The rest of the package never asks where they came from.
+"""
+
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import fingerprint, write_atomically
+from skin_tl.images import cache_folder
+from skin_tl.progress import bar, say
+from skin_tl.study import CLASSES
+
+COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+SYNTHETIC_SEED = 0
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+DATAVERSE = "https://dataverse.harvard.edu"
+DOI = "doi:10.7910/DVN/DBW86T"
+HAM10000_FILES = ("HAM10000_metadata", "HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
+DX_TYPES = {"histopathology": "histo", "follow-up": "follow_up", "followup": "follow_up", "follow up": "follow_up"}
+"""Other spellings of `dx_type` seen in copies of the table, and the release's own."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked data set.
+
+    Attributes
+    ----------
+    metadata : pandas.DataFrame
+        One row per image, sorted by image id, with the columns `COLUMNS`; `age` in years or missing.
+    files : dict
+        Path of the image by image id, for exactly the ids of the table.
+    source : str
+        Where it came from, for people.
+    synthetic : bool
+    """
+
+    metadata: pd.DataFrame
+    files: dict
+    source: str
+    synthetic: bool
+
+    @property
+    def fingerprint(self):
+        """Fingerprint of the table's content, whatever its row order was."""
+        return fingerprint(self.metadata.to_csv(index=False))
+
+
+def open_dataset(study):
+    """Find (or draw, or download) and check the data set that a study names.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    SkinTLError
+        If it cannot be had, or its table or images are not what they should be.
+    """
+    if study.synthetic:
+        folder, source = _drawn(), "drawn by skin_tl.synthetic: no photographs"
+    elif os.environ.get("SKIN_TL_HAM10000"):
+        folder, source = Path(os.environ["SKIN_TL_HAM10000"]), "the folder named by SKIN_TL_HAM10000"
+        if not folder.is_dir():
+            raise SkinTLError(f"SKIN_TL_HAM10000={folder} is not a folder. Name the folder that holds HAM10000.")
+    else:
+        folder, source = download(cache_folder() / "downloads" / "HAM10000"), f"Harvard Dataverse, {DOI}"
+    return read_folder(folder, source, study.synthetic)
+
+
+def _drawn():
+    from skin_tl import synthetic
+
+    drawing = fingerprint(Path(synthetic.__file__).read_bytes())
+    folder = cache_folder() / "synthetic" / drawing
+    if not folder.is_dir():
+        with bar(total=None, what="drawing images", unit="img") as shown:
+            synthetic.draw_dataset(folder, seed=SYNTHETIC_SEED, on_image=shown.update)
+    return folder
+
+
+def read_folder(folder, source="a folder", synthetic=False):
+    """Read a data set from a folder in the layout of Dataverse, of Kaggle, or flat.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        Holds the metadata table (``HAM10000_metadata`` with .csv, .tab, .txt or no ending, comma- or tab-separated)
+        and the images in any sub-folder, whatever the case of the names.
+    source : str
+    synthetic : bool
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    SkinTLError
+    """
+    folder = Path(folder)
+    table = find_metadata(folder)
+    metadata = read_metadata(table)
+    found = find_images(folder)
+    files = match_images(metadata["image_id"], found, folder)
+    unused = len(found) - len(files)
+    if unused:
+        say(f"  note: {unused} image files below {folder} have no row in {table.name} and are not used.")
+    return Dataset(metadata, files, source, synthetic)
+
+
+def find_metadata(folder):
+    """Return the path of the metadata table below a folder.
+
+    Raises
+    ------
+    SkinTLError
+        If there is none, or several of different content.
+    """
+    pattern = re.compile(r"ham10000_metadata(\.(csv|tab|tsv|txt))?", re.IGNORECASE)
+    tables = sorted(path for path in Path(folder).rglob("*") if pattern.fullmatch(path.name) and path.is_file())
+    if not tables:
+        raise SkinTLError(
+            f"{folder} holds no metadata table. Expected a file HAM10000_metadata.csv (also without ending, or .tab, "
+            f"as Harvard Dataverse serves it); it belongs to the release, {DOI}."
+        )
+    if len({path.read_bytes() for path in tables}) > 1:
+        names = ", ".join(str(path.relative_to(folder)) for path in tables)
+        raise SkinTLError(f"{folder} holds several metadata tables that differ: {names}. Keep one.")
+    return tables[0]
+
+
+def read_metadata(path):
+    """Read and check a metadata table.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    pandas.DataFrame
+        Sorted by `image_id`, columns `COLUMNS`, an age of 0 kept as it is given.
+
+    Raises
+    ------
+    SkinTLError
+        If it is empty, lacks a column, or a value is not allowed; the message names rows.
+    """
+    import pandera.pandas as pa
+
+    path = Path(path)
+    text = _text(path)
+    header = text.split("\n", 1)[0]
+    separator = "\t" if header.count("\t") > header.count(",") else ","
+    try:
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise SkinTLError(f"{path} is not a table that can be read: {error}") from None
+    table.columns = [str(name).strip().strip('"').lower() for name in table.columns]
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise SkinTLError(f"{path}: no column {', '.join(missing)}. Expected the columns {', '.join(COLUMNS)}.")
+    table = table[list(COLUMNS)].apply(lambda column: column.str.strip())
+    if table.empty:
+        raise SkinTLError(f"{path} has a header but no rows. Expected one row per image.")
+    for name in ("dx", "dx_type", "sex", "localization"):
+        table[name] = table[name].str.lower()
+    table["dx_type"] = table["dx_type"].replace(DX_TYPES)
+    table[["sex", "localization"]] = table[["sex", "localization"]].replace("", "unknown")
+    ages = table["age"].replace({"": None, "unknown": None, "nan": None, "NA": None})
+    table["age"] = pd.to_numeric(ages, errors="coerce").where(ages.notna())
+    bad_ages = table.index[ages.notna() & table["age"].isna()]
+    if len(bad_ages):
+        raise SkinTLError(f"{path}, line {bad_ages[0] + 2}: age {ages[bad_ages[0]]!r} is not a number of years.")
+    schema = pa.DataFrameSchema(
+        {
+            "lesion_id": pa.Column(str, pa.Check.str_length(min_value=1)),
+            "image_id": pa.Column(str, pa.Check.str_matches(r"^[\w.-]+$"), unique=True),
+            "dx": pa.Column(str, pa.Check.isin(CLASSES)),
+            "dx_type": pa.Column(str, pa.Check.isin(["histo", "follow_up", "consensus", "confocal"])),
+            "age": pa.Column(float, pa.Check.in_range(0, 120), nullable=True),
+            "sex": pa.Column(str, pa.Check.isin(["female", "male", "unknown"])),
+            "localization": pa.Column(str),
+        }
+    )
+    try:
+        schema.validate(table, lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        raise SkinTLError(_explain(path, errors.failure_cases)) from None
+    several = table.groupby("lesion_id")["dx"].nunique()
+    if (several > 1).any():
+        lesion = several.index[several > 1][0]
+        raise SkinTLError(f"{path}: lesion {lesion} has images with different diagnoses. A lesion has one `dx`.")
+    return table.sort_values("image_id", ignore_index=True)
+
+
+def _text(path):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise SkinTLError(f"{path} is not a text table in UTF-8. Expected comma- or tab-separated values.") from None
+    if not text.strip():
+        raise SkinTLError(f"{path} is empty. Expected a table with the columns {', '.join(COLUMNS)}.")
+    return text
+
+
+def _explain(path, cases):
+    """Turn pandera's failure cases into one message: per column what is wrong, how often, and where first."""
+    allowed = {
+        "lesion_id": "a lesion's id",
+        "image_id": "an id of letters, digits, '.', '_' or '-', once per table",
+        "dx": f"one of {', '.join(CLASSES)}",
+        "dx_type": "one of histo, follow_up, consensus, confocal",
+        "age": "0 to 120 years, or empty",
+        "sex": "female, male or unknown",
+    }
+    lines = []
+    for column, group in cases.groupby("column", sort=False):
+        first = group.iloc[0]
+        repeated = column == "image_id" and "unique" in str(first["check"])
+        what = "a repeated value" if repeated else "the value"
+        where = f"line {int(first['index']) + 2}" if pd.notna(first["index"]) else "the table"
+        lines.append(
+            f"column {column}, {where}: {what} {first['failure_case']!r} ({len(group)} rows in all); "
+            f"expected {allowed.get(column, 'text')}"
+        )
+    return f"{path}: " + "; ".join(lines) + ". Correct these rows."
+
+
+def find_images(folder):
+    """Return every image file below a folder by its id (its name without ending), sorted; copies count once."""
+    found = {}
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                found.setdefault(stem, os.path.join(root, name))
+    return found
+
+
+def match_images(image_ids, found, folder):
+    """Return the path of each image of a table.
+
+    Raises
+    ------
+    SkinTLError
+        If images are missing; the message counts them and names the first.
+    """
+    by_lower = {stem.lower(): path for stem, path in found.items()}
+    files = {image_id: found.get(image_id) or by_lower.get(image_id.lower()) for image_id in image_ids}
+    missing = [image_id for image_id, path in files.items() if path is None]
+    if missing:
+        raise SkinTLError(
+            f"{folder}: {len(missing)} of {len(files)} images of the table are missing: {', '.join(missing[:5])}"
+            f"{' …' if len(missing) > 5 else ''}. Expected <image_id>.jpg in the folder or below it."
+        )
+    return files
+
+
+def download(folder, server=None, files=HAM10000_FILES):
+    """Download files of the release from Harvard Dataverse, check them, and unpack the archives.
+
+    What is there already is not fetched again.  The list of files, their ids and hashes come from the DOI at run
+    time.  Archives are checked by MD5; the table is asked for in its original form, to which the listed hash does not
+    belong, and is checked by `read_metadata` instead.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where the files go.
+    server : str, optional
+        Address of the Dataverse; the environment variable ``SKIN_TL_DATAVERSE`` or Harvard's where it is not given.
+    files : sequence of str
+        Names in the release; one without ending stands for whatever form the server keeps.
+
+    Returns
+    -------
+    pathlib.Path
+        `folder`.
+
+    Raises
+    ------
+    SkinTLError
+        If the server cannot be reached, the release lacks a file, or a hash differs.
+    """
+    server = (server or os.environ.get("SKIN_TL_DATAVERSE") or DATAVERSE).rstrip("/")
+    folder = Path(folder)
+    wanted = [name for name in files if not _present(folder, name)]
+    listing = _listing(server) if wanted else {}
+    for name in wanted:
+        entry = listing.get(name) or listing.get(name.lower())
+        if entry is None:
+            raise SkinTLError(f"The release {DOI} at {server} lists no file {name}. {_by_hand()}")
+        _fetch(server, entry, folder, name)
+    return folder
+
+
+def _present(folder, name):
+    return (folder / Path(name).stem).is_dir() if name.endswith(".zip") else (folder / f"{name}.csv").is_file()
+
+
+def _by_hand():
+    return (
+        f"Without access, download HAM10000 elsewhere (https://doi.org/{DOI.removeprefix('doi:')}) and name its "
+        "folder: SKIN_TL_HAM10000=/path/to/HAM10000 ./run_all.sh …"
+    )
+
+
+def _listing(server):
+    """Return the release's files by name, and by lower-case name without a table's ending."""
+    import requests
+
+    address = f"{server}/api/datasets/:persistentId/?persistentId={DOI}"
+    try:
+        reply = requests.get(address, timeout=30)
+        reply.raise_for_status()
+        entries = [file["dataFile"] for file in reply.json()["data"]["latestVersion"]["files"]]
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        raise SkinTLError(f"{server} cannot be asked for HAM10000 ({_short(error)}). {_by_hand()}") from None
+    listing = {}
+    for entry in entries:
+        for name in {entry.get("filename"), entry.get("originalFileName")} - {None}:
+            listing[name] = entry
+            if not name.endswith(".zip"):
+                listing.setdefault(name.rsplit(".", 1)[0], entry)
+                listing.setdefault(name.rsplit(".", 1)[0].lower(), entry)
+    return listing
+
+
+def _short(error):
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _fetch(server, entry, folder, name):
+    """Fetch one file and put it (unpacked, if an archive) into `folder`, whole or not at all."""
+    import pooch
+    import requests
+
+    archive = name.endswith(".zip")
+    downloads = folder / "archives"
+    with bar(total=entry.get("filesize"), what=f"downloading {name}", unit="B") as shown:
+        try:
+            file = pooch.retrieve(
+                f"{server}/api/access/datafile/{entry['id']}{'' if archive else '?format=original'}",
+                known_hash=f"md5:{entry['md5']}" if archive else None,
+                fname=name if archive else f"{name}.csv",
+                path=downloads,
+                downloader=pooch.HTTPDownloader(progressbar=_Bar(shown), timeout=60),
+            )
+        except requests.RequestException as error:
+            raise SkinTLError(f"Downloading {name} from {server} failed ({_short(error)}). {_by_hand()}") from None
+        except ValueError as error:
+            if "hash" not in str(error):
+                raise
+            raise SkinTLError(
+                f"{name} from {server} is not the file that was published (its MD5 differs): the download was damaged, "
+                f"or the file was changed. It was not kept. Start again. {_by_hand()}"
+            ) from None
+    if archive:
+        unpack_images(file, folder / Path(name).stem)
+    else:
+        read_metadata(file)
+        os.replace(file, folder / f"{name}.csv")
+    Path(file).unlink(missing_ok=True)
+
+
+class _Bar:
+    """What pooch asks of a progress bar, moving one of ours."""
+
+    def __init__(self, shown):
+        self._shown = shown
+        self.total = None
+
+    def update(self, n_bytes):
+        self._shown.update(n_bytes)
+
+    def reset(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def unpack_images(archive, folder):
+    """Unpack the images of a zip archive into one flat folder, whole or not at all.
+
+    Only a member's last name counts, so that no archive can write outside of `folder`.
+
+    Raises
+    ------
+    SkinTLError
+        If the file is no intact zip archive.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened, write_atomically(folder) as part:
+            part.mkdir()
+            members = [item for item in opened.infolist() if item.filename.lower().endswith(IMAGE_SUFFIXES)]
+            for item in bar(members, what=f"unpacking {Path(archive).name}", unit="img"):
+                name = Path(item.filename.replace("\\", "/")).name
+                if not name.startswith("."):
+                    (part / name).write_bytes(opened.read(item))
+    except zipfile.BadZipFile:
+        raise SkinTLError(f"{archive} is not an intact zip archive. Delete it and start again.") from None

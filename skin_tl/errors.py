@@ -1,0 +1,9 @@
+"""The one exception type for everything that a user can mend."""
+
+
+class SkinTLError(Exception):
+    """Something in the input or the machine's state is wrong, and the user can mend it.
+
+    The message says what is wrong, where (file or setting), what was expected and what to do.  It is shown
+    without a traceback.
+    """

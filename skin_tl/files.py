@@ -1,0 +1,145 @@
+"""Files that land whole or not at all, and fingerprints of what they hold.
+
+Takes paths and content; gives files that another process sees either complete or absent.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from skin_tl.errors import SkinTLError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def write_atomically(path):
+    """Give a temporary path beside `path`; rename it to `path` when the block ends without an error.
+
+    What a killed process left of an earlier attempt is removed.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file or folder to be written.  Its parent folder is made.  A folder that exists is replaced.
+
+    Yields
+    ------
+    pathlib.Path
+        Where to write.  Its name ends like `path`'s, so that writers that look at the ending behave the same.
+
+    Raises
+    ------
+    SkinTLError
+        If the disk is full.
+    """
+    path = Path(path)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".part-*-{path.name}"):
+            if not _alive(int(left.name.split("-")[1])):
+                _remove(left)
+        yield part
+        if part.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(part, path)
+    except OSError as error:
+        if is_disk_full(error):
+            raise SkinTLError(disk_full_message(path)) from error
+        raise
+    finally:
+        _remove(part)
+
+
+def _alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_disk_full(error):
+    """Tell whether an OSError means that no space is left (on the device or in the quota)."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full_message(path):
+    """Say that `path` could not be written because the disk is full, and what to do."""
+    return (
+        f"{path}: no space left on the disk. What was finished before is kept. Free some space "
+        "(`./run_all.sh clean` shows what the project holds) and start again: it goes on from there."
+    )
+
+
+def write_text(path, text):
+    """Write `text` (UTF-8) to `path`, whole or not at all; leave the file alone if it holds that text already."""
+    path = Path(path)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    with write_atomically(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path, content):
+    """Write `content` as sorted, indented JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path, made_by="./run_all.sh"):
+    """Read a JSON file that an earlier step wrote.
+
+    Raises
+    ------
+    SkinTLError
+        If the file is absent or is not JSON; the message names `made_by`.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SkinTLError(f"{path} is missing. It is written by `{made_by}`: run that first.") from None
+    except ValueError as error:
+        raise SkinTLError(f"{path} is not valid JSON ({error}). Delete it and run `{made_by}` again.") from None
+
+
+def write_csv(path, table):
+    """Write a table whole or not at all, with Unix line ends and floats that read back to the same value.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+    table : pandas.DataFrame
+        Its index is not written.
+    """
+    with write_atomically(path) as part:
+        table.to_csv(part, index=False, lineterminator="\n")
+
+
+def fingerprint(*parts):
+    """Return 16 hexadecimal digits of the SHA-256 of the parts (str, bytes, or anything JSON can hold)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if not isinstance(part, bytes):
+            part = (part if isinstance(part, str) else json.dumps(part, sort_keys=True)).encode()
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:16]
+
+
+def file_fingerprint(path):
+    """Return 16 hexadecimal digits of the SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

@@ -1,0 +1,153 @@
+"""Images: every file is decoded once into one array on disk.
+
+Takes image files; gives an `ImageSet`, whose pixels are a memory-mapped array (n_images, size, size, 3) uint8 in
+the order of the sorted image ids, kept below the cache under a key made of the files' content.
+"""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, fingerprint, write_atomically
+from skin_tl.progress import bar
+
+DECODER = "pillow-bicubic-squash-1"
+"""Names how pixels come from a file; a change of method needs a new name, since it is part of the cache's key."""
+
+
+def cache_folder():
+    """Return the folder of everything that can be computed again: ``SKIN_TL_CACHE``, or ``cache/``."""
+    return Path(os.environ.get("SKIN_TL_CACHE") or ROOT / "cache")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Decoded images on disk.
+
+    Attributes
+    ----------
+    key : str
+        Fingerprint of the files' content and of how they were decoded.
+    size : int
+        Side in pixels.
+    """
+
+    key: str
+    size: int
+
+    @property
+    def folder(self):
+        """The folder that holds the array and its index."""
+        return cache_folder() / "images" / self.key
+
+    @property
+    def ids(self):
+        """Image ids in row order, list of str."""
+        return pd.read_csv(self.folder / "index.csv", dtype=str)["image_id"].tolist()
+
+    @property
+    def pixels(self):
+        """(n_images, size, size, 3) uint8, memory-mapped, read-only."""
+        return np.load(self.folder / "images.npy", mmap_mode="r")
+
+
+def decode(files, size):
+    """Decode image files, or find them decoded.
+
+    Parameters
+    ----------
+    files : dict
+        Path by image id.
+    size : int
+        Side of the square that every image is squashed to (bicubic), in pixels.
+
+    Returns
+    -------
+    ImageSet
+
+    Raises
+    ------
+    SkinTLError
+        If files are missing, empty, truncated or no images: one message that counts them and names the first.
+    """
+    ids = sorted(files)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashes = pool.map(lambda image_id: _hash(files[image_id]), ids)
+        hashes = list(bar(hashes, total=len(ids), what="checking images", unit="img"))
+    images = ImageSet(fingerprint(DECODER, size, list(zip(ids, hashes, strict=True))), size)
+    if images.folder.is_dir():
+        return images
+    with write_atomically(images.folder) as part:
+        part.mkdir()
+        pixels = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (len(ids), size, size, 3))
+        bad = []
+
+        def fill(row):
+            try:
+                pixels[row] = read_image(files[ids[row]], size)
+            except SkinTLError as error:
+                bad.append((row, str(error)))
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(bar(pool.map(fill, range(len(ids))), total=len(ids), what="decoding images", unit="img"))
+        if bad:
+            shown = "\n".join(f"  {message}" for _, message in sorted(bad)[:5])
+            raise SkinTLError(
+                f"{len(bad)} of {len(ids)} images cannot be read. Replace these files (or remove their rows from the "
+                f"metadata):\n{shown}" + (f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else "")
+            )
+        pixels.flush()
+        del pixels
+        pd.DataFrame({"image_id": ids}).to_csv(part / "index.csv", index=False, lineterminator="\n")
+    return images
+
+
+def _hash(path):
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise SkinTLError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def read_image(path, size):
+    """Read one image file as the backbones see it.
+
+    Grey-scale pictures are spread over three channels and an alpha channel is dropped.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+    size : int
+        Side of the square that it is squashed to, in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        (size, size, 3) uint8.
+
+    Raises
+    ------
+    SkinTLError
+        If the file is missing, empty, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+    except UnidentifiedImageError:
+        empty = Path(path).stat().st_size == 0
+        reason = "is empty (0 bytes)" if empty else "is not an image"
+    except Image.DecompressionBombError:
+        reason = "claims to be far too large an image"
+    except FileNotFoundError:
+        reason = "does not exist"
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = f"is damaged ({error})"
+    raise SkinTLError(f"{path} {reason}")

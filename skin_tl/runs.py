@@ -1,0 +1,148 @@
+"""A study's runs: the files that one step writes and another reads.
+
+Takes a study and its folder ``runs/<study>``; gives what a training run needs (`Prepared`), made or read back.
+"""
+
+import os
+from dataclasses import dataclass
+
+import pandas as pd
+
+from skin_tl.backbones import resolve_weights
+from skin_tl.dataset import open_dataset
+from skin_tl.errors import SkinTLError
+from skin_tl.files import read_json, write_csv, write_json
+from skin_tl.images import ImageSet, decode
+from skin_tl.splits import draw_splits
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training run needs besides the study.
+
+    Attributes
+    ----------
+    metadata : pandas.DataFrame
+        The checked table, sorted by image id.
+    splits : pandas.DataFrame
+    images : skin_tl.images.ImageSet
+    weights : dict
+        What `skin_tl.backbones.resolve_weights` returned.
+    """
+
+    metadata: pd.DataFrame
+    splits: pd.DataFrame
+    images: ImageSet
+    weights: dict
+
+
+def prepare(study, folder, made=False):
+    """Return what a training run needs.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+    made : bool
+        True reads what earlier steps of the workflow wrote; False makes it (what the cache holds is not computed
+        again).
+
+    Returns
+    -------
+    Prepared
+    """
+    if made:
+        metadata, images = read_metadata_table(folder), read_images(folder)
+        return Prepared(metadata, read_splits(folder), images, read_json(folder / "weights.json"))
+    weights = prepare_weights(study, folder)
+    metadata, images = prepare_images(study, folder)
+    return Prepared(metadata, prepare_splits(study, metadata, folder), images, weights)
+
+
+def prepare_weights(study, folder):
+    """Resolve the weights of the study's backbones and write weights.json."""
+    weights = resolve_weights(study.backbones, study.weights)
+    write_json(folder / "weights.json", weights)
+    return weights
+
+
+def prepare_images(study, folder):
+    """Open the data set, decode its images and write dataset/metadata.csv and dataset/images.json.
+
+    Returns
+    -------
+    metadata : pandas.DataFrame
+    images : skin_tl.images.ImageSet
+    """
+    data = open_dataset(study)
+    images = decode(data.files, study.image_size)
+    write_csv(folder / "dataset" / "metadata.csv", data.metadata)
+    about = {
+        "key": images.key,
+        "folder": os.path.relpath(images.folder),
+        "n_images": len(data.files),
+        "image_size": images.size,
+        "dataset": study.dataset,
+        "synthetic": data.synthetic,
+        "fingerprint": data.fingerprint,
+        "source": data.source,
+    }
+    write_json(folder / "dataset" / "images.json", about)
+    return data.metadata, images
+
+
+def prepare_splits(study, metadata, folder):
+    """Draw the study's splits and write dataset/splits.csv."""
+    splits = draw_splits(metadata, study.split_policies, study.seeds)
+    write_csv(folder / "dataset" / "splits.csv", splits)
+    return splits
+
+
+def read_metadata_table(folder):
+    """Read dataset/metadata.csv back as `prepare_images` wrote it."""
+    return _read_csv(folder / "dataset" / "metadata.csv", dtype={"age": float})
+
+
+def read_splits(folder):
+    """Read dataset/splits.csv back as `prepare_splits` wrote it."""
+    return _read_csv(folder / "dataset" / "splits.csv")
+
+
+def read_images(folder):
+    """Return the decoded images that dataset/images.json names.
+
+    Raises
+    ------
+    SkinTLError
+        If the cache no longer holds them.
+    """
+    about = read_json(folder / "dataset" / "images.json")
+    images = ImageSet(about["key"], about["image_size"])
+    if not images.folder.is_dir():
+        raise SkinTLError(
+            f"{images.folder} is gone, though {folder / 'dataset' / 'images.json'} names it (was the cache deleted?). "
+            "Delete that file and start again: the images are decoded anew, and runs that are finished stay."
+        )
+    return images
+
+
+def _read_csv(path, dtype=None):
+    text = {name: str for name in ("image_id", "lesion_id", "dx", "dx_type", "sex", "localization", "subset")}
+    try:
+        return pd.read_csv(path, dtype=text | (dtype or {}), keep_default_na=False, na_values={"age": [""]})
+    except FileNotFoundError:
+        raise SkinTLError(f"{path} is missing. It is written by `./run_all.sh`: run that first.") from None
+
+
+def weights_note(weights):
+    """Say in one sentence which weights a study runs with.
+
+    Parameters
+    ----------
+    weights : dict
+        What `skin_tl.backbones.resolve_weights` returned.
+    """
+    if weights["source"] == "random":
+        return f"Random weights, not ImageNet's: {weights['reason']}. The scores show what untrained networks give."
+    return "ImageNet weights."

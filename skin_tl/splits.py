@@ -1,0 +1,106 @@
+"""Splits: which images train, validate and test.
+
+Takes the metadata table; gives a table that names the subset of every image for each split policy and seed.  It is
+drawn once and is the same for every backbone.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import fingerprint
+from skin_tl.study import CLASSES, SUBSETS
+
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+def draw_splits(metadata, policies, seeds):
+    """Draw 60/20/20 splits, stratified by diagnosis.
+
+    Parameters
+    ----------
+    metadata : pandas.DataFrame
+        Columns image_id, lesion_id, dx; row order does not matter.
+    policies : list of {'lesion', 'image'}
+        `lesion` draws lesions and takes all their images along; `image` draws images.
+    seeds : list of int
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns split_policy, seed, image_id, lesion_id, subset; one row per policy, seed and image.
+
+    Raises
+    ------
+    SkinTLError
+        If a diagnosis would be absent from a subset.
+    """
+    return pd.concat([_draw(metadata, policy, seed) for policy in policies for seed in seeds], ignore_index=True)
+
+
+def _draw(metadata, policy, seed):
+    table = metadata[["image_id", "lesion_id", "dx"]].sort_values("image_id", ignore_index=True)
+    unit = {"lesion": "lesion_id", "image": "image_id"}[policy]
+    units = table.drop_duplicates(unit).sort_values(unit).set_index(unit)["dx"]
+    _enough(units, policy)
+    train, rest = train_test_split(units, test_size=SHARES["val"] + SHARES["test"], stratify=units, random_state=seed)
+    share = SHARES["test"] / (SHARES["val"] + SHARES["test"])
+    val, test = train_test_split(rest, test_size=share, stratify=rest, random_state=seed)
+    subsets = {name: subset for subset, part in zip(SUBSETS, (train, val, test), strict=True) for name in part.index}
+    table.insert(0, "split_policy", policy)
+    table.insert(1, "seed", seed)
+    table["subset"] = table[unit].map(subsets)
+    present = table.groupby("subset")["dx"].unique()
+    for subset in SUBSETS:
+        absent = [dx for dx in CLASSES if dx not in present.get(subset, ())]
+        if absent:
+            raise SkinTLError(_too_few(units, policy, absent, subset))
+    return table[["split_policy", "seed", "image_id", "lesion_id", "subset"]]
+
+
+def _enough(units, policy):
+    counts = units.value_counts()
+    scarce = [dx for dx in CLASSES if counts.get(dx, 0) < 5]
+    if scarce:
+        raise SkinTLError(_too_few(units, policy, scarce, "test"))
+
+
+def _too_few(units, policy, scarce, subset):
+    counts = units.value_counts()
+    listed = ", ".join(f"{dx} ({counts.get(dx, 0)})" for dx in scarce)
+    return (
+        f"A split by {policy} would leave the {subset} subset without {listed}: 60/20/20 needs at least 5 "
+        f"{'lesions' if policy == 'lesion' else 'images'} of each diagnosis. Add some, or use a larger data set."
+    )
+
+
+def subset_rows(splits, policy, seed, image_ids):
+    """Return where the images of each subset stand in a list of ids.
+
+    Parameters
+    ----------
+    splits : pandas.DataFrame
+        From `draw_splits`.
+    policy : str
+    seed : int
+    image_ids : sequence of str
+        In the order of the array that the rows index.
+
+    Returns
+    -------
+    dict
+        For each subset, (n,) int64, increasing.
+    """
+    part = splits[(splits["split_policy"] == policy) & (splits["seed"] == seed)]
+    subset = pd.Series(image_ids).map(part.set_index("image_id")["subset"]).to_numpy()
+    return {name: np.flatnonzero(subset == name) for name in SUBSETS}
+
+
+def split_fingerprints(splits):
+    """Return ``{split_policy: {seed: fingerprint}}`` for a table of `draw_splits`."""
+    prints = {}
+    for (policy, seed), part in splits.groupby(["split_policy", "seed"]):
+        rows = part.sort_values("image_id")[["image_id", "subset"]].to_csv(index=False)
+        prints.setdefault(policy, {})[str(seed)] = fingerprint(rows)
+    return prints

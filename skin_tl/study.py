@@ -1,0 +1,200 @@
+"""A study: what is asked, read from a YAML file and checked.
+
+Takes ``studies/<name>.yaml`` and overrides (``--config key=value``); gives a frozen `Study` and the paths of
+its files.  A wrong key or value ends in one `SkinTLError` that lists what is allowed.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from skin_tl.backbones import BACKBONES
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, write_json
+
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+"""The diagnoses of HAM10000, in the order of every probability and matrix of the project."""
+
+SUBSETS = ("train", "val", "test")
+
+
+def _as_list(value):
+    """Turn ``A,B`` or a single value (as they come from a command line) into a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _names(allowed):
+    return Annotated[list[Literal[allowed]], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class Study(BaseModel):
+    """One study, frozen.
+
+    Attributes
+    ----------
+    name : str
+        Names the folders ``runs/<name>`` and ``report/<name>``.
+    title : str
+        Heading of the report.
+    dataset : {'synthetic', 'ham10000'}
+    image_size : int
+        Side of the square images that the backbones see, in pixels.
+    backbones : list of str
+        Names in `skin_tl.backbones.BACKBONES`.
+    strategies : list of {'feature_extraction'}
+    split_policies : list of {'lesion', 'image'}
+        `lesion` keeps all images of a lesion on one side; `image` splits image by image, which leaks.
+    preprocessings : list of {'native', 'unit'}
+        `native` scales pixels as the weights were trained with; `unit` scales them to −1…1 for all.
+    seeds : list of int
+        One split and one head for each.
+    weights : {'imagenet', 'imagenet_or_random', 'random'}
+    dropout, learning_rate, batch_size, max_epochs, patience
+        How heads are trained; patience is in epochs without a better validation loss.
+    overrides : list of str
+        The keys that a command line changed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    title: str
+    dataset: Literal["synthetic", "ham10000"]
+    image_size: int = Field(224, ge=32, le=1024)
+    backbones: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+    strategies: _names(("feature_extraction",)) = ["feature_extraction"]
+    split_policies: _names(("lesion", "image")) = ["lesion"]
+    preprocessings: _names(("native", "unit")) = ["native"]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)]
+    weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
+    dropout: float = Field(0.2, ge=0, lt=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    batch_size: int = Field(64, ge=1)
+    max_epochs: int = Field(100, ge=1)
+    patience: int = Field(8, ge=1)
+    overrides: list[str] = []
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name):
+        if name in ("template", "text", "published", "interactive"):
+            raise ValueError(f"the name {name!r} is reserved")
+        return name
+
+    @field_validator("backbones", "strategies", "split_policies", "preprocessings", "seeds")
+    @classmethod
+    def _no_repeats(cls, values):
+        if len(set(values)) != len(values):
+            raise ValueError("a value is listed twice")
+        return values
+
+    @field_validator("backbones")
+    @classmethod
+    def _known_backbones(cls, names):
+        for name in names:
+            if name not in BACKBONES:
+                near = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(BACKBONES)}")
+        return names
+
+    @property
+    def synthetic(self):
+        """Whether the images are drawn, not photographed."""
+        return self.dataset == "synthetic"
+
+    def run_folder(self, runs="runs"):
+        """Return the folder of the study's runs, below the project's root."""
+        return ROOT / runs / self.name
+
+    def training_settings(self):
+        """Return what a training run depends on besides its data, as a dict (the reason to train again)."""
+        keys = ("split_policies", "preprocessings", "seeds")
+        keys += ("dropout", "learning_rate", "batch_size", "max_epochs", "patience")
+        return {key: getattr(self, key) for key in keys}
+
+
+def study_path(name_or_path):
+    """Return the YAML (or JSON) file of a study named by its name or its path.
+
+    Raises
+    ------
+    SkinTLError
+        If there is none; the message lists the studies that there are.
+    """
+    path = Path(name_or_path)
+    candidates = [path, ROOT / path, ROOT / "studies" / f"{name_or_path}.yaml"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(file.stem for file in (ROOT / "studies").glob("*.yaml")))
+    raise SkinTLError(f"No study named {name_or_path!r}. Give one of {known}, or the path of a study's YAML file.")
+
+
+def load_study(name_or_path, overrides=None):
+    """Read and check a study.
+
+    Parameters
+    ----------
+    name_or_path : str or pathlib.Path
+        A name below ``studies/``, or a YAML or JSON file.
+    overrides : dict, optional
+        Values that replace the study's own, checked alike; lists may be given as ``"A,B"``.
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    SkinTLError
+        If the file is absent or no YAML, or a key or value is not allowed.
+    """
+    path = study_path(name_or_path)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SkinTLError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise SkinTLError(f"{path} must hold `key: value` lines, as studies/demo.yaml does.")
+    return check_study(settings, overrides, path)
+
+
+def check_study(settings, overrides=None, source="study"):
+    """Check settings (a dict) and overrides as `load_study` does; `source` is named in errors."""
+    overrides = dict(overrides or {})
+    try:
+        study = Study(**{**settings, **overrides})
+    except ValidationError as error:
+        problems = "; ".join(_explain(item, overrides) for item in error.errors())
+        raise SkinTLError(f"{source}: {problems}") from None
+    try:
+        plain = Study(**settings)
+    except ValidationError:
+        plain = None
+    changed = [key for key in overrides if plain is None or getattr(plain, key) != getattr(study, key)]
+    return study.model_copy(update={"overrides": sorted({*study.overrides, *changed})})
+
+
+def _explain(item, overrides):
+    """Turn one pydantic error into a phrase: which key, what was given, what is allowed."""
+    key = str(item["loc"][0]) if item["loc"] else "study"
+    where = f"`--config {key}=…`" if key in overrides else f"key `{key}`"
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Study.model_fields, n=1)
+        hint = f", did you mean `{near[0]}`?" if near else f". Known keys: {', '.join(Study.model_fields)}"
+        return f"unknown {where}{hint}"
+    if item["type"] == "missing":
+        return f"{where} is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (given: {item['input']!r})"
+
+
+def save_study(study, path):
+    """Write the effective study (with its overrides) as JSON; `load_study` reads it back."""
+    write_json(path, study.model_dump())

@@ -1,0 +1,99 @@
+"""Files land whole or not at all."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import fingerprint, read_json, write_atomically, write_csv, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), write_atomically(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+    assert path.read_text() == "old"
+
+
+def test_a_folder_replaces_a_folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "old").write_text("")
+    with write_atomically(tmp_path / "images") as part:
+        part.mkdir()
+        (part / "new").write_text("")
+    assert [file.name for file in (tmp_path / "images").iterdir()] == ["new"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    path = tmp_path / "big.npy"
+    code = (
+        "import os, sys, signal; from skin_tl.files import write_atomically\n"
+        "with write_atomically(sys.argv[1]) as part:\n"
+        "    part.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert not path.exists()
+    with write_atomically(path) as part:
+        part.write_text("whole")
+    assert [file.name for file in tmp_path.iterdir()] == ["big.npy"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_and_keeps_what_was_there(tmp_path, number):
+    path = tmp_path / "features.npy"
+    path.write_text("old")
+    with pytest.raises(SkinTLError, match="no space left"), write_atomically(path):
+        raise OSError(number, os.strerror(number))
+    assert path.read_text() == "old"
+
+
+def test_a_really_full_disk_is_said(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full on this system")
+    with (
+        pytest.raises(SkinTLError, match="no space left"),
+        write_atomically(tmp_path / "x"),
+        open("/dev/full", "w") as out,
+    ):
+        out.write("x")
+        out.flush()
+
+
+def test_json_that_is_absent_or_broken_names_what_writes_it(tmp_path):
+    with pytest.raises(SkinTLError, match=r"\./run_all\.sh demo"):
+        read_json(tmp_path / "run.json", "./run_all.sh demo")
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(SkinTLError, match="not valid JSON"):
+        read_json(tmp_path / "run.json")
+
+
+def test_json_with_the_same_content_is_not_touched(tmp_path):
+    write_json(tmp_path / "study.json", {"b": 1, "a": [2]})
+    before = (tmp_path / "study.json").stat().st_mtime_ns
+    write_json(tmp_path / "study.json", {"a": [2], "b": 1})
+    assert (tmp_path / "study.json").stat().st_mtime_ns == before
+    write_text(tmp_path / "study.json", "other")
+    assert (tmp_path / "study.json").read_text() == "other"
+
+
+@given(st.lists(st.floats(allow_nan=False, width=32), min_size=1, max_size=20))
+def test_floats_of_a_table_read_back_as_they_were(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    table = pd.DataFrame({"p": pd.Series(values, dtype="float32")})
+    write_csv(path, table)
+    assert (pd.read_csv(path)["p"].astype("float32") == table["p"]).all()
+
+
+@given(st.lists(st.text(max_size=5), max_size=4), st.lists(st.text(max_size=5), max_size=4))
+def test_fingerprints_differ_where_the_parts_do(first, second):
+    assert (fingerprint(*first) == fingerprint(*second)) == (first == second)

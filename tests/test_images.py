@@ -1,0 +1,99 @@
+"""Image files become one array, whatever their size and mode; bad ones are named."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skin_tl.errors import SkinTLError
+from skin_tl.images import decode, read_image
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Return a function that writes a random picture and returns its path."""
+
+    def write(name="a.jpg", size=(60, 45), mode="RGB", seed=0):
+        noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 4), np.uint8)
+        path = tmp_path / name
+        Image.fromarray(noise, "RGBA").convert(mode).save(path)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("size", [(60, 45), (45, 60), (32, 32), (5, 7), (300, 10)])
+def test_images_of_any_size_are_squashed_to_the_square(picture, size):
+    assert read_image(picture("a.png", size), 32).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "1", "CMYK"])
+def test_images_of_other_modes_are_converted(picture, mode):
+    name = "a.tif" if mode == "CMYK" else "a.png"
+    pixels = read_image(picture(name, mode=mode), 16)
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_grey_spreads_over_three_channels_and_alpha_is_dropped(tmp_path):
+    Image.new("L", (8, 8), 77).save(tmp_path / "grey.png")
+    assert (read_image(tmp_path / "grey.png", 4) == 77).all()
+    Image.new("RGBA", (8, 8), (10, 20, 30, 0)).save(tmp_path / "alpha.png")
+    assert (read_image(tmp_path / "alpha.png", 4) == [10, 20, 30]).all()
+
+
+def test_the_array_holds_what_pillow_reads_in_the_order_of_ids(picture):
+    files = {name: picture(f"{name}.png", seed=seed) for seed, name in enumerate(["c", "a", "b"])}
+    images = decode(files, 24)
+    assert images.ids == ["a", "b", "c"]
+    assert images.pixels.dtype == np.uint8
+    for row, name in enumerate(images.ids):
+        expected = Image.open(files[name]).convert("RGB").resize((24, 24), Image.Resampling.BICUBIC)
+        assert (images.pixels[row] == np.asarray(expected)).all()
+
+
+def test_the_cache_is_keyed_by_content_not_by_name_or_order(picture, tmp_path):
+    files = {"a": picture("a.png", seed=1), "b": picture("b.png", seed=2)}
+    images = decode(files, 16)
+    written = (images.folder / "images.npy").stat().st_mtime_ns
+    moved = files["a"].rename(tmp_path / "elsewhere.png")
+    again = decode({"b": files["b"], "a": moved}, 16)
+    assert again == images
+    assert (images.folder / "images.npy").stat().st_mtime_ns == written
+    assert decode(files | {"a": moved}, 17).key != images.key
+    picture("b.png", seed=3)
+    assert decode(files | {"a": moved}, 16).key != images.key
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:400])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_text("not a picture"), "is not an image"),
+        (_truncated, "is damaged"),
+    ],
+)
+def test_every_bad_file_is_counted_and_named_and_nothing_is_left(picture, tmp_path, spoil, reason):
+    files = {name: picture(f"{name}.jpg") for name in "abcd"}
+    spoil(files["b"])
+    spoil(files["d"])
+    with pytest.raises(SkinTLError, match="2 of 4 images") as error:
+        decode(files, 16)
+    assert str(files["b"]) in str(error.value)
+    assert reason in str(error.value)
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SkinTLError, match=r"gone\.jpg"):
+        decode({"gone": tmp_path / "gone.jpg"}, 16)
+    with pytest.raises(SkinTLError, match="does not exist"):
+        read_image(tmp_path / "gone.jpg", 16)

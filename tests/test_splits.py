@@ -1,0 +1,85 @@
+"""Splits: every image in one subset, lesions whole where the policy says so, the same whatever the row order."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skin_tl.errors import SkinTLError
+from skin_tl.splits import draw_splits, split_fingerprints, subset_rows
+from skin_tl.study import CLASSES
+
+
+@st.composite
+def tables(draw):
+    """Metadata with 5 to 12 lesions of each diagnosis and 1 to 4 images of each lesion."""
+    rows = []
+    for dx in CLASSES:
+        for lesion in range(draw(st.integers(5, 12))):
+            for image in range(draw(st.integers(1, 4))):
+                rows.append((f"L_{dx}_{lesion}", f"I_{dx}_{lesion}_{image}", dx))
+    return pd.DataFrame(rows, columns=["lesion_id", "image_id", "dx"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(tables(), st.integers(0, 2**31 - 1), st.randoms(use_true_random=False))
+def test_a_split_by_lesion_keeps_lesions_whole_and_classes_everywhere(table, seed, random):
+    splits = draw_splits(table, ["lesion"], [seed])
+    assert sorted(splits["image_id"]) == sorted(table["image_id"])
+    assert (splits.groupby("lesion_id")["subset"].nunique() == 1).all()
+    present = splits.merge(table[["image_id", "dx"]]).groupby("subset")["dx"].nunique()
+    assert (present == len(CLASSES)).all() and len(present) == 3
+    order = list(range(len(table)))
+    random.shuffle(order)
+    pd.testing.assert_frame_equal(draw_splits(table.iloc[order], ["lesion"], [seed]), splits)
+
+
+@settings(max_examples=25, deadline=None)
+@given(tables(), st.integers(0, 2**31 - 1))
+def test_a_split_by_image_gives_60_20_20_of_the_images(table, seed):
+    splits = draw_splits(table, ["image"], [seed])
+    counts = splits["subset"].value_counts()
+    assert abs(counts["train"] - 0.6 * len(table)) <= 2
+    assert abs(counts["test"] - 0.2 * len(table)) <= 2
+    assert splits["image_id"].is_unique
+
+
+def _table(n_lesions=20, n_images=3):
+    rows = [(f"L{dx}{k}", f"I{dx}{k}{i}", dx) for dx in CLASSES for k in range(n_lesions) for i in range(n_images)]
+    return pd.DataFrame(rows, columns=["lesion_id", "image_id", "dx"])
+
+
+def test_a_split_by_image_leaks_lesions_and_one_by_lesion_does_not():
+    splits = draw_splits(_table(), ["image", "lesion"], [0])
+    shared = splits.groupby(["split_policy", "lesion_id"])["subset"].nunique() > 1
+    assert shared["image"].mean() > 0.5
+    assert not shared["lesion"].any()
+
+
+def test_seeds_give_different_splits_and_each_is_fingerprinted():
+    splits = draw_splits(_table(), ["image", "lesion"], [0, 1])
+    prints = split_fingerprints(splits)
+    assert sorted(prints) == ["image", "lesion"]
+    assert len({value for by_seed in prints.values() for value in by_seed.values()}) == 4
+    shuffled = splits.sample(frac=1, random_state=0)
+    assert split_fingerprints(shuffled) == prints
+
+
+@pytest.mark.parametrize("policy", ["lesion", "image"])
+def test_a_diagnosis_too_rare_for_the_test_subset_is_named(policy):
+    table = _table(n_images=1)
+    few = table[(table["dx"] != "df") | (table["lesion_id"].isin(["Ldf0", "Ldf1"]))]
+    with pytest.raises(SkinTLError, match=r"df \(2\)"):
+        draw_splits(few, [policy], [0])
+    with pytest.raises(SkinTLError, match=r"vasc \(0\)"):
+        draw_splits(table[table["dx"] != "vasc"], [policy], [0])
+
+
+def test_rows_index_the_images_of_each_subset():
+    table = _table()
+    splits = draw_splits(table, ["lesion"], [5])
+    ids = np.random.default_rng(0).permutation(table["image_id"])
+    rows = subset_rows(splits, "lesion", 5, ids)
+    for subset, part in splits.groupby("subset"):
+        assert sorted(ids[rows[subset]]) == sorted(part["image_id"])

@@ -1,0 +1,91 @@
+"""A study's YAML file and its overrides are read, or refused with one clear message."""
+
+import pytest
+import yaml
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT
+from skin_tl.study import check_study, load_study, save_study
+
+SETTINGS = {"name": "mine", "title": "Mine", "dataset": "synthetic", "backbones": ["VGG16"], "seeds": [1, 2]}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_of_the_project_are_valid_and_named_after_their_file(path):
+    study = load_study(path)
+    assert study.name == path.stem
+    assert study.overrides == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"bakbones": ["VGG16"]}, "did you mean `backbones`"),
+        ({"backbones": ["Resnet50"]}, "did you mean 'ResNet50'"),
+        ({"backbones": []}, "backbones"),
+        ({"backbones": ["VGG16", "VGG16"]}, "listed twice"),
+        ({"strategies": ["finetuning"]}, "feature_extraction"),
+        ({"split_policies": ["patient"]}, "lesion"),
+        ({"preprocessings": ["caffe"]}, "native"),
+        ({"seeds": ["one"]}, "seeds"),
+        ({"seeds": [-1]}, "seeds"),
+        ({"image_size": 5}, "image_size"),
+        ({"dropout": 1}, "dropout"),
+        ({"weights": "imagenet22k"}, "imagenet"),
+        ({"name": "published"}, "reserved"),
+        ({"name": "../elsewhere"}, "name"),
+        ({"dataset": None}, "dataset"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(change, named):
+    with pytest.raises(SkinTLError, match=r"mine\.yaml") as error:
+        check_study({**SETTINGS, **change}, source="mine.yaml")
+    assert named in str(error.value)
+    assert next(iter(change)) in str(error.value)
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(SkinTLError, match="`title` is missing"):
+        check_study({key: value for key, value in SETTINGS.items() if key != "title"})
+
+
+def test_overrides_are_read_as_a_command_line_gives_them_and_remembered():
+    study = check_study(SETTINGS, {"backbones": "ResNet50,Xception", "seeds": 3, "image_size": "64"})
+    assert study.backbones == ["ResNet50", "Xception"]
+    assert study.seeds == [3]
+    assert study.image_size == 64
+    assert study.overrides == ["backbones", "image_size", "seeds"]
+
+
+def test_an_override_that_changes_nothing_is_not_remembered():
+    assert check_study(SETTINGS, {"seeds": "1,2"}).overrides == []
+
+
+def test_a_wrong_override_is_named_as_the_user_typed_it():
+    with pytest.raises(SkinTLError, match="--config backbones="):
+        check_study(SETTINGS, {"backbones": "AlexNet"})
+
+
+def test_an_unknown_study_lists_those_that_exist():
+    with pytest.raises(SkinTLError, match=r"demo, ham10000, presentation"):
+        load_study("demonstration")
+
+
+@pytest.mark.parametrize("text", ["name: [", "just words", "", "\xff"])
+def test_a_file_that_is_no_study_is_refused(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(SkinTLError, match=r"broken\.yaml"):
+        load_study(path)
+
+
+def test_a_saved_study_reads_back_as_the_same(tmp_path):
+    study = check_study(SETTINGS, {"seeds": "7"})
+    save_study(study, tmp_path / "study.json")
+    assert load_study(tmp_path / "study.json") == study
+
+
+def test_a_study_by_path_may_live_anywhere(tmp_path):
+    path = tmp_path / "a study.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS))
+    assert load_study(path).title == "Mine"
