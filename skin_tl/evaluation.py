@@ -18,6 +18,8 @@ Conventions
   lesion once.
 """
 
+import warnings
+
 import numpy as np
 import pandas as pd
 from scipy import optimize
@@ -184,13 +186,15 @@ def _check_subsets(predictions, splits, source):
                 )
 
 
-def point_metrics(test):
-    """Compute every metric of one test subset with scikit-learn.
+def point_metrics(test, groups=tuple(uncertainty.GROUPS)):
+    """Compute the metrics of one test subset with scikit-learn.
 
     Parameters
     ----------
     test : pandas.DataFrame
         One row per image: dx and the columns `PROBABILITIES`.
+    groups : sequence of str
+        Which metrics, see `skin_tl.uncertainty.draw_metrics`; the supports are always there.
 
     Returns
     -------
@@ -201,6 +205,20 @@ def point_metrics(test):
     probability = test[PROBABILITIES].to_numpy(float)
     predicted = np.array(CLASSES)[probability.argmax(1)]
     present = [name for name in CLASSES if (y == name).any()]
+    values = {}
+    if "confusion" in groups:
+        values.update(_confusion_values(y, predicted, present))
+    values["support", "all"] = len(y)
+    values.update({("support", label): (y == label).sum() for label in CLASSES})
+    if "ranking" in groups:
+        values.update(_ranking_values(y, probability, present))
+    if "calibration" in groups:
+        values["log_loss", "all"] = log_loss(test["dx"], probability)
+        values["ece", "all"] = expected_calibration_error(test["dx"], probability)
+    return {key: float(value) for key, value in values.items()}
+
+
+def _confusion_values(y, predicted, present):
     values = {("accuracy", "all"): skm.accuracy_score(y, predicted)}
     recalls = skm.recall_score(y, predicted, labels=present, average=None, zero_division=0)
     values["balanced_accuracy", "all"] = float(np.mean(recalls))
@@ -211,18 +229,17 @@ def point_metrics(test):
     for name, column in zip(("precision", "recall", "f1"), scores[:3], strict=True):
         for label, value in zip(CLASSES, column, strict=True):
             values[name, label] = value if label in present else np.nan
-    values["support", "all"] = len(y)
-    for label, count in zip(CLASSES, scores[3], strict=True):
-        values["support", label] = count
+    return values
+
+
+def _ranking_values(y, probability, present):
+    values = {}
     for name, score in (("roc_auc", skm.roc_auc_score), ("average_precision", skm.average_precision_score)):
-        for label in CLASSES:
-            column = probability[:, CLASSES.index(label)]
+        for label, column in zip(CLASSES, probability.T, strict=True):
             defined = label in present and len(present) > 1
             values[name, label] = score(y == label, column) if defined else np.nan
         values[name, "all"] = mean_over([values[name, label] for label in CLASSES])
-    values["log_loss", "all"] = log_loss(test["dx"], probability)
-    values["ece", "all"] = expected_calibration_error(test["dx"], probability)
-    return {key: float(value) for key, value in values.items()}
+    return values
 
 
 def mean_over(values):
@@ -232,20 +249,22 @@ def mean_over(values):
 
 
 def log_loss(dx, probability):
-    """Return the log loss of probabilities ((n_images, 7) array) for diagnoses, as `sklearn.metrics.log_loss`.
+    """Return the log loss of probabilities ((n_images, 7) array) for diagnoses.
 
-    Sums that are one only within single precision are taken as they are.
+    It is `sklearn.metrics.log_loss`, less its warning about sums that are one only within single precision.
     """
-    return float(np.mean(uncertainty.image_log_loss(_codes(dx), np.asarray(probability, float))))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The y_prob values do not sum to one", UserWarning)
+        return float(skm.log_loss(dx, np.asarray(probability, float), labels=CLASSES))
 
 
 def expected_calibration_error(dx, probability):
     """Return the expected calibration error of the largest probability, in 15 bins of equal width (0…1)."""
-    gaps = uncertainty.calibration_gaps(_codes(dx), np.asarray(probability, float))
+    gaps = uncertainty.calibration_gaps(class_codes(dx), np.asarray(probability, float))
     return float(np.abs(gaps.sum(0)).sum() / len(gaps))
 
 
-def _codes(dx):
+def class_codes(dx):
     return pd.Categorical(dx, categories=CLASSES).codes.astype(int)
 
 
@@ -262,7 +281,7 @@ def fit_temperature(dx, probability):
     float
         In 0.05…20; above one where the network is too sure of itself.
     """
-    y, probability = _codes(dx), np.asarray(probability, float)
+    y, probability = class_codes(dx), np.asarray(probability, float)
 
     def loss(log_temperature):
         return uncertainty.image_log_loss(y, scale_temperature(probability, np.exp(log_temperature))).mean()
@@ -301,91 +320,108 @@ def metrics_table(predictions, strategy, backbone, n_boot=N_BOOT, seed=0):
     test = predictions[predictions["subset"] == "test"]
     for cell, part in test.groupby(CELL):
         temperatures = _temperatures(predictions, dict(zip(CELL, cell, strict=True)))
-        rows += _metric_rows(part, "all", n_boot, seed, temperatures)
+        rows += metric_rows(part, "all", n_boot, seed, temperatures)
     table = pd.DataFrame(rows)
     table["strategy"], table["backbone"] = strategy, backbone
     return table[METRIC_COLUMNS]
 
 
-def _temperatures(predictions, cell):
-    """Fit one temperature per seed on the validation subset of the internal data set."""
+def validation_rows(predictions, cell):
+    """Return the internal validation rows of a configuration (a dict with the keys `CELL`), whatever its data set."""
     rows = predictions[(predictions["subset"] == "val") & (predictions["dataset"] == "internal")]
     for column in CELL[1:]:
         rows = rows[rows[column] == cell[column]]
+    return rows
+
+
+def _temperatures(predictions, cell):
+    """Fit one temperature per seed on the validation subset."""
     return {
-        seed: fit_temperature(part["dx"], part[PROBABILITIES].to_numpy(float)) for seed, part in rows.groupby("seed")
+        seed: fit_temperature(part["dx"], part[PROBABILITIES].to_numpy(float))
+        for seed, part in validation_rows(predictions, cell).groupby("seed")
     }
 
 
-def _metric_rows(test, subgroup, n_boot, seed, temperatures=None):
-    """Compute the rows of one configuration's test images (all seeds), as a list of dicts."""
+def metric_rows(test, subgroup="all", n_boot=N_BOOT, seed=0, temperatures=None, groups=tuple(uncertainty.GROUPS)):
+    """Compute the rows of one configuration, as dicts without strategy and backbone.
+
+    Parameters
+    ----------
+    test : pandas.DataFrame
+        Its test images, of all seeds.
+    subgroup : str
+        Written into the rows.
+    n_boot, seed : int
+        Draws of the bootstrap, and what seeds them.
+    temperatures : dict, optional
+        Seed → temperature; adds `temperature`, `log_loss_scaled` and `ece_scaled` if it has every seed.
+    groups : sequence of str
+        Which metrics, see `skin_tl.uncertainty.draw_metrics`.
+
+    Returns
+    -------
+    list of dict
+        Rows of each seed, then of seed ``all``.
+    """
     test = test.sort_values(["seed", "image_id"], ignore_index=True)
-    codes = _codes(test["dx"])
-    lesions, lesion = np.unique(test["lesion_id"].to_numpy(str), return_inverse=True)
-    weights = uncertainty.lesion_weights(len(lesions), n_boot, np.random.default_rng(seed)) if n_boot else None
-    per_seed = {}
-    for name, part in test.groupby("seed"):
-        at = part.index.to_numpy()
-        values = point_metrics(part)
-        probability = part[PROBABILITIES].to_numpy(float)
-        draws = uncertainty.draw_metrics(codes[at], probability, lesion[at], weights) if n_boot else {}
-        draws = {(metric, _label(code)): drawn for (metric, code), drawn in draws.items()}
-        if temperatures and name in temperatures:
+    codes = pd.DataFrame(
+        {
+            "seed": test["seed"],
+            "image": pd.factorize(test["image_id"])[0],
+            "lesion": np.unique(test["lesion_id"].to_numpy(str), return_inverse=True)[1],
+            "y": class_codes(test["dx"]),
+            "predicted": test[PROBABILITIES].to_numpy(float).argmax(1),
+        }
+    )
+    weights = uncertainty.lesion_weights(codes["lesion"].max() + 1, n_boot, np.random.default_rng(seed))
+    calibrated = temperatures and set(test["seed"]) <= set(temperatures)
+    values, draws, parts = {}, {}, {}
+    for name, part in codes.groupby("seed"):
+        rows = test.loc[part.index]
+        y, lesion, probability = part["y"].to_numpy(), part["lesion"].to_numpy(), rows[PROBABILITIES].to_numpy(float)
+        values[name] = point_metrics(rows, groups)
+        draws[name] = _named(uncertainty.draw_metrics(y, probability, lesion, weights, groups))
+        if calibrated:
             scaled = scale_temperature(probability, temperatures[name])
-            values["temperature", "all"] = temperatures[name]
-            values["log_loss_scaled", "all"] = log_loss(part["dx"], scaled)
-            values["ece_scaled", "all"] = expected_calibration_error(part["dx"], scaled)
-            if n_boot:
-                again = uncertainty.draw_metrics(codes[at], scaled, lesion[at], weights, ["calibration"])
-                draws.update({(f"{metric}_scaled", _label(code)): d for (metric, code), d in again.items()})
-        per_seed[name] = (at, values, draws)
-    rows = []
-    labels = {**test.loc[0, CELL].to_dict(), "subgroup": subgroup}
-    for name, (at, values, draws) in per_seed.items():
-        rows += _with_intervals(test.loc[at], {**labels, "seed": str(name)}, values, draws)
-    common = [key for key in next(iter(per_seed.values()))[1] if all(key in v for _, v, _ in per_seed.values())]
-    values = {key: mean_over([found[key] for _, found, _ in per_seed.values()]) for key in common}
-    draws = {
-        key: uncertainty.nanmean([found[key] for _, _, found in per_seed.values()])
-        for key in common
-        if all(key in found for _, _, found in per_seed.values())
+            values[name]["temperature", "all"] = temperatures[name]
+            values[name]["log_loss_scaled", "all"] = log_loss(rows["dx"], scaled)
+            values[name]["ece_scaled", "all"] = expected_calibration_error(rows["dx"], scaled)
+            again = uncertainty.draw_metrics(y, scaled, lesion, weights, ["calibration"])
+            draws[name].update(_named(again, "_scaled"))
+        parts[name] = part
+    values["all"] = {key: mean_over([values[name][key] for name in parts]) for key in next(iter(values.values()))}
+    draws["all"] = {
+        key: uncertainty.nanmean([draws[name][key] for name in parts]) for key in next(iter(draws.values()))
     }
-    return rows + _with_intervals(test, {**labels, "seed": "all"}, values, draws)
+    parts["all"] = codes
+    labels = {**test.loc[0, CELL].to_dict(), "subgroup": subgroup}
+    return [
+        {**labels, "seed": str(name), **row}
+        for name, part in parts.items()
+        for row in _with_intervals(part, values[name], draws[name])
+    ]
 
 
-def _label(code):
-    return "all" if code is None else CLASSES[code]
+def _named(draws, suffix=""):
+    """Key draws by metric and name of the class, as `point_metrics` does."""
+    return {(metric + suffix, "all" if k is None else CLASSES[k]): drawn for (metric, k), drawn in draws.items()}
 
 
-def _with_intervals(test, labels, values, draws):
-    """Return one row per metric and class of `values`, with the interval that `draws` gives."""
-    predicted = np.array(CLASSES)[test[PROBABILITIES].to_numpy(float).argmax(1)]
-    counts = {"all": (test["image_id"].nunique(), test["lesion_id"].nunique())}
-    units = {"all": counts["all"][1]}
-    for label in CLASSES:
-        of_class = test[test["dx"] == label]
-        counts[label] = (of_class["image_id"].nunique(), of_class["lesion_id"].nunique())
-        units[label] = counts[label][1]
-        units["precision", label] = test.loc[predicted == label, "lesion_id"].nunique()
+def _with_intervals(codes, values, draws):
+    """Return one dict per metric and class of `values`, with the interval that `draws` gives and its counts."""
+    image, lesion, y, predicted = (codes[name].to_numpy() for name in ("image", "lesion", "y", "predicted"))
+    members = {"all": y >= 0} | {label: y == code for code, label in enumerate(CLASSES)}
+    counts = {label: (len(np.unique(image[at])), len(np.unique(lesion[at]))) for label, at in members.items()}
+    called = {label: len(np.unique(lesion[predicted == code])) for code, label in enumerate(CLASSES)}
     rows = []
     for (metric, label), value in values.items():
+        n_images, n_lesions = counts[label]
         low, high = np.nan, np.nan
         if (metric, label) in draws:
-            n_units = units.get((metric, label), units[label])
+            n_units = called[label] if metric == "precision" else n_lesions
             low, high = uncertainty.interval(metric, value, draws[metric, label], n_units)
-        n_images, n_lesions = counts[label]
-        rows.append(
-            {
-                **labels,
-                "class": label,
-                "metric": metric,
-                "value": value,
-                "ci_low": low,
-                "ci_high": high,
-                "n_images": n_images,
-                "n_lesions": n_lesions,
-            }
-        )
+        row = {"class": label, "metric": metric, "value": value, "ci_low": low, "ci_high": high}
+        rows.append({**row, "n_images": n_images, "n_lesions": n_lesions})
     return rows
 
 

@@ -13,7 +13,7 @@ lesions that has this variance (`wilson_interval`).  ``tests/benchmarks/coverage
 """
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from threadpoolctl import threadpool_limits
 
 LEVEL = 0.95
@@ -68,8 +68,9 @@ def confusion_metrics(confusion):
         precision = np.where(true > 0, np.where(predicted > 0, hits / predicted, 0.0), np.nan)
         f1 = np.where(true > 0, 2 * hits / (true + predicted), np.nan)
         share = true / true.sum(-1, keepdims=True)
+        accuracy = hits.sum(-1) / true.sum(-1)
     overall = {
-        "accuracy": (hits.sum(-1)) / true.sum(-1),
+        "accuracy": accuracy,
         "balanced_accuracy": nanmean(recall, -1),
         "macro_precision": nanmean(precision, -1),
         "macro_f1": nanmean(f1, -1),
@@ -87,7 +88,7 @@ def nanmean(values, axis=0):
         return np.where(known, values, 0).sum(axis) / known.sum(axis)
 
 
-def _ranking_metrics(drawn, positive, score):
+def ranking_metrics(drawn, positive, score):
     """Compute ROC AUC and average precision of one class in every draw, equal scores counting as tied.
 
     Parameters
@@ -150,7 +151,7 @@ def draw_metrics(y, probability, lesion, weights, groups=("confusion", "ranking"
             drawn = weights[lesion, start : start + CHUNK]
             parts.append({})
             for group in groups:
-                parts[-1].update(_GROUPS[group](y, probability, drawn))
+                parts[-1].update(GROUPS[group](y, probability, drawn))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -166,7 +167,7 @@ def _draw_confusion(y, probability, drawn):
 
 def _draw_ranking(y, probability, drawn):
     n_classes = probability.shape[1]
-    pairs = [_ranking_metrics(drawn, y == code, probability[:, code]) for code in range(n_classes)]
+    pairs = [ranking_metrics(drawn, y == code, probability[:, code]) for code in range(n_classes)]
     draws = {}
     for name, columns in zip(("roc_auc", "average_precision"), zip(*pairs, strict=True), strict=True):
         draws.update({(name, code): column for code, column in enumerate(columns)})
@@ -183,7 +184,8 @@ def _draw_calibration(y, probability, drawn):
     }
 
 
-_GROUPS = {"confusion": _draw_confusion, "ranking": _draw_ranking, "calibration": _draw_calibration}
+GROUPS = {"confusion": _draw_confusion, "ranking": _draw_ranking, "calibration": _draw_calibration}
+"""Metrics of the predicted diagnosis; ROC AUC and average precision; log loss and ECE."""
 
 
 def image_log_loss(y, probability):
@@ -236,7 +238,7 @@ def wilson_interval(value, variance, n_units):
     effective = value * (1 - value) / variance if variance > 0 else n_units
     if not 0 < effective:
         effective = n_units
-    quantile = stats.t.ppf((1 + LEVEL) / 2, max(n_units - 1, 1))
+    quantile = special.stdtrit(max(n_units - 1, 1), (1 + LEVEL) / 2)
     spread = quantile**2 / effective
     centre = (value + spread / 2) / (1 + spread)
     half = np.sqrt(spread * value * (1 - value) + spread**2 / 4) / (1 + spread)
@@ -265,9 +267,9 @@ def interval(metric, value, draws, n_units):
     draws = draws[np.isfinite(draws)]
     if len(draws) < 2 or not np.isfinite(value):
         return np.nan, np.nan
+    if not metric.startswith(("log_loss", "ece")):
+        return wilson_interval(value, draws.var(), n_units)
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    if metric.startswith("log_loss"):
-        return low, high
     if metric.startswith("ece"):
-        return max(min(2 * value - high, value), 0.0), max(2 * value - low, value)
-    return wilson_interval(value, draws.var(), n_units)
+        low, high = max(min(2 * value - high, value), 0.0), max(2 * value - low, value)
+    return low, high

@@ -1,0 +1,275 @@
+"""Which differences are real: paired comparisons on the same test lesions.
+
+Takes the predictions of several backbones, or of one backbone in two configurations; gives tables of differences
+with 95 % intervals and p-values.
+
+Two backbones are compared lesion by lesion: a lesion's prediction is the mean probability over its test images and
+over the seeds in whose test subset it is.  Differences between configurations of one backbone (a scaling of the
+pixels, an arm of an experiment) stay image by image and seed by seed, as ``metrics.csv`` has them.
+"""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from skin_tl import uncertainty
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation import (
+    CELL,
+    N_BOOT,
+    PROBABILITIES,
+    check_same_images,
+    class_codes,
+    point_metrics,
+)
+
+COMPARED = ("accuracy", "balanced_accuracy", "macro_f1")
+"""Metrics that backbones and configurations are compared by."""
+
+COMPARISON_COLUMNS = [
+    "dataset",
+    "arm",
+    "strategy",
+    "split_policy",
+    "preprocessing",
+    "train_fraction",
+    "metric",
+    "backbone_a",
+    "backbone_b",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_holm",
+    "n_lesions",
+]
+
+CONTRAST_COLUMNS = [
+    "dataset",
+    "strategy",
+    "backbone",
+    "column",
+    "a",
+    "b",
+    *[column for column in CELL if column != "dataset"],
+    "metric",
+    "value_a",
+    "value_b",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p",
+    "n_images",
+    "n_lesions",
+]
+
+
+def lesion_predictions(predictions):
+    """Average the test predictions of each lesion over its images and the seeds.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `skin_tl.evaluation.read_predictions`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per configuration and lesion, sorted: `CELL`, lesion_id, dx and the probabilities.
+    """
+    test = predictions[predictions["subset"] == "test"]
+    grouped = test.groupby([*CELL, "lesion_id"])
+    return grouped.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")}).reset_index()
+
+
+def compare_backbones(predictions, strategy, n_boot=N_BOOT, seed=0):
+    """Compare all pairs of backbones in every configuration.
+
+    Accuracy is tested by McNemar's exact test, balanced accuracy and macro F1 by the paired bootstrap over
+    lesions; Holm's correction is over all pairs within a configuration and metric.  A diagnosis that a draw lacks is
+    left out of its means, for both backbones alike.
+
+    Parameters
+    ----------
+    predictions : dict of str to pandas.DataFrame
+        Backbone → predictions, all of the same test images.
+    strategy : str
+        Written into the rows.
+    n_boot : int
+    seed : int
+        Seeds the draws.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `COMPARISON_COLUMNS`; `difference` is that of `backbone_a` less that of `backbone_b`, pairs in the order
+        that `predictions` has.  No rows for a single backbone.
+
+    Raises
+    ------
+    SkinTLError
+        If the backbones were not scored on the same images.
+    """
+    check_same_images(predictions)
+    tables = {name: dict(list(lesion_predictions(table).groupby(CELL))) for name, table in predictions.items()}
+    rows = []
+    for cell in next(iter(tables.values())):
+        rows += _compare_cell({name: cells[cell] for name, cells in tables.items()}, n_boot, seed)
+    table = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+    table["strategy"] = strategy
+    return table
+
+
+def _compare_cell(lesions, n_boot, seed):
+    """Compare backbones in one configuration; `lesions` maps each to its rows of `lesion_predictions`."""
+    first = next(iter(lesions.values()))
+    y = class_codes(first["dx"])
+    weights = uncertainty.lesion_weights(len(y), n_boot, np.random.default_rng(seed))
+    values, draws, hits = {}, {}, {}
+    for name, table in lesions.items():
+        probability = table[PROBABILITIES].to_numpy()
+        values[name] = point_metrics(table, ["confusion"])
+        draws[name] = uncertainty.draw_metrics(y, probability, np.arange(len(y)), weights, ["confusion"])
+        hits[name] = probability.argmax(1) == y
+    rows = []
+    for metric in COMPARED:
+        found = []
+        for a, b in combinations(lesions, 2):
+            difference = values[a][metric, "all"] - values[b][metric, "all"]
+            low, high, p = paired_interval(difference, draws[a][metric, None] - draws[b][metric, None])
+            if metric == "accuracy":
+                p = exact_mcnemar(hits[a], hits[b])
+            found.append(
+                {
+                    **first.iloc[0][CELL].to_dict(),
+                    "metric": metric,
+                    "backbone_a": a,
+                    "backbone_b": b,
+                    "difference": difference,
+                    "ci_low": low,
+                    "ci_high": high,
+                    "p": p,
+                    "n_lesions": len(y),
+                }
+            )
+        if found:
+            corrected = multipletests([row["p"] for row in found], method="holm")[1]
+            rows += [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
+    return rows
+
+
+def exact_mcnemar(hits_a, hits_b):
+    """Return the p-value of McNemar's exact test for two (n_lesions,) bool arrays of right predictions."""
+    only_a, only_b = int((hits_a & ~hits_b).sum()), int((hits_b & ~hits_a).sum())
+    return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
+
+
+def paired_interval(difference, draws):
+    """Give interval and p-value of a paired difference from its draws over lesions.
+
+    The draws give the standard error; their differences are close to normal even where single metrics are not.
+
+    Parameters
+    ----------
+    difference : float
+    draws : (n_draws,) array
+        The difference in each draw, both sides with the same lesions.
+
+    Returns
+    -------
+    low, high, p : float
+        p is two-sided; it is under 0.05 just where the interval leaves zero out.
+    """
+    draws = draws[np.isfinite(draws)]
+    error = draws.std(ddof=1) if len(draws) > 1 else np.nan
+    if not np.isfinite(error) or not np.isfinite(difference):
+        return np.nan, np.nan, np.nan
+    if error == 0:
+        return difference, difference, float(difference == 0)
+    half = stats.norm.ppf((1 + uncertainty.LEVEL) / 2) * error
+    return difference - half, difference + half, float(2 * stats.norm.sf(abs(difference) / error))
+
+
+def contrast(predictions, column, a, b, strategy, backbone, n_boot=N_BOOT, seed=0):
+    """Compare two configurations of one backbone that differ in one column, on the same test images.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `skin_tl.evaluation.read_predictions`.
+    column : {'arm', 'preprocessing', 'train_fraction'}
+        What differs.
+    a, b : object
+        Its two values; differences are those of `a` less those of `b`.
+    strategy, backbone : str
+        Written into the rows.
+    n_boot, seed : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `CONTRAST_COLUMNS`, one row per configuration and metric of `COMPARED`: means over seeds.  `column`
+        itself holds ``a/b`` there.
+
+    Raises
+    ------
+    SkinTLError
+        If one of the two is absent, or they were not scored on the same images.
+    """
+    test = predictions[predictions["subset"] == "test"]
+    others = [name for name in CELL if name != column]
+    rows = []
+    for value in (a, b):
+        if not (test[column] == value).any():
+            raise SkinTLError(f"{backbone}: no predictions with {column} {value!r} to compare.")
+    for cell, part in test.groupby(others):
+        sides = [part[part[column] == value].sort_values(["seed", "image_id"]) for value in (a, b)]
+        if any(side.empty for side in sides):
+            continue
+        keys = [list(zip(side["seed"], side["image_id"], strict=True)) for side in sides]
+        if keys[0] != keys[1]:
+            raise SkinTLError(
+                f"{backbone}: {column} {a!r} and {b!r} were scored on different test images ({len(keys[0])} and "
+                f"{len(keys[1])} rows), so they cannot be compared. Delete its predictions and run the study again."
+            )
+        labels = {**dict(zip(others, cell, strict=True)), column: f"{a}/{b}", "column": column, "a": a, "b": b}
+        rows += _contrast_rows(*sides, {**labels, "strategy": strategy, "backbone": backbone}, n_boot, seed)
+    return pd.DataFrame(rows, columns=CONTRAST_COLUMNS)
+
+
+def _contrast_rows(side_a, side_b, labels, n_boot, seed):
+    lesions = np.unique(side_a["lesion_id"].to_numpy(str))
+    weights = uncertainty.lesion_weights(len(lesions), n_boot, np.random.default_rng(seed))
+    values, draws = [], []
+    for side in (side_a, side_b):
+        points, drawn = [], []
+        for _, part in side.groupby("seed"):
+            lesion = np.searchsorted(lesions, part["lesion_id"].to_numpy(str))
+            probability = part[PROBABILITIES].to_numpy(float)
+            points.append(point_metrics(part, ["confusion"]))
+            drawn.append(uncertainty.draw_metrics(class_codes(part["dx"]), probability, lesion, weights, ["confusion"]))
+        values.append({metric: np.mean([point[metric, "all"] for point in points]) for metric in COMPARED})
+        draws.append({metric: uncertainty.nanmean([d[metric, None] for d in drawn]) for metric in COMPARED})
+    rows = []
+    for metric in COMPARED:
+        difference = values[0][metric] - values[1][metric]
+        low, high, p = paired_interval(difference, draws[0][metric] - draws[1][metric])
+        rows.append(
+            {
+                **labels,
+                "metric": metric,
+                "value_a": values[0][metric],
+                "value_b": values[1][metric],
+                "difference": difference,
+                "ci_low": low,
+                "ci_high": high,
+                "p": p,
+                "n_images": side_a["image_id"].nunique(),
+                "n_lesions": len(lesions),
+            }
+        )
+    return rows
