@@ -38,6 +38,7 @@ Environment variables
   SKIN_TL_HAM10000    folder with HAM10000 (otherwise it is downloaded)
   SKIN_TL_WEIGHTS     folder with BACKBONE_notop.weights.h5 files, for a
                       machine that cannot download them
+  SKIN_TL_CACHE       folder for decoded images and features (otherwise cache/)
   KERAS_BACKEND       tensorflow (the default) or jax
   PYTHON              the Python 3.11, 3.12 or 3.13 that makes .venv
   SKIN_TL_CUDA        1 or 0: install NVIDIA's libraries or not (otherwise:
@@ -63,7 +64,7 @@ absolute() { # a path as seen from where the person stands, before we change fol
     esac
 }
 
-for variable in SKIN_TL_HAM10000 SKIN_TL_WEIGHTS SKIN_TL_ISIC2018; do
+for variable in SKIN_TL_HAM10000 SKIN_TL_WEIGHTS SKIN_TL_ISIC2018 SKIN_TL_CACHE; do
     eval "value=\${$variable-}"
     if [ -n "$value" ]; then
         export "$variable=$(absolute "$value")"
@@ -194,13 +195,9 @@ for library, version in (("gobject-2.0", 0), ("pango-1.0", 0), ("harfbuzz", 0), 
 sys.exit(", ".join(missing) if missing else 0)
 '
 
-need_pango() { # with the Python $1; SKIN_TL_PRETEND_NO_PANGO is for the tests
+need_pango() { # with the Python $1
     local missing
-    if [ -z "${SKIN_TL_PRETEND_NO_PANGO-}" ]; then
-        missing=$("$1" -c "$check_pango" 2>&1) && return
-    else
-        missing=libpango-1.0
-    fi
+    missing=$("$1" -c "$check_pango" 2>&1) && return
     cat >&2 <<TEXT
 error: Pango, the system library that prints the PDF of the report, is missing ($(printf '%s\n' "$missing" | tail -n 1)).
   Debian, Ubuntu, WSL2:  sudo apt install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0

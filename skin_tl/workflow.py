@@ -367,7 +367,10 @@ class Terminal:
             if part == "\r":
                 self.partial, self.is_bar, self.seen = "", True, ""
             elif part == "\n":
-                line = self.partial.removeprefix(self.seen).rstrip()  # less the bar of another step that it followed
+                bar = self.seen if self.seen.endswith("]") else ""  # of another step, which the line came after
+                line = self.partial.removeprefix(bar).rstrip()
+                if self.seen and not bar:  # the line's own beginning was taken for a bar
+                    self.clear()
                 if line.strip():
                     self.line(line)
                 self.partial, self.is_bar, self.seen = "", False, ""
@@ -798,8 +801,8 @@ def clean(names):
         raise SkinTLError(f"clean takes one study, not {len(names)}: {' '.join(names)}.")
     if any(name.startswith("-") for name in names):
         raise SkinTLError(f"clean takes no option: {names[0]}.")
-    reports = [path for path in sorted(ROOT.glob("report/*")) if path.name not in RESERVED]
-    runs = sorted(ROOT.glob("runs/*"))
+    reports = [path for path in sorted(ROOT.glob("report/*")) if path.is_dir() and path.name not in RESERVED]
+    runs = [path for path in sorted(ROOT.glob("runs/*")) if path.is_dir()]
     if names:
         name = _name_of_study(names[0], runs + reports)
         folders = [path for path in (*runs, *reports) if path.name == name]

@@ -1,0 +1,562 @@
+"""./run_all.sh and skin_tl.workflow: what a person sees from the first start to the last."""
+
+import importlib.metadata
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.requirements import Requirement
+
+from skin_tl import workflow
+from skin_tl.errors import SkinTLError
+from skin_tl.study import load_study
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = "bash dirname uname cat sed awk grep cksum tr mkdir rm mv cp sleep tail head sh env".split()
+
+# A workflow as small as it can be; what its steps do is set by environment variables named after them.
+SNAKEFILE = """
+import os
+from skin_tl.study import load_study, save_study
+study = load_study(workflow.configfiles[0], config.get("override"))
+RUNS = f"runs/{study.name}"
+rule all:
+    input: f"report/{study.name}/metrics.csv"
+rule images:
+    message: "decoding the images"
+    output: f"{RUNS}/images.json"
+    log: f"{RUNS}/logs/images.log"
+    shell: "sh step.sh images {output} > {log} 2>&1"
+rule evaluate:
+    message: "computing the metrics"
+    input: f"{RUNS}/images.json"
+    output: f"report/{study.name}/metrics.csv"
+    log: f"{RUNS}/logs/evaluate.log"
+    shell: "sh step.sh evaluate {output} > {log} 2>&1"
+"""
+STEP = """
+eval "how=\\${$1-}"
+echo "a line of the log"
+[ -z "${SKIN_TL_TERMINAL-}" ] || printf '  a word from %s\\n' "$1" > "$SKIN_TL_TERMINAL"
+case "$how" in
+    told) echo "error: metadata.csv has no column dx. Add it."; exit 1 ;;
+    crash) echo "Traceback"; echo "ValueError: boom"; exit 1 ;;
+    killed) kill -9 $$ ;;
+    slow) touch started; sleep 60 ;;
+esac
+touch "$2"
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project in a folder with a space, with the tiny workflow and the environment of the tests."""
+    folder = tmp_path / "a project"
+    shutil.copytree(ROOT / "skin_tl", folder / "skin_tl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "studies", folder / "studies")
+    for pattern in ("run_all.sh", "requirements*.lock", "environment.yml", "pyproject.toml"):
+        for file in ROOT.glob(pattern):
+            shutil.copy(file, folder)
+    (folder / "Snakefile").write_text(SNAKEFILE)
+    (folder / "step.sh").write_text(STEP)
+    return folder
+
+
+@pytest.fixture
+def ready(project):
+    """The same with an environment that is there already: ours, or conda's that runs the tests."""
+    if (ROOT / ".venv" / "installed").is_file():
+        (project / ".venv").symlink_to(ROOT / ".venv")
+    elif "CONDA_PREFIX" not in os.environ:
+        pytest.skip("needs the environment that ./run_all.sh makes")
+    return project
+
+
+def start(project, *arguments, **variables):
+    """Run ./run_all.sh from another folder; return the finished process with its output."""
+    return subprocess.run(
+        [project / "run_all.sh", *arguments],
+        cwd=project.parent,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def environment(**variables):
+    without = ("PYTHON", "SKIN_TL_HAM10000", "SKIN_TL_WEIGHTS", "SKIN_TL_CACHE", "SKIN_TL_TERMINAL", "KERAS_BACKEND")
+    return {key: value for key, value in os.environ.items() if key not in without} | {"SKIN_TL_CUDA": "0"} | variables
+
+
+def bare_path(folder, **scripts):
+    """A PATH with the shell's usual tools, and these scripts as the only other programs."""
+    folder.mkdir()
+    for tool in TOOLS:
+        (folder / tool).symlink_to(shutil.which(tool))
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+# --- Before there is an environment -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [["--help"], ["-h"], ["help"], ["demo", "--help"]])
+def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
+    done = start(project, *asked, PATH=bare_path(tmp_path / "bin"))
+    assert done.returncode == 0 and not done.stderr
+    for word in ("demo", "presentation", "ham10000", "test", "lab", "clean", "--dry-run", "--config backbones="):
+        assert word in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("python", "told"),
+    [
+        ('echo "version 3.10" >&2; exit 1', "python3 (version 3.10)"),
+        ('echo "without the module ensurepip" >&2; exit 1', "apt install python3-venv"),
+        ('echo "no such version installed" >&2; exit 127', "found none"),
+    ],
+)
+def test_without_a_usable_python_one_line_tells_the_remedy(project, tmp_path, python, told):
+    done = start(project, PATH=bare_path(tmp_path / "bin", python3=python), CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and not done.stdout
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: needs Python 3.11, 3.12 or 3.13")
+    assert told in done.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_a_python_that_cannot_be_used_is_named(project):
+    done = start(project, PYTHON="/no/such/python", CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: PYTHON=/no/such/python cannot be used") and done.stderr.count("\n") == 1
+
+
+def without_pango(path):
+    """A script that is this Python, but for the library Pango, which it looks for under a name that nothing has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "#!/usr/bin/env bash\n"
+        'for word; do words+=("${word//pango-1.0/no-such-pango}"); done\n'
+        f'exec "{sys.executable}" "${{words[@]}}"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def test_missing_pango_is_told_first_and_nothing_is_installed(project, tmp_path):
+    done = start(project, PYTHON=str(without_pango(tmp_path / "bin" / "python")), CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and not done.stdout
+    assert "no-such-pango" in done.stderr.splitlines()[0]  # before anything else is said
+    for remedy in ("sudo apt install libpango-1.0-0", "brew install pango", "conda install -c conda-forge pango"):
+        assert remedy in done.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_missing_pango_is_told_when_the_environment_is_there_too(project):
+    without_pango(project / ".venv" / "bin" / "python")
+    lock = subprocess.check_output("cksum < requirements.lock", shell=True, cwd=project, text=True)
+    (project / ".venv" / "installed").write_text(lock.strip().replace(" ", "-") + "\n")
+    done = start(project, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and "brew install pango" in done.stderr
+    assert not (project / "runs").exists()
+
+
+def test_a_stopped_installation_is_done_over(project, tmp_path):
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / ".venv" / "half").touch()
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nif [ "$1" = -m ]; then echo "the disk is full" >&2; exit 1; fi\n')
+    python.chmod(0o755)
+    done = start(project, PYTHON=str(python), CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1
+    assert f"error: {python} could not make .venv: the disk is full" in done.stderr
+    assert not (project / ".venv").exists() and not (project / ".venv.lock").exists()
+
+
+def test_a_failing_installation_names_its_log_and_keeps_the_old_environment(project):
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nif [ "$1" = -m ]; then echo "ERROR: no network"; exit 1; fi\n')
+    python.chmod(0o755)
+    stamp = project / ".venv" / "installed"
+    stamp.write_text("of-another-lock\n")
+    done = start(project, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1
+    assert "requirements.lock failed: no network" in done.stderr and ".state/install.log" in done.stderr
+    assert stamp.read_text() == "of-another-lock\n"
+
+
+@pytest.mark.parametrize("word", ["demoo", "no/such.yaml"])
+def test_an_unknown_study_gets_one_line(project, word):
+    done = start(project, word)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and word in done.stderr
+    if not word.endswith(".yaml"):
+        assert "demo, ham10000, presentation" in done.stderr and "clean" in done.stderr
+
+
+def test_the_conda_environment_is_known_by_its_name(project, tmp_path):
+    python = tmp_path / "conda" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\ncase "$*" in *find_spec*) echo weasyprint ;; esac\n')
+    python.chmod(0o755)
+    done = start(project, CONDA_DEFAULT_ENV="skin-tl", CONDA_PREFIX=str(tmp_path / "conda"))
+    assert done.returncode == 1 and "skin-tl lacks weasyprint" in done.stderr and "conda env update" in done.stderr
+    assert not (project / ".venv").exists()
+
+
+# --- Starts -------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_shows_its_steps_and_the_next_has_nothing_to_do(ready):
+    done = start(ready)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == "[1 of 2] decoding the images"
+    assert "  a word from images" in lines
+    assert "[2 of 2] computing the metrics" in lines
+    assert any(re.fullmatch(r"\[2 of 2\] computing the metrics: done in \d+ s", line) for line in lines)
+    assert lines[-1] == "The engine's own log: runs/demo/logs/snakemake.log"
+    assert "rule" in (ready / "runs/demo/logs/snakemake.log").read_text().lower()
+
+    began = time.monotonic()
+    again = start(ready)
+    assert again.returncode == 0 and again.stderr.splitlines() == ["Nothing to do: report/demo is up to date."]
+    assert time.monotonic() - began < 30  # 10 s on an idle machine
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("told", ["error: computing the metrics: metadata.csv has no column dx. Add it."]),
+        ("crash", ["error: computing the metrics failed. The end of its log:", "  | ValueError: boom"]),
+        (
+            "killed",
+            ["error: computing the metrics was killed from outside; most often the machine had no memory left."],
+        ),
+    ],
+)
+def test_a_failed_step_says_why_and_the_next_start_goes_on(ready, how, told):
+    done = start(ready, evaluate=how)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    for line in [*told, "  log: runs/demo/logs/evaluate.log"]:
+        assert line in lines
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    assert "Traceback" not in done.stderr.replace("  | Traceback", "")
+    assert (ready / "runs/demo/images.json").exists()
+    if how == "killed":
+        assert start(ready).stderr.splitlines()[0] == "[1 of 1] computing the metrics"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config", "backbones=VGG17"], "VGG17"),
+        (["--config", "sedes=1"], "sedes"),
+        (["--config", "seeds"], "--config seeds"),
+        (["--frobnicate"], "--frobnicate"),
+        (["demo", "presentation"], "One study at a time"),
+    ],
+)
+def test_a_wrong_option_gets_one_line(ready, arguments, told):
+    done = start(ready, *arguments)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ") and told in done.stderr
+    assert not (ready / "runs").exists()
+
+
+def test_a_dry_run_of_the_real_workflow_lists_steps_without_importing_tensorflow(ready):
+    shutil.copy(ROOT / "Snakefile", ready)
+    for folder in ("notebooks", "report/template", "report/text"):
+        if (ROOT / folder).exists():
+            shutil.copytree(ROOT / folder, ready / folder)
+    for name in ("tensorflow", "keras", "jax"):  # found before the real ones
+        (ready / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')\n")
+    done = start(ready, "--dry-run", "--config", "backbones=ResNet50")
+    assert done.returncode == 0, done.stderr
+    assert "ResNet50" in done.stdout and "VGG16" not in done.stdout
+    assert re.match(r"\d+ steps would run:\n", done.stdout) and "Nothing was done" in done.stdout
+    assert not (ready / "runs").exists()
+
+
+def wait_for(path, process):
+    for _ in range(600):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not come")
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_start_leaves_nothing_in_the_way_of_the_next(ready, by):
+    process = subprocess.Popen(
+        [ready / "run_all.sh"],
+        env=environment(evaluate="slow"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(ready / "started", process)
+    busy = start(ready)
+    assert busy.returncode == 1 and f"(process {process.pid})" in busy.stderr and busy.stderr.count("\n") == 1
+    began = time.monotonic()
+    if by == signal.SIGKILL:
+        assert list((ready / ".snakemake" / "locks").iterdir())
+        os.killpg(process.pid, by)
+    else:
+        process.send_signal(by)  # to the start alone: it stops its steps
+    _, told = process.communicate(timeout=20)
+    assert time.monotonic() - began < 15
+    if by == signal.SIGINT:
+        assert process.returncode == 130
+        assert told.splitlines()[-1] == "Stopped. What was finished is kept: the next start goes on from there."
+        assert "error" not in told
+    done = start(ready)
+    assert done.returncode == 0 and done.stderr.splitlines()[0] == "[1 of 1] computing the metrics"
+
+
+def test_errors_in_the_workflow_file_come_out_in_one_line(ready):
+    (ready / "Snakefile").write_text(
+        "from skin_tl.errors import SkinTLError\nraise SkinTLError('studies/x.yaml: no.')\n" + SNAKEFILE
+    )
+    done = start(ready)
+    assert done.returncode == 1 and done.stderr.splitlines()[0] == "error: studies/x.yaml: no."
+    assert "File" not in done.stderr
+
+
+# --- clean --------------------------------------------------------------------------------------------------------
+
+
+def fill(project, *files):
+    for name in files:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_bytes(b"x" * 1000)
+
+
+SOURCES = (
+    "report/template/index.html.j2",
+    "report/text/en/plan.md",
+    "report/published/results.csv",
+    "report/README.md",
+)
+MADE = (
+    "runs/demo/study.json",
+    "report/demo/report.html",
+    "runs/other/study.json",
+    "report/other/a.csv",
+    "cache/images/x",
+)
+
+
+def test_clean_of_one_study_leaves_the_others_and_the_sources(project):
+    fill(project, *SOURCES, *MADE)
+    done = start(project, "clean", "demo")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["removed runs/demo (1 kB)", "removed report/demo (1 kB)", "2 kB freed."]
+    assert {name for name in (*SOURCES, *MADE) if not (project / name).exists()} == {MADE[0], MADE[1]}
+    assert not (project / ".venv").exists()
+
+
+def test_clean_of_everything_keeps_the_sources_and_what_links_point_to(project, tmp_path):
+    fill(project, *SOURCES, *MADE)
+    fill(tmp_path, "elsewhere/precious")
+    (project / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
+    done = start(project, "clean")
+    assert done.returncode == 0, done.stderr
+    assert all((project / name).exists() for name in SOURCES) and not any((project / name).exists() for name in MADE)
+    assert (tmp_path / "elsewhere" / "precious").exists() and not (project / "runs" / "linked").is_symlink()
+    assert start(project, "clean").stdout == "Nothing to remove.\n"
+
+
+@pytest.mark.parametrize("name", ["demoo", "template", "..", "studies"])
+def test_clean_of_what_is_no_study_removes_nothing(project, name):
+    fill(project, *SOURCES, *MADE)
+    done = start(project, "clean", name)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: No study named '{name}'")
+    assert all((project / name).exists() for name in (*SOURCES, *MADE))
+
+
+# --- What is said -------------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """A stream that, like a terminal, forgets what is erased."""
+
+    def __init__(self):
+        self.lines, self.current = [], ""
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        for part in re.split(r"(\r\033\[K|\n)", text):
+            if part == "\n":
+                self.lines.append(self.current)
+                self.current = ""
+            elif part == "\r\033[K":
+                self.current = ""
+            else:
+                self.current += part
+
+    def flush(self):
+        pass
+
+
+words = st.text("abc äé%|", min_size=1, max_size=12).filter(str.strip)
+
+
+@given(st.lists(st.tuples(st.booleans(), words), max_size=8), st.integers(1, 7), st.booleans())
+def test_lines_come_out_whole_whatever_bars_move_and_however_they_are_cut(said, length, closed):
+    text = "".join(f"\r{word}" if is_bar else f"\r{word}\n" for is_bar, word in said) + ("\r      \r" if closed else "")
+    screen = Screen()
+    terminal = workflow.Terminal(screen)
+    for first in range(0, len(text), length):
+        terminal.feed(text[first : first + length])
+    assert screen.lines == [word.rstrip() for is_bar, word in said if not is_bar]
+    if closed:
+        assert screen.current == ""
+    elif said and said[-1][0]:
+        assert screen.current == said[-1][1].rstrip()
+
+
+def test_a_line_of_one_step_is_not_mixed_with_the_bar_of_another():
+    screen = Screen()
+    terminal = workflow.Terminal(screen)
+    terminal.feed("\r  features: 10% [00:01]")
+    terminal.feed("  a word\n")
+    assert screen.lines == ["  a word"] and screen.current == "  features: 10% [00:01]"
+    terminal.feed("\r  features: 20% [00:02]")
+    terminal.line("[2 of 3] training")
+    assert screen.lines == ["  a word", "[2 of 3] training"] and screen.current == "  features: 20% [00:02]"
+
+
+def test_without_a_terminal_a_bar_is_told_now_and_then(monkeypatch):
+    stream, now = io.StringIO(), iter(range(1000, 2000))
+    monkeypatch.setattr(workflow.time, "monotonic", lambda: next(now))
+    terminal = workflow.Terminal(stream, every=30)
+    for percent in range(100):
+        terminal.feed(f"\rfeatures: {percent}%")
+    told = stream.getvalue().splitlines()
+    assert 2 <= len(told) <= 4 and all(re.fullmatch(r"features: \d+%", line) for line in told)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7380, "2 h 3 min")]
+)
+def test_durations_read_well(seconds, text):
+    assert workflow.duration(seconds) == text
+
+
+def test_what_the_engine_says_of_a_wrong_study_becomes_its_message_alone():
+    text = (
+        'SkinTLError in file "/x/Snakefile", line 3:\nstudies/a.yaml: unknown key.\n'
+        '  File "/x/Snakefile", line 3, in <module>'
+    )
+    assert workflow.explain_trouble(text) == "studies/a.yaml: unknown key."
+    assert "--unlock" in workflow.explain_trouble(
+        "LockException:\nError: Directory cannot be locked. Please make sure …"
+    )
+
+
+# --- What it takes ------------------------------------------------------------------------------------------------
+
+
+def test_the_estimate_counts_what_is_computed(monkeypatch):
+    monkeypatch.setattr(workflow, "measure_speed", lambda: 100.0)
+    monkeypatch.delenv("SKIN_TL_HAM10000", raising=False)
+
+    def of(**changes):
+        plain = {"backbones": "ResNet50", "preprocessings": "native"}
+        return workflow.estimate(load_study("presentation", plain | changes))
+
+    one = of()
+    assert one.images == 10015 * 224 * 224 * 3
+    assert one.features == 10015 * 2048 * 4
+    assert of(preprocessings="native,unit").seconds == pytest.approx(2 * one.seconds)
+    assert of(image_size=448).seconds == pytest.approx(4 * one.seconds)
+    xception = of(backbones="Xception", preprocessings="native,unit")  # both scale to -1…1: one pass
+    assert xception.seconds == pytest.approx(of(backbones="Xception").seconds)
+    assert of(seeds="1,2,3,4,5") == of(seeds="1")
+    monkeypatch.setenv("SKIN_TL_HAM10000", "somewhere")
+    assert of().disk == pytest.approx(one.disk - one.download)
+    assert f"{one.disk / 1e9:.1f} GB" in one.in_words()
+
+
+def test_the_speed_is_a_plausible_one():
+    assert 1 < workflow.measure_speed(seconds=0.05) < 1e5
+
+
+def test_a_disk_that_is_too_small_is_refused_unless_the_work_is_cached(monkeypatch, tmp_path):
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path))
+    need = workflow.Estimate(download=0, images=5e9, features=0, models=0, seconds=1, gpu=False)
+    monkeypatch.setattr(workflow.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 0, 4 * 10**9))
+    with pytest.raises(SkinTLError, match=r"4\.0 GB free.*5\.0 GB more"):
+        workflow.check_room(need)
+    (tmp_path / "images").mkdir()
+    with open(tmp_path / "images" / "sparse", "wb") as file:
+        file.truncate(3 * 10**9)
+    workflow.check_room(need)
+
+
+# --- The repository -----------------------------------------------------------------------------------------------
+
+
+def test_notebooks_are_kept_without_outputs():
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert notebooks
+    for notebook in notebooks:
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            assert not cell.get("outputs") and cell.get("execution_count") is None, f"{notebook.name} has outputs"
+
+
+def locked(name):
+    """Return the pins of a lock file: (name, version) pairs with the number of hashes of each."""
+    pins = {}
+    for block in re.split(r"\n(?=[a-z0-9])", (ROOT / name).read_text()):
+        if match := re.match(r"([a-z0-9._-]+)==([^\s;\\]+)", block):
+            pins[match.groups()] = block.count("--hash=sha256:")
+    return pins
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-cuda.lock", "requirements-jax.lock"])
+def test_locks_name_no_index_and_hash_everything(name):
+    text = (ROOT / name).read_text()
+    assert not re.search(r"^(-i|--(extra-)?index|--find-links|-f )|https?://|file:|@ ", text, re.MULTILINE)
+    pins = locked(name)
+    assert pins and all(pins.values())
+
+
+def test_the_locks_agree_with_each_other():
+    versions = dict(locked("requirements.lock"))
+    main = {}
+    for name, version in versions:
+        main.setdefault(name, set()).add(version)
+    for name, version in locked("requirements-jax.lock"):
+        assert version in main.get(name, {version})
+
+
+def test_the_cuda_list_is_what_tensorflow_asks_for():
+    wanted = {}
+    for text in importlib.metadata.requires("tensorflow"):
+        requirement = Requirement(text)
+        if requirement.marker and requirement.marker.evaluate({"extra": "and-cuda"}) and "and-cuda" in text:
+            wanted[requirement.name] = requirement.specifier
+    lines = (ROOT / "requirements-cuda.in").read_text().splitlines()
+    listed = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert {requirement.name: requirement.specifier for requirement in listed} == wanted
