@@ -11,6 +11,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,21 +188,39 @@ def _network(name, weights, image_size=224):
     from keras import applications
 
     make = getattr(applications, name)
+    options = {"include_top": False, "pooling": "avg", "input_shape": (image_size, image_size, 3)}
     if weights == "imagenet":
-        return make(weights="imagenet", include_top=False, input_shape=(image_size, image_size, 3))
-    network = make(weights=None, include_top=False, input_shape=(image_size, image_size, 3))
+        return make(weights="imagenet", **options)
+    network = make(weights=None, **options)
     if BACKBONES[name].module == "efficientnet":
         network = _as_with_imagenet(network)
     if weights is not None:
-        try:
-            network.load_weights(weights)
-        except Exception as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise SkinTLError(
-                f"{weights} does not hold the weights of {name} without its classifier ({first_line}). It must be "
-                f"written by Keras 3's `save_weights` from keras.applications.{name}(include_top=False)."
-            ) from error
+        _load(network, name, weights)
     return network
+
+
+def _load(network, name, file):
+    """Load weights from a file; refuse one that leaves any of the network's kernels as it was initialised."""
+    before = [weight.numpy() for weight in network.weights]
+    problem = ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras warns where it loads nothing; that is checked below
+            network.load_weights(file)
+    except Exception as error:  # h5py and Keras raise many types for a wrong file
+        problem = str(error).strip().splitlines()[0]
+    same = [weight.path for weight, old in zip(network.weights, before, strict=True) if _unchanged(weight, old)]
+    if same and not problem:
+        problem = f"nothing in it for {len(same)} layers, such as {same[0]}"
+    if problem:
+        raise SkinTLError(
+            f"{file} does not hold the weights of {name} without its classifier ({problem}). It must be written by "
+            f"Keras 3's `save_weights` from keras.applications.{name}(include_top=False)."
+        )
+
+
+def _unchanged(weight, old):
+    return len(weight.shape) >= 2 and bool((weight.numpy() == old).all())
 
 
 def _as_with_imagenet(network):
@@ -266,9 +285,7 @@ def build_backbone(name, preprocessing, image_size, weights):
     transform = transform_of(name, preprocessing)
     if transform != "none":
         scaled = keras.applications.imagenet_utils.preprocess_input(scaled, mode=transform)
-    maps = network(scaled, training=False)
-    features = keras.layers.GlobalAveragePooling2D(name="average_pooling")(maps)
-    return keras.Model(pixels, features, name=f"{name}_{preprocessing}")
+    return keras.Model(pixels, network(scaled, training=False), name=f"{name}_{preprocessing}")
 
 
 def model_fingerprint(model):

@@ -68,6 +68,8 @@ def build_head(features, rows, dropout):
 
     The features of a network are of any scale (an untrained deep one's are many orders of magnitude below 1), so
     they are first divided by their typical spread and then standardised one by one; both are layers of the head.
+    The dense layer starts from zero: its problem is convex, and random weights on thousands of features would only
+    have to be unlearned.
 
     Parameters
     ----------
@@ -94,7 +96,7 @@ def build_head(features, rows, dropout):
                 mean=mean / typical, variance=np.square(deviation / typical), name="standardisation"
             ),
             keras.layers.Dropout(dropout, name="dropout"),
-            keras.layers.Dense(len(CLASSES), activation="softmax", name="diagnosis"),
+            keras.layers.Dense(len(CLASSES), "softmax", kernel_initializer="zeros", name="diagnosis"),
         ],
         name="head",
     )

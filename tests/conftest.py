@@ -1,0 +1,50 @@
+"""What several test modules share: where Keras keeps its downloads, and a small prepared study."""
+
+import os
+import tempfile
+
+os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-")  # before Keras is imported: no test finds a user's weights
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from skin_tl.study import CLASSES, check_study
+
+
+@pytest.fixture
+def small_study(tmp_path, monkeypatch):
+    """Return a study whose cache and HAM10000 are small folders of its own.
+
+    60 lesions of random noise, a mean colour per diagnosis, 1 or 2 images each; MobileNetV2 with random weights.
+    """
+    rng = np.random.default_rng(0)
+    rows, folder = [], tmp_path / "HAM10000"
+    folder.mkdir()
+    for index, dx in enumerate(CLASSES):
+        for lesion in range(8):
+            for view in range(1 + lesion % 2):
+                name = f"ISIC_{index}{lesion}{view}"
+                noise = rng.normal([40 + 25 * index, 200 - 20 * index, 60 * (index % 3)], 30, (40, 40, 3))
+                Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+                rows.append((f"HAM_{index}{lesion}", name, dx, "histo", "50.0", "female", "back"))
+    columns = ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "HAM10000_metadata.csv", index=False)
+    monkeypatch.setenv("SKIN_TL_HAM10000", str(folder))
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SKIN_TL_WEIGHTS", raising=False)
+    return check_study(
+        {
+            "name": "small",
+            "title": "Small",
+            "dataset": "ham10000",
+            "image_size": 32,
+            "backbones": ["MobileNetV2"],
+            "seeds": [1, 2],
+            "weights": "random",
+            "max_epochs": 15,
+            "batch_size": 16,
+        }
+    )

@@ -1,0 +1,208 @@
+"""Backbones see what keras.applications documents, whichever road their weights come by."""
+
+import http.server
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from skin_tl import backbones
+from skin_tl.backbones import BACKBONES, Backbone, build_backbone, resolve_weights
+from skin_tl.errors import SkinTLError
+
+keras = pytest.importorskip("keras")
+
+RANDOM = {"source": "random"}
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 75, 75, 3), np.uint8)
+
+
+def _documented(name, pixels):
+    """Return pixels prepared by the function that keras.applications documents for this network."""
+    module = getattr(keras.applications, BACKBONES[name].module)
+    return module.preprocess_input(pixels.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["VGG16", "Xception", "ResNet50", "MobileNetV2", "ConvNeXtTiny"])
+def test_native_features_are_those_of_the_documented_preprocessing(name):
+    model = build_backbone(name, "native", 75, RANDOM)
+    network = getattr(keras.applications, name)(weights=None, include_top=False, pooling="avg", input_shape=(75, 75, 3))
+    network.set_weights(model.get_weights())
+    expected = network.predict_on_batch(_documented(name, PIXELS))
+    spread = expected.std()
+    np.testing.assert_allclose(model.predict_on_batch(PIXELS) / spread, expected / spread, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["VGG16", "MobileNetV2"])
+def test_unit_features_are_those_of_pixels_between_minus_one_and_one(name):
+    model = build_backbone(name, "unit", 75, RANDOM)
+    network = getattr(keras.applications, name)(weights=None, include_top=False, pooling="avg", input_shape=(75, 75, 3))
+    network.set_weights(model.get_weights())
+    expected = network.predict_on_batch(PIXELS.astype(np.float32) / 127.5 - 1)
+    np.testing.assert_allclose(model.predict_on_batch(PIXELS) / expected.std(), expected / expected.std(), atol=1e-4)
+
+
+def test_two_names_for_one_transform_are_known_as_such():
+    assert backbones.transform_of("Xception", "native") == backbones.transform_of("Xception", "unit")
+    assert backbones.transform_of("ResNet50", "native") != backbones.transform_of("ResNet50", "unit")
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "EfficientNetB7"])
+def test_the_registry_says_what_preprocess_input_does(name):
+    values = np.zeros((1, 1, 1, 3), np.float32) + [10.0, 100.0, 200.0]
+    expected = {
+        "tf": values / 127.5 - 1,
+        "caffe": values[..., ::-1] - [103.939, 116.779, 123.68],
+        "none": values,
+    }[BACKBONES[name].transform]
+    np.testing.assert_allclose(_documented(name, values), expected, rtol=1e-5)
+
+
+def test_parameter_counts_are_the_published_ones():
+    # The presentation's figure for VGG16, and the layers of Simonyan & Zisserman (2015) counted by hand
+    convolutions = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256)]
+    convolutions += [(256, 512)] + [(512, 512)] * 5
+    without = sum((9 * i + 1) * o for i, o in convolutions)
+    dense = (7 * 7 * 512 + 1) * 4096 + 4097 * 4096 + 4097 * 1000
+    assert backbones.count_parameters("VGG16") == (without, without + dense)
+    assert without + dense == 138_357_544
+
+
+def test_efficientnet_by_file_is_the_network_that_keras_builds_for_imagenet(tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "EfficientNetB0", Backbone("efficientnet", "none", 224))
+    source = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(64, 64, 3))
+    rng = np.random.default_rng(0)
+    source.set_weights([(w + rng.normal(0, 0.01, w.shape)).astype(w.dtype) for w in source.get_weights()])
+    file = tmp_path / "efficientnetb0_notop.weights.h5"
+    source.save_weights(file)
+    by_file = build_backbone("EfficientNetB0", "native", 64, {"source": "folder", "file": str(file)})
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *a, **k: str(file))
+    as_keras_does = keras.applications.EfficientNetB0(
+        weights="imagenet", include_top=False, pooling="avg", input_shape=(64, 64, 3)
+    )
+    pixels = PIXELS[:, :64, :64]
+    expected = as_keras_does.predict_on_batch(pixels.astype(np.float32))
+    spread = expected.std(axis=0).max()  # what one image differs from another by
+    np.testing.assert_allclose(by_file.predict_on_batch(pixels) / spread, expected / spread, atol=1e-2)
+    plain = keras.Sequential([source, keras.layers.GlobalAveragePooling2D()])
+    assert abs(plain.predict_on_batch(pixels.astype(np.float32)) - expected).max() > spread
+
+
+def test_random_weights_are_the_same_each_time():
+    first, second = (build_backbone("MobileNetV2", "native", 64, RANDOM) for _ in range(2))
+    assert backbones.model_fingerprint(first) == backbones.model_fingerprint(second)
+
+
+# Where weights come from
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Take the hub away: a port of this machine at which nobody listens."""
+    monkeypatch.setattr(backbones, "WEIGHTS_HUB", "http://127.0.0.1:9/")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a folder with the weights of a MobileNetV2, named by SKIN_TL_WEIGHTS."""
+    keras.utils.set_random_seed(3)
+    network = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(96, 96, 3))
+    network.save_weights(tmp_path / "mobilenetv2_notop.weights.h5")
+    monkeypatch.setenv("SKIN_TL_WEIGHTS", str(tmp_path))
+    return tmp_path
+
+
+def test_weights_in_a_folder_are_used_without_asking_the_hub(folder, no_hub):
+    weights = resolve_weights(["MobileNetV2"], "imagenet")
+    assert weights["source"] == "imagenet"
+    assert weights["backbones"]["MobileNetV2"]["file"].endswith("mobilenetv2_notop.weights.h5")
+    model = build_backbone("MobileNetV2", "native", 64, weights["backbones"]["MobileNetV2"])
+    assert model.output_shape == (None, 1280)
+
+
+def test_missing_weights_are_named_with_every_remedy(folder, no_hub):
+    with pytest.raises(SkinTLError, match="No ImageNet weights for VGG16") as error:
+        resolve_weights(["MobileNetV2", "VGG16"], "imagenet")
+    for remedy in ("vgg16_notop.weights.h5", "SKIN_TL_WEIGHTS", "--config backbones="):
+        assert remedy in str(error.value)
+
+
+def test_one_missing_backbone_gives_all_of_them_random_weights_and_a_reason(folder, no_hub):
+    weights = resolve_weights(["MobileNetV2", "VGG16"], "imagenet_or_random")
+    assert weights["source"] == "random"
+    assert "VGG16" in weights["reason"]
+    assert {entry["source"] for entry in weights["backbones"].values()} == {"random"}
+
+
+def test_a_weights_folder_that_is_none_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("SKIN_TL_WEIGHTS", str(tmp_path / "nowhere"))
+    with pytest.raises(SkinTLError, match="nowhere is not a folder"):
+        resolve_weights(["VGG16"], "imagenet")
+
+
+def test_weights_of_another_architecture_are_refused(folder, no_hub):
+    (folder / "mobilenetv2_notop.weights.h5").rename(folder / "vgg16_notop.weights.h5")
+    weights = resolve_weights(["VGG16"], "imagenet")["backbones"]["VGG16"]
+    with pytest.raises(SkinTLError, match=r"vgg16_notop\.weights\.h5 does not hold the weights of VGG16"):
+        build_backbone("VGG16", "native", 64, weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5"])
+def test_a_damaged_weights_file_is_refused(folder, content):
+    file = folder / "mobilenetv2_notop.weights.h5"
+    file.write_bytes(content)
+    weights = resolve_weights(["MobileNetV2"], "imagenet")["backbones"]["MobileNetV2"]
+    with pytest.raises(SkinTLError, match=r"mobilenetv2_notop\.weights\.h5"):
+        build_backbone("MobileNetV2", "native", 64, weights)
+
+
+def test_weights_that_went_away_are_named(folder):
+    weights = resolve_weights(["MobileNetV2"], "imagenet")["backbones"]["MobileNetV2"]
+    (folder / "mobilenetv2_notop.weights.h5").unlink()
+    with pytest.raises(SkinTLError, match="are gone"):
+        build_backbone("MobileNetV2", "native", 64, weights)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def __init__(self, delay):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                time.sleep(delay)
+                self.send_error(404)
+
+            def log_message(self, *arguments):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server_port}/"
+
+
+@pytest.mark.parametrize(("delay", "answers"), [(0, True), (3, False)])
+def test_the_hub_has_a_bounded_time_to_answer(monkeypatch, delay, answers):
+    server = _Server(delay)
+    monkeypatch.setattr(backbones, "WEIGHTS_HUB", server.address)
+    monkeypatch.setattr(backbones, "PATIENCE_WITH_HUB", 1)
+    assert backbones.hub_answers() is answers
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_that_is_not_there_does_not_answer(no_hub):
+    assert backbones.hub_answers() is False
+
+
+@pytest.mark.parametrize("name", ["VGG16", "Xception", "ResNet50", "MobileNetV2"])
+def test_real_weights_load_where_they_are_at_hand(name, monkeypatch):
+    folder = os.environ.get("SKIN_TL_TEST_WEIGHTS")
+    if not folder:
+        pytest.skip("real weights are not at hand: name their folder by SKIN_TL_TEST_WEIGHTS")
+    monkeypatch.setenv("SKIN_TL_WEIGHTS", folder)
+    weights = resolve_weights([name], "imagenet")["backbones"][name]
+    features = build_backbone(name, "native", 75, weights).predict_on_batch(PIXELS)
+    network = getattr(keras.applications, name)(
+        weights=weights["file"], include_top=False, pooling="avg", input_shape=(75, 75, 3)
+    )
+    expected = network.predict_on_batch(_documented(name, PIXELS))
+    np.testing.assert_allclose(features, expected, atol=1e-4 * abs(expected).max())

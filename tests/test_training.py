@@ -1,0 +1,258 @@
+"""Features are computed once, heads learn from the training subset alone, and a run keeps its contract."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skin_tl.errors import SkinTLError
+from skin_tl.splits import subset_rows
+from skin_tl.study import CLASSES, check_study
+
+keras = pytest.importorskip("keras")
+
+from skin_tl import features, runs, training  # noqa: E402
+
+HEAD = check_study(
+    {
+        "name": "x",
+        "title": "x",
+        "dataset": "synthetic",
+        "backbones": ["VGG16"],
+        "seeds": [0],
+        "max_epochs": 20,
+        "learning_rate": 0.02,
+    }
+)
+
+
+class Counting:
+    """A model of one pass over the pixels that counts its batches and can be stopped."""
+
+    output_shape = (None, 5)
+
+    def __init__(self, stop_after=None):
+        self.batches, self.stop_after = 0, stop_after
+
+    def get_weights(self):
+        return [np.arange(5, dtype=np.float32)]
+
+    def predict_on_batch(self, pixels):
+        if self.batches == self.stop_after:
+            raise KeyboardInterrupt
+        self.batches += 1
+        return np.stack([pixels.mean(axis=(1, 2, 3)) + k for k in range(5)], axis=1).astype(np.float32)
+
+
+@pytest.fixture
+def decoded(small_study, tmp_path):
+    return runs.prepare_images(small_study, tmp_path / "runs")[1]
+
+
+def test_features_are_computed_once_and_stand_in_the_order_of_the_images(decoded):
+    model = Counting()
+    values, about = features.extract(decoded, "MobileNetV2", "native", model)
+    expected = np.stack([decoded.pixels.mean(axis=(1, 2, 3)) + k for k in range(5)], axis=1)
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    assert about["n_images"] == len(decoded.ids)
+    n_batches = model.batches
+    assert n_batches == -(-len(decoded.ids) // features.BATCH)
+    features.extract(decoded, "MobileNetV2", "unit", model)  # the same transform as this network's native one
+    assert model.batches == n_batches
+
+
+def test_an_interrupted_pass_goes_on_where_it_stopped(decoded, monkeypatch):
+    monkeypatch.setattr(features, "SAVE_EVERY", 1)
+    with pytest.raises(KeyboardInterrupt):
+        features.extract(decoded, "MobileNetV2", "native", Counting(stop_after=2))
+    rest = Counting()
+    values, _ = features.extract(decoded, "MobileNetV2", "native", rest)
+    assert rest.batches == -(-len(decoded.ids) // features.BATCH) - 2
+    np.testing.assert_allclose(values[:, 0], decoded.pixels.mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_features_that_are_not_finite_are_refused(decoded):
+    model = Counting()
+    model.predict_on_batch = lambda pixels: np.full((len(pixels), 5), np.nan, np.float32)
+    with pytest.raises(SkinTLError, match="not finite"):
+        features.extract(decoded, "MobileNetV2", "native", model)
+
+
+# Heads
+
+
+def _blobs(scale=1.0, offset=0.0, n=280, n_features=12, spread=0.5):
+    """Return features of seven separate blobs, their labels, and rows by subset."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 7
+    centres = rng.normal(0, 3, (7, n_features))
+    values = (centres[labels] + rng.normal(0, spread, (n, n_features))) * scale + offset
+    order = rng.permutation(n)
+    rows = {"train": order[: n // 2], "val": order[n // 2 : 3 * n // 4], "test": order[3 * n // 4 :]}
+    return values.astype(np.float32), labels.astype(np.int64), rows
+
+
+def _score(values, labels, rows):
+    head, _ = training.train_head(values, labels, rows, 0, HEAD)
+    chances = head.predict_on_batch(values[rows["test"]])
+    assert np.isfinite(chances).all()
+    np.testing.assert_allclose(chances.sum(1), 1, atol=1e-5)
+    return (chances.argmax(1) == labels[rows["test"]]).mean()
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1e-12, 0), (1e-20, 0), (1e6, 0), (1e-3, 1)])
+def test_a_head_learns_whatever_the_scale_of_its_features(scale, offset):
+    assert _score(*_blobs(scale, offset)) > 0.95
+
+
+def test_constant_features_do_no_harm():
+    values, labels, rows = _blobs()
+    values = np.concatenate([values, np.zeros((len(values), 3), np.float32)], axis=1)
+    values[rows["test"], -1] = 0.7  # constant in training only
+    assert _score(values, labels, rows) > 0.95
+    constant = np.full_like(values, 0.3)
+    assert 0 <= _score(constant, labels, rows) <= 0.5
+
+
+def test_the_test_subset_has_no_influence():
+    values, labels, rows = _blobs(spread=3)
+    first, history = training.train_head(values, labels, rows, 0, HEAD)
+    values[rows["test"]] = np.nan
+    labels = labels.copy()
+    labels[rows["test"]] = 0
+    second, again = training.train_head(values, labels, rows, 0, HEAD)
+    pd.testing.assert_frame_equal(history, again)
+    for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_early_stopping_keeps_the_weights_of_the_best_epoch():
+    values, labels, rows = _blobs(spread=6)
+    study = HEAD.model_copy(update={"patience": 3, "max_epochs": 200, "learning_rate": 0.02})
+    head, history = training.train_head(values, labels, rows, 0, study)
+    best = history["val_loss"].idxmin()
+    assert len(history) == best + 1 + 3 < 200
+    chances = head.predict_on_batch(values[rows["val"]])
+    loss = -np.log(chances[np.arange(len(chances)), labels[rows["val"]]]).mean()
+    assert loss == pytest.approx(history.loc[best, "val_loss"], rel=1e-3)
+
+
+# A whole run
+
+
+@pytest.fixture
+def run(small_study, tmp_path):
+    """Return the study, what it was prepared from, its folder, predictions and history."""
+    folder = tmp_path / "runs" / "small"
+    study = small_study.model_copy(
+        update={"split_policies": ["lesion", "image"], "preprocessings": ["native", "unit"], "seeds": [1, 2]}
+    )
+    data = runs.prepare(study, folder)
+    target = folder / "feature_extraction" / "MobileNetV2"
+    training.train_run(study, "feature_extraction", "MobileNetV2", data, target)
+    return study, data, target
+
+
+def test_a_run_keeps_its_contract(run, tmp_path):
+    study, data, folder = run
+    predictions = pd.read_csv(folder / "predictions.csv", dtype={"image_id": str, "lesion_id": str})
+    assert predictions.columns.tolist() == training.PREDICTION_COLUMNS
+    arms = ["split_policy", "preprocessing", "seed"]
+    for (policy, preprocessing, seed), part in predictions.groupby(arms):
+        split = data.splits[(data.splits["split_policy"] == policy) & (data.splits["seed"] == seed)]
+        for subset in ("val", "test"):
+            ids = part.loc[part["subset"] == subset, "image_id"]
+            assert sorted(ids) == sorted(split.loc[split["subset"] == subset, "image_id"])
+        assert (folder / "heads" / f"{policy}_{preprocessing}_seed{seed}.weights.h5").is_file()
+    assert predictions.groupby(arms).ngroups == 8
+    assert set(predictions["subset"]) == {"val", "test"}
+    np.testing.assert_allclose(predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1), 1, atol=1e-5)
+    merged = predictions.merge(data.metadata, on="image_id", suffixes=("", "_table"))
+    assert (merged["dx"] == merged["dx_table"]).all()
+    history = pd.read_csv(folder / "history.csv")
+    assert history.columns.tolist() == training.HISTORY_COLUMNS
+    assert history.groupby(arms).ngroups == 8
+    record = json.loads((folder / "run.json").read_text())
+    assert record["random_weights"] is True
+    assert record["n_parameters_with_classifier"] == 3_538_984  # MobileNetV2 1.0, Keras's table of applications
+    assert set(record["split_fingerprints"]["image"]) == {"1", "2"}
+    # what was prepared reads back as the same
+    again = runs.prepare(study, folder.parent.parent, made=True)
+    pd.testing.assert_frame_equal(again.metadata, data.metadata)
+    pd.testing.assert_frame_equal(again.splits, data.splits)
+    assert again.images == data.images
+
+
+def test_the_same_run_writes_the_same_bytes(run, tmp_path, monkeypatch):
+    study, _, folder = run
+    first = {name: (folder / name).read_bytes() for name in ("predictions.csv", "history.csv")}
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "another cache"))
+    again = tmp_path / "again"
+    training.train_run(study, "feature_extraction", "MobileNetV2", runs.prepare(study, again), again)
+    for name, content in first.items():
+        assert (again / name).read_bytes() == content
+
+
+def test_the_saved_model_takes_raw_pixels_and_needs_keras_alone(run, tmp_path):
+    _, data, folder = run
+    code = (
+        "import sys, keras, numpy as np; pixels = np.load(sys.argv[1]);"
+        "np.save(sys.argv[3], keras.models.load_model(sys.argv[2]).predict(pixels, verbose=0));"
+        "assert 'skin_tl' not in sys.modules"
+    )
+    np.save(tmp_path / "pixels.npy", data.images.pixels)
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "pixels.npy", folder / "model.keras", tmp_path / "out.npy"],
+        check=True,
+        cwd=tmp_path,
+    )
+    chances = pd.DataFrame(np.load(tmp_path / "out.npy"), index=data.images.ids)
+    predictions = pd.read_csv(folder / "predictions.csv")
+    first = predictions.query("split_policy == 'lesion' and preprocessing == 'native' and seed == 1")
+    expected = first[[f"p_{name}" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(chances.loc[first["image_id"]].to_numpy(), expected, atol=1e-4)
+
+
+def test_a_deleted_cache_is_said(small_study, tmp_path, monkeypatch):
+    runs.prepare_images(small_study, tmp_path / "runs")
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(SkinTLError, match="was the cache deleted"):
+        runs.read_images(tmp_path / "runs")
+
+
+def test_jax_gives_the_same_features_as_tensorflow(small_study, tmp_path):
+    pytest.importorskip("jax", reason="JAX is not installed: KERAS_BACKEND=jax ./run_all.sh installs it")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("compares JAX with TensorFlow: run it with KERAS_BACKEND=tensorflow")
+    folder = os.environ.get("SKIN_TL_TEST_WEIGHTS")
+    if not folder:
+        pytest.skip("real weights are not at hand: name their folder by SKIN_TL_TEST_WEIGHTS")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    code = (
+        "import sys, numpy as np; from skin_tl.backbones import *; pixels = np.load(sys.argv[1])\n"
+        "for name in ('VGG16', 'Xception', 'ResNet50', 'MobileNetV2'):\n"
+        "    weights = resolve_weights([name], 'imagenet')['backbones'][name]\n"
+        "    model = build_backbone(name, 'native', 96, weights)\n"
+        "    np.save(f'{sys.argv[2]}/{name}.npy', np.asarray(model.predict_on_batch(pixels)))\n"
+    )
+    environment = os.environ | {"SKIN_TL_WEIGHTS": os.path.abspath(folder)}
+    for backend in ("tensorflow", "jax"):
+        (tmp_path / backend).mkdir()
+        command = [sys.executable, "-c", code, tmp_path / "pixels.npy", tmp_path / backend]
+        subprocess.run(command, check=True, env=environment | {"KERAS_BACKEND": backend})
+    for name in ("VGG16", "Xception", "ResNet50", "MobileNetV2"):
+        one, other = (np.load(tmp_path / backend / f"{name}.npy") for backend in ("tensorflow", "jax"))
+        assert abs(one - other).max() < 1e-3, name
+
+
+def test_rows_of_a_split_index_the_images_of_the_array(run):
+    _, data, _ = run
+    rows = subset_rows(data.splits, "lesion", 1, data.images.ids)
+    lesion = data.metadata.set_index("image_id").loc[data.images.ids, "lesion_id"].to_numpy()
+    assert not set(lesion[rows["train"]]) & set(lesion[rows["test"]])
+    assert not set(lesion[rows["val"]]) & set(lesion[rows["test"]])
