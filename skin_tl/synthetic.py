@@ -1,0 +1,933 @@
+"""The demo's data set: dermatoscope-like pictures of seven lesion types, drawn from a seed.
+
+Takes a number of lesions and a seed; gives a folder in HAM10000's layout (``HAM10000_metadata.csv`` and two
+folders of JPEGs) that every reader of HAM10000 can open.  It shows that the pipeline works and teaches nobody
+medicine.
+
+A picture is built like the thing it imitates.  Maps of melanin, blood, blue-grey veil, keratin and scar are
+laid on a patch of skin, light is absorbed in them by Beer-Lambert's law, and a dermatoscope looks at the result:
+hairs, bubbles, scale marks, vignette, colour cast, focus.  What tells the types apart is structure, after the
+criteria that dermatologists use [1]_; how dark, how red and how large a lesion is comes from the same wide
+distributions for all types, so that colour alone says little.
+
+A lesion's own features come from one random generator and each picture of it from another, so that several
+pictures of one lesion are near duplicates, as in HAM10000: a split by image leaks.
+
+References
+----------
+.. [1] H. Kittler et al., "Standardization of terminology in dermoscopy/dermatoscopy", J Am Acad Dermatol 74(6),
+   2016, doi:10.1016/j.jaad.2015.12.038
+"""
+
+import csv
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy.ndimage import gaussian_filter
+
+from skin_tl.files import write_atomically
+
+WIDTH, HEIGHT = 320, 240
+"""Size in which pictures are drawn, in pixels; the finished picture is resized from it."""
+
+REACH = 1.7
+"""Noise covers the square from −REACH to REACH around a lesion, in units of the picture's height."""
+
+SKIN = np.array([0.97, 0.90, 0.86], np.float32)
+MELANIN = np.array([0.52, 0.92, 1.30], np.float32)
+BLOOD = np.array([0.22, 1.10, 0.85], np.float32)
+VEIL = np.array([0.42, 0.47, 0.58], np.float32)
+KERATIN = np.array([0.96, 0.90, 0.74], np.float32)
+SCAR = np.array([0.97, 0.91, 0.90], np.float32)
+"""Red-green-blue: bare skin (0..1), what a unit of melanin or blood absorbs, what veil, keratin, scar show (0..1)."""
+
+
+def _seeded(seed, *path):
+    """Return the generator that belongs to one thing of the data set, whatever else is drawn and in whatever order."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=path))
+
+
+def _between(rng, low, high):
+    return float(rng.uniform(low, high))
+
+
+def _chance(rng, probability):
+    return bool(rng.random() < probability)
+
+
+def _ramp(values, low, high):
+    """Rise smoothly from 0 at `low` to 1 at `high`."""
+    t = np.clip((values - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+class _View:
+    """Where each pixel of one picture lies on the skin, and what can be drawn there.
+
+    Skin coordinates have their origin in the lesion's middle and the picture's height as their unit.  Everything
+    that belongs to the lesion is placed in them by the lesion's own generator.
+
+    Attributes
+    ----------
+    u, v : numpy.ndarray, (HEIGHT, WIDTH) float32
+        Skin coordinates of the pixels.
+    """
+
+    def __init__(self, rng):
+        zoom = np.exp(rng.normal(0, 0.12))
+        angle = rng.normal(0, 0.2)
+        centre = np.array([WIDTH, HEIGHT]) / 2 + rng.normal(0, 0.035, 2) * HEIGHT
+        self.scale = HEIGHT * zoom
+        self._cos, self._sin = np.cos(angle), np.sin(angle)
+        self._centre = centre
+        x = (np.arange(WIDTH, dtype=np.float32)[None, :] - np.float32(centre[0])) / np.float32(self.scale)
+        y = (np.arange(HEIGHT, dtype=np.float32)[:, None] - np.float32(centre[1])) / np.float32(self.scale)
+        self.u = x * np.float32(self._cos) + y * np.float32(self._sin)
+        self.v = y * np.float32(self._cos) - x * np.float32(self._sin)
+
+    def pixels(self, points):
+        """Turn skin coordinates (n, 2) into pixel coordinates (n, 2)."""
+        u, v = np.asarray(points, float).T
+        x = u * self._cos - v * self._sin
+        y = u * self._sin + v * self._cos
+        return np.stack([x, y], axis=1) * self.scale + self._centre
+
+    def noise(self, rng, frequency, stretch=1.0, angle=0.0):
+        """Smooth random field of about unit spread, (HEIGHT, WIDTH) float32.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+        frequency : float
+            Grid points per unit of skin.
+        stretch : float
+            How many times longer its features are along `angle` (radians) than across.
+        """
+        step = self._step(frequency)
+        return self._enlarged(self._sampled(rng, frequency, step, stretch, angle))
+
+    def clouds(self, rng, frequency, octaves=3):
+        """Sum of noises, each of twice the frequency and half the strength, of about unit spread."""
+        fields = {}
+        for k in range(octaves):
+            step = self._step(frequency * 2**k)
+            fields[step] = fields.get(step, 0) + self._sampled(rng, frequency * 2**k, step) * np.float32(0.5**k)
+        return sum(map(self._enlarged, fields.values())) / np.float32(np.sqrt(sum(0.25**k for k in range(octaves))))
+
+    def _step(self, frequency):
+        """A coarse field is sampled on every second or fourth pixel alone."""
+        pixels = self.scale / frequency
+        return 4 if pixels >= 16 else 2 if pixels >= 8 else 1
+
+    def _sampled(self, rng, frequency, step, stretch=1.0, angle=0.0):
+        along, across = frequency / stretch, frequency
+        columns, rows = (int(2 * REACH * f) + 6 for f in (along, across))
+        grid = Image.fromarray(rng.standard_normal((rows, columns), dtype=np.float32))
+        # pixel → skin → grid, both affine
+        cos, sin = np.cos(angle), np.sin(angle)
+        to_skin = np.array([[self._cos, self._sin], [-self._sin, self._cos]]) / self.scale
+        to_grid = np.array([[cos * along, sin * along], [-sin * across, cos * across]])
+        matrix = (to_grid[:, :, None] * to_skin[None, :, :]).sum(axis=1)
+        offset = np.array([columns, rows]) / 2 - (matrix * self._centre[None, :]).sum(axis=1)
+        matrix = matrix * step
+        coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
+        size = (WIDTH // step, HEIGHT // step)
+        field = grid.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+        return np.asarray(field) * np.float32(1.4)
+
+    @staticmethod
+    def _enlarged(field):
+        if field.shape == (HEIGHT, WIDTH):
+            return field
+        return np.asarray(Image.fromarray(field).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+
+    def honeycomb(self, rng, period, disorder):
+        """Holes in a net: 1 in the middle of a hole, 0 on the net's knots, (HEIGHT, WIDTH) float32.
+
+        Parameters
+        ----------
+        period : float
+            Distance between holes in units of skin.
+        disorder : float
+            How far the net is warped, in periods; 0.3 looks regular, above 1 torn.
+        """
+        bend = 0.25 / period
+        u = self.u + np.float32(period * disorder) * self.noise(rng, bend)
+        v = self.v + np.float32(period * disorder) * self.noise(rng, bend)
+        u += np.float32(period * 0.13) * self.noise(rng, 0.9 / period)
+        v += np.float32(period * 0.13) * self.noise(rng, 0.9 / period)
+        k = 4 * np.pi / (np.sqrt(3) * period)
+        turn = _between(rng, 0, np.pi)
+        waves = sum(
+            np.cos(
+                u * np.float32(k * np.cos(turn + i * np.pi / 3 * 2))
+                + v * np.float32(k * np.sin(turn + i * np.pi / 3 * 2))
+            )
+            for i in range(3)
+        )
+        return (waves + np.float32(1.5)) / np.float32(4.5)
+
+    def strokes(self, lines, soft=0.0):
+        """Draw lines, each (points (n, 2), width, strength 0..1), as a map in 0..1, (HEIGHT, WIDTH) float32."""
+        canvas, pen = self._canvas()
+        if lines:
+            paths = np.split(
+                self.pixels(np.concatenate([points for points, _, _ in lines])) * 2,
+                np.cumsum([len(points) for points, _, _ in lines])[:-1],
+            )
+            for path, (_, width, strength) in zip(paths, lines, strict=True):
+                thick = max(1, round(width * self.scale * 2))
+                pen.line(path.ravel().tolist(), fill=int(255 * strength), width=thick, joint="curve")
+        return self._developed(canvas, soft)
+
+    def blots(self, rng, centres, radii, strengths=1.0, wobble=0.15, soft=0.0):
+        """Draw roundish spots as a map in 0..1, (HEIGHT, WIDTH) float32.
+
+        Parameters
+        ----------
+        centres : array-like, (n, 2)
+            In skin coordinates.
+        radii, strengths : float or array-like, (n,)
+            Radii in units of skin, strengths in 0..1.
+        wobble : float
+            How far the spots are from circles.
+        soft : float
+            Spread of their blur in units of skin.
+        """
+        canvas, pen = self._canvas()
+        centres = np.asarray(centres, float).reshape(-1, 2)
+        n = len(centres)
+        turn = np.linspace(0, 2 * np.pi, 13)[:-1]
+        a, b = rng.normal(0, wobble, (2, n, 1))
+        p, q = rng.uniform(0, 2 * np.pi, (2, n, 1))
+        edges = np.maximum(1 + a * np.cos(2 * turn + p) + b * np.cos(3 * turn + q), 0.3)
+        edges *= np.broadcast_to(radii, n)[:, None]
+        rings = np.stack([np.cos(turn) * edges, np.sin(turn) * edges], axis=-1) + centres[:, None, :]
+        rings = self.pixels(rings.reshape(-1, 2)).reshape(n, 2 * len(turn)) * 2
+        for ring, strength in zip(rings.tolist(), np.broadcast_to(strengths, n).tolist(), strict=True):
+            pen.polygon(ring, fill=int(255 * strength))
+        return self._developed(canvas, soft)
+
+    @staticmethod
+    def _canvas():
+        canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
+        return canvas, ImageDraw.Draw(canvas)
+
+    def _developed(self, canvas, soft):
+        ink = np.asarray(canvas.reduce(2), np.float32) / np.float32(255)
+        return gaussian_filter(ink, soft * self.scale, truncate=3) if soft else ink
+
+
+class _Outline:
+    """A lesion's outline: a circle, stretched and dented.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    radius : float
+        Mean radius in units of skin.
+    dents : float
+        Strength of the dents; 0.1 is regular, 0.3 is not.
+    elongation : float
+        Long axis over short axis.
+    """
+
+    def __init__(self, rng, radius, dents, elongation=1.2):
+        self.radius = radius
+        self._turn = _between(rng, 0, np.pi)
+        self._stretch = np.sqrt(elongation)
+        orders = np.arange(2, 8)
+        self._orders = orders
+        self._strengths = dents * rng.normal(0, 1, len(orders)) / (orders - 0.8)
+        self._phases = rng.uniform(0, 2 * np.pi, len(orders))
+
+    def _edge(self, angle):
+        dents = sum(
+            np.float32(a) * np.cos(np.float32(k) * angle + np.float32(p))
+            for k, a, p in zip(self._orders, self._strengths, self._phases, strict=True)
+        )
+        return np.float32(self.radius) * np.maximum(1 + dents, np.float32(0.35))
+
+    def depth(self, view):
+        """How far inside each pixel lies: 1 in the middle, 0 on the outline, negative outside."""
+        cos, sin = np.float32(np.cos(self._turn)), np.float32(np.sin(self._turn))
+        a = (view.u * cos + view.v * sin) / np.float32(self._stretch)
+        b = (view.v * cos - view.u * sin) * np.float32(self._stretch)
+        return 1 - np.hypot(a, b) / self._edge(np.arctan2(b, a))
+
+    def at(self, angles, distances):
+        """Skin coordinates (n, 2) of points given by angle and by distance in parts of the outline's radius."""
+        angles = np.asarray(angles, float)
+        reach = self._edge(angles) * distances
+        a = np.cos(angles) * reach * self._stretch
+        b = np.sin(angles) * reach / self._stretch
+        cos, sin = np.cos(self._turn), np.sin(self._turn)
+        return np.stack([a * cos - b * sin, a * sin + b * cos], axis=1)
+
+    def scatter(self, rng, n, inner=0.0, outer=0.9):
+        """Draw `n` points between two parts of the outline's radius, evenly over the area, (n, 2)."""
+        distances = np.sqrt(rng.uniform(inner**2, outer**2, n))
+        return self.at(rng.uniform(0, 2 * np.pi, n), distances)
+
+    def lattice(self, rng, spacing, jitter=0.25, outer=0.95):
+        """Draw points about `spacing` units apart all over the lesion, (n, 2)."""
+        reach = 2.2 * self.radius
+        n = int(2 * reach / spacing) + 1
+        j, i = np.mgrid[:n, :n]
+        points = np.stack([(i + 0.5 * (j % 2)) * spacing, j * spacing * 0.87], axis=-1).reshape(-1, 2)
+        points = points - points.mean(axis=0) + rng.normal(0, jitter * spacing, points.shape)
+        cos, sin = np.cos(self._turn), np.sin(self._turn)
+        a = (points[:, 0] * cos + points[:, 1] * sin) / self._stretch
+        b = (points[:, 1] * cos - points[:, 0] * sin) * self._stretch
+        return points[np.hypot(a, b) < outer * self._edge(np.arctan2(b, a))]
+
+
+@dataclass
+class _Look:
+    """What varies from lesion to lesion in the same way for all types.
+
+    Attributes
+    ----------
+    pigment, redness : float
+        How much melanin and blood the lesion's ground holds.
+    radius : float
+        In units of skin.
+    clarity : float
+        How plainly the lesion shows the features of its type, 0..1.
+    """
+
+    pigment: float
+    redness: float
+    radius: float
+    clarity: float
+
+
+def _look(rng):
+    return _Look(
+        pigment=float(np.clip(np.exp(rng.normal(-0.25, 0.5)), 0.2, 1.9)),
+        redness=float(np.clip(np.exp(rng.normal(-1.2, 0.6)), 0.05, 1.0)),
+        radius=float(np.clip(np.exp(rng.normal(-1.35, 0.27)), 0.14, 0.42)),
+        clarity=_between(rng, 0.25, 1.0),
+    )
+
+
+@dataclass
+class _Tissue:
+    """What lies in and on the skin, each a map (HEIGHT, WIDTH) float32; veil, keratin and scar are shares in 0..1."""
+
+    melanin: np.ndarray
+    blood: np.ndarray
+    veil: np.ndarray
+    keratin: np.ndarray
+    scar: np.ndarray
+
+    def colour(self, tint):
+        """Colour of the lit tissue, (3, HEIGHT, WIDTH) float32 in 0..1.
+
+        `tint` (3,) multiplies what melanin absorbs: browns differ from lesion to lesion.
+        """
+        layers = [
+            (np.clip(share, 0, 1), shown)
+            for share, shown in ((self.veil, VEIL), (self.scar, SCAR), (self.keratin, KERATIN))
+        ]
+        planes = []
+        for k in range(3):
+            plane = SKIN[k] * np.exp(-(self.melanin * (MELANIN[k] * tint[k]) + self.blood * BLOOD[k]))
+            for share, shown in layers:
+                plane += share * (shown[k] - plane)
+            planes.append(plane)
+        return np.stack(planes)
+
+
+def _bare_skin(rng, view, grain):
+    """Skin without a lesion: its tone, mottling, creases, freckles, follicles and small vessels."""
+    tone = float(np.clip(rng.gamma(1.6, 0.07), 0.02, 0.7))
+    flush = float(np.clip(rng.gamma(2.2, 0.07), 0.03, 0.5))
+    mottle = _between(rng, 0.2, 1.0) ** 2
+    clouds = mottle * view.clouds(rng, 8, 2)
+    melanin = tone * (1 - 0.15 * clouds)
+    blood = flush * (1 + 0.25 * clouds)
+    creases = _between(rng, 0.01, 0.06)
+    turn = _between(rng, 0, np.pi)
+    for angle in (turn, turn + _between(rng, 0.8, 1.5)):
+        melanin += creases * np.exp(-2 * np.abs(view.noise(rng, 26, stretch=9, angle=angle)))
+    melanin += 0.02 * grain
+    if _chance(rng, 0.3):
+        freckles = rng.uniform(-1.1, 1.1, (rng.integers(15, 70), 2))
+        sizes = rng.uniform(0.008, 0.03, len(freckles))
+        melanin += _between(rng, 0.1, 0.35) * view.blots(rng, freckles, sizes, wobble=0.3, soft=0.008)
+    if _chance(rng, 0.3):
+        starts = rng.uniform(-1, 1, (rng.integers(8, 35), 2))
+        vessels = [
+            (_wander(rng, p, _between(rng, 0, 6.3), _between(rng, 0.08, 0.45), 0.3), _between(rng, 0.003, 0.007), 0.8)
+            for p in starts
+        ]
+        blood += _between(rng, 0.1, 0.4) * view.strokes(vessels, soft=0.003)
+    scar = np.zeros_like(blood)
+    if _chance(rng, 0.25):
+        pores = rng.uniform(-1, 1, (rng.integers(60, 160), 2))
+        scar += _between(rng, 0.15, 0.4) * view.blots(rng, pores, 0.008, wobble=0.2, soft=0.004)
+    return _Tissue(np.maximum(melanin, 0), np.maximum(blood, 0), np.zeros_like(blood), np.zeros_like(blood), scar)
+
+
+def _stain(rng, view, outline, fade, rough, frequency=9, octaves=2):
+    """The lesion's ground: 1 inside, 0 outside, over a border that is `fade` wide (in radii) and `rough`."""
+    depth = outline.depth(view)
+    edge = depth + np.float32(rough) * view.clouds(rng, frequency, octaves)
+    return depth, _ramp(edge, 0, fade)
+
+
+def _network(view, rng, period, disorder, thick):
+    """The brown lines of a pigment network in 0..1, `thick` from 0 (hair-thin) to 1 (holes closed)."""
+    holes = view.honeycomb(rng, period, disorder)
+    middle = 0.12 + 0.38 * thick
+    return 1 - _ramp(holes, middle - 0.12, middle + 0.22)
+
+
+def _wander(rng, start, heading, length, bend, step=0.012):
+    """A line that wanders: points (n, 2) from `start` along `heading` (radians), `length` units long."""
+    n = max(3, int(length / step))
+    headings = heading + np.cumsum(rng.normal(0, bend, n))
+    steps = np.stack([np.cos(headings), np.sin(headings)], axis=1) * (length / n)
+    return np.concatenate([[start], start + np.cumsum(steps, axis=0)])
+
+
+def _vessel_tree(rng, start, heading, length, width, generations=3):
+    """Lines (points, width, strength) of a vessel that branches and thins."""
+    trunk = _wander(rng, start, heading, length, 0.22)
+    lines = [(trunk, width, 0.7 + 0.1 * generations)]
+    if generations:
+        for _ in range(rng.integers(2, 4)):
+            at = int(_between(rng, 0.25, 0.95) * (len(trunk) - 1))
+            side = heading + rng.choice([-1, 1]) * _between(rng, 0.4, 1.1)
+            lines += _vessel_tree(rng, trunk[at], side, length * _between(rng, 0.4, 0.7), width * 0.68, generations - 1)
+    return lines
+
+
+# The seven types.  Each draws its features into the tissue.
+
+
+def _nevus(rng, view, skin, look):
+    """Melanocytic nevus: regular network or globules, symmetric, one or two browns."""
+    atypical = _chance(rng, 0.25)  # dysplastic nevi look a little like melanomas
+    outline = _Outline(rng, look.radius, 0.13 if atypical else 0.06, _between(rng, 1.0, 1.6))
+    depth, ground = _stain(rng, view, outline, _between(rng, 0.2, 0.6), 0.09 if atypical else 0.045)
+    kind = rng.choice(["network", "globules", "plain"], p=[0.6, 0.2, 0.2])
+    pigment = look.pigment * ground
+    centre = _between(rng, -0.4, 0.5)  # the second brown: a darker or paler middle
+    pigment *= 1 + centre * _ramp(depth + 0.1 * view.clouds(rng, 6, 2), 0.2, 0.8)
+    if atypical:
+        pigment *= 1 + 0.3 * view.clouds(rng, 5, 3)
+    if kind == "network":
+        net = _network(view, rng, _between(rng, 0.028, 0.046), 0.3, _between(rng, 0.2, 0.6))
+        share = (0.25 + 0.5 * look.clarity) * _ramp(view.clouds(rng, 5, 2), -1.6, 0.4)
+        pigment *= 1 - 0.75 * share + 1.4 * share * net
+    elif kind == "globules":
+        points = outline.lattice(rng, _between(rng, 0.03, 0.05))
+        dots = view.blots(rng, points, _between(rng, 0.009, 0.014), wobble=0.1, soft=0.003)
+        pigment *= 0.65 + (0.4 + 0.6 * look.clarity) * dots
+    elif _chance(rng, 0.3):  # a papillomatous nevus has cysts as a keratosis has
+        cysts = outline.scatter(rng, rng.integers(2, 9), 0, 0.8)
+        skin.keratin += 0.5 * look.clarity * view.blots(rng, cysts, 0.009, soft=0.004)
+    skin.melanin += pigment * (1 + 0.15 * view.clouds(rng, 12, 3))
+    skin.blood += look.redness * ground
+
+
+def _melanoma(rng, view, skin, look):
+    """Melanoma: asymmetry in shape and colour, irregular border, atypical network, streaks, veil, regression."""
+    outline = _Outline(rng, look.radius * 1.1, 0.07 + 0.13 * look.clarity, _between(rng, 1.0, 1.6))
+    side = _between(rng, 0, 2 * np.pi)
+    tilt = ((view.u * np.cos(side) + view.v * np.sin(side)) / look.radius).astype(np.float32)
+    _, ground = _stain(rng, view, outline, 0.07 + 0.3 * _ramp(-tilt, -1, 1), 0.11, octaves=3)
+    patches = view.clouds(rng, 5, 4) + np.float32(0.6 * look.clarity) * tilt
+    dark = _ramp(patches, -0.6, 1.3)
+    net = _network(view, rng, _between(rng, 0.035, 0.06), 0.7, _between(rng, 0.3, 0.7))
+    net_share = _between(rng, 0.2, 0.7) * _ramp(view.clouds(rng, 4, 2), -0.6, 0.8)
+    pigment = look.pigment * ground * (0.4 + (0.4 + 1.1 * look.clarity) * dark)
+    pigment *= 1 - net_share + 1.5 * net_share * net
+    streaks = []
+    for angle in side + rng.normal(0, 0.6, rng.integers(6, 26)) if _chance(rng, 0.5) else []:
+        start = outline.at([angle], _between(rng, 0.8, 0.95))[0]
+        outward = np.arctan2(start[1], start[0])
+        line = _wander(rng, start, outward, look.radius * _between(rng, 0.12, 0.3), 0.1)
+        streaks += [(line, _between(rng, 0.005, 0.011), 0.9), (line[-2:], 0.013, 0.9)]
+    pigment += look.pigment * 0.8 * view.strokes(streaks, soft=0.004)
+    n = rng.integers(6, 36)
+    clumps = outline.at(side + rng.normal(0, 0.9, n), rng.uniform(0.2, 1.0, n))
+    pigment += 0.8 * view.blots(rng, clumps, rng.uniform(0.004, 0.014, n), wobble=0.25, soft=0.003)
+    skin.melanin += pigment * (1 + 0.15 * view.clouds(rng, 20, 2))
+    skin.blood += look.redness * ground * (0.4 + _ramp(view.clouds(rng, 5, 2), 0, 1.2))
+    if _chance(rng, 0.55):
+        middle = outline.at([side + _between(rng, -1, 1)], _between(rng, 0.1, 0.5))
+        veil = view.blots(rng, middle, look.radius * _between(rng, 0.35, 0.6), wobble=0.3, soft=0.035)
+        veil *= ground * _ramp(view.clouds(rng, 9, 3), -1.6, 0.8)
+        skin.veil += _between(rng, 0.3, 0.75) * veil
+    if _chance(rng, 0.45):
+        away = outline.at([side + np.pi + rng.normal(0, 0.5)], _between(rng, 0.2, 0.6))
+        loss = view.blots(rng, away, look.radius * _between(rng, 0.3, 0.5), wobble=0.4, soft=0.03)
+        loss *= _ramp(view.clouds(rng, 12, 3), -1.2, 0.8) * ground
+        skin.melanin *= 1 - 0.75 * loss
+        skin.scar += 0.35 * loss
+        pepper = away + rng.normal(0, 0.35 * look.radius, (rng.integers(20, 70), 2))
+        skin.veil += 0.7 * view.blots(rng, pepper, 0.0045, soft=0.001) * loss
+
+
+def _basal_cell(rng, view, skin, look):
+    """Basal cell carcinoma: arborising vessels, blue-grey ovoid nests, shiny ground, an erosion."""
+    outline = _Outline(rng, look.radius, 0.14, _between(rng, 1.0, 1.5))
+    depth, ground = _stain(rng, view, outline, 0.5, 0.12)
+    pigmented = _chance(rng, 0.45)
+    skin.melanin += look.pigment * ground * (0.5 if pigmented else 0.12) * (0.7 + 0.5 * view.clouds(rng, 6))
+    skin.blood += (0.15 + look.redness) * ground * 0.7
+    skin.scar += 0.3 * _ramp(depth, 0.1, 0.7) * _ramp(view.clouds(rng, 7, 2), -0.3, 1.2)
+    lines = []
+    for _ in range(rng.integers(2, 6)):
+        start = outline.at([_between(rng, 0, 2 * np.pi)], _between(rng, 0.8, 1.15))[0]
+        inward = np.arctan2(-start[1], -start[0]) + rng.normal(0, 0.5)
+        lines += _vessel_tree(rng, start, inward, look.radius * _between(rng, 0.7, 1.2), _between(rng, 0.006, 0.012))
+    skin.blood += (0.5 + 0.9 * look.clarity) * view.strokes(lines, soft=0.0025)
+    n = rng.integers(3, 14) if pigmented or _chance(rng, 0.5) else 0
+    nests = outline.scatter(rng, n, 0.2, 0.95)
+    blobs = view.blots(rng, nests, rng.uniform(0.012, 0.042, n), rng.uniform(0.5, 1, n), wobble=0.2, soft=0.007)
+    blobs *= 0.85 + 0.25 * view.clouds(rng, 20, 2)
+    skin.veil += (0.4 + 0.4 * look.clarity) * blobs
+    skin.melanin += 0.9 * blobs
+    if _chance(rng, 0.35):
+        crust = view.blots(rng, outline.scatter(rng, 3, 0, 0.4), rng.uniform(0.015, 0.04, 3), wobble=0.3, soft=0.004)
+        skin.blood += 1.4 * crust
+        skin.melanin += 0.5 * crust
+    if _chance(rng, 0.4):
+        shine = [
+            (_wander(rng, p, _between(rng, 0, np.pi), 0.05, 0.03), 0.005, 0.8)
+            for p in outline.scatter(rng, rng.integers(5, 15), 0, 0.8)
+        ]
+        skin.scar += 0.7 * view.strokes(shine)
+
+
+def _keratosis(rng, view, skin, look):
+    """Benign keratosis: stuck-on sharp border, milia-like cysts, comedo-like openings, ridges or fingerprint."""
+    outline = _Outline(rng, look.radius * 1.05, 0.09, _between(rng, 1.0, 1.6))
+    depth, ground = _stain(rng, view, outline, _between(rng, 0.05, 0.16), 0.05, 14, octaves=3)
+    turn = _between(rng, 0, np.pi)
+    kind = rng.choice(["ridges", "fingerprint", "smooth"], p=[0.45, 0.25, 0.3])
+    texture = np.float32(0)
+    if kind == "ridges":
+        folds = view.noise(rng, 11) + 0.5 * view.noise(rng, 22)
+        texture = np.exp(-((folds / 0.35) ** 2)) - 0.35
+    elif kind == "fingerprint":
+        bent = view.u * np.cos(turn) + view.v * np.sin(turn) + 0.04 * view.noise(rng, 6)
+        lines = np.cos(bent.astype(np.float32) * np.float32(2 * np.pi / _between(rng, 0.026, 0.04)))
+        texture = 0.6 * lines * _ramp(view.clouds(rng, 6, 2), -1, 0.8)
+    ground = ground * (1 + (0.25 + 0.45 * look.clarity) * texture)
+    skin.melanin += look.pigment * ground * (0.9 + 0.25 * view.clouds(rng, 8, 4))
+    skin.blood += 0.8 * look.redness * ground
+    skin.keratin += 0.15 * _ramp(depth, 0.0, 0.1) * _ramp(view.clouds(rng, 14, 3), 0.2, 1.4)
+    n = int(rng.integers(6, 30) * (0.4 + 0.6 * look.clarity))
+    cysts = view.blots(rng, outline.scatter(rng, n, 0, 0.88), rng.uniform(0.005, 0.014, n), wobble=0.1, soft=0.004)
+    skin.keratin += (0.4 + 0.5 * look.clarity) * cysts
+    n = rng.integers(3, 18) if _chance(rng, 0.7) else 0
+    plugs = view.blots(rng, outline.scatter(rng, n, 0, 0.9), rng.uniform(0.006, 0.017, n), wobble=0.2, soft=0.002)
+    skin.melanin += 1.2 * plugs
+    if _chance(rng, 0.2):  # inflamed, with the grey of a regressing lesion
+        skin.veil += 0.4 * ground * _ramp(view.clouds(rng, 6, 3), 0.3, 1.5)
+
+
+def _dermatofibroma(rng, view, skin, look):
+    """Dermatofibroma: a white scar-like patch in the middle of a faint, fading network."""
+    outline = _Outline(rng, look.radius * 1.1, 0.05, _between(rng, 1.0, 1.3))
+    depth, ground = _stain(rng, view, outline, _between(rng, 0.7, 1.0), 0.08)
+    net = _network(view, rng, _between(rng, 0.026, 0.04), 0.35, 0.35)
+    net *= _ramp(view.clouds(rng, 5, 2), -1.4, 0.4)
+    skin.melanin += 0.55 * look.pigment * ground * (0.6 + 0.7 * look.clarity * net)
+    skin.blood += (0.1 + look.redness) * ground * (1 + 0.2 * view.clouds(rng, 8, 2))
+    patch = _ramp(depth + 0.09 * view.clouds(rng, 8, 3), _between(rng, 0.25, 0.4), _between(rng, 0.6, 0.8))
+    if _chance(rng, 0.35):  # a white network rather than a plain scar
+        white = _network(view, rng, _between(rng, 0.035, 0.055), 0.4, 0.5)
+        patch = patch * (0.45 + 0.55 * white)
+    else:
+        patch = patch * (0.85 + 0.15 * view.clouds(rng, 18, 2))
+    skin.scar += (0.4 + 0.45 * look.clarity) * patch
+    skin.melanin *= 1 - 0.7 * np.clip(patch, 0, 1)
+
+
+def _vascular(rng, view, skin, look):
+    """Angioma or angiokeratoma: sharply bordered red, purple or blue-black lacunae parted by pale septa."""
+    outline = _Outline(rng, look.radius * 0.95, 0.1, _between(rng, 1.0, 1.4))
+    _, ground = _stain(rng, view, outline, 0.12, 0.05)
+    spacing = _between(rng, 0.055, 0.1)
+    centres = outline.lattice(rng, spacing, 0.2, outer=0.92)
+    n = len(centres)
+    sizes = spacing * rng.uniform(0.36, 0.56, n)
+    lacunae = view.blots(rng, centres, sizes, rng.uniform(0.6, 1, n), wobble=0.15, soft=0.004)
+    lacunae *= 0.9 + 0.15 * view.clouds(rng, 12, 2)
+    purple = _between(rng, 0, 1) ** 2
+    skin.blood += ground * (0.3 + 0.5 * look.redness) + lacunae * _between(rng, 0.9, 1.9)
+    skin.melanin += lacunae * purple * _between(rng, 0.1, 1.0) + 0.1 * look.pigment * ground
+    skin.veil += 0.35 * purple * lacunae
+    skin.scar += (0.1 + 0.4 * look.clarity) * ground * (1 - np.clip(lacunae, 0, 1))
+
+
+def _keratosis_actinic(rng, view, skin, look):
+    """Actinic keratosis or Bowen's disease: red pseudonetwork around pale follicles, scale, glomerular vessels."""
+    outline = _Outline(rng, look.radius * 1.25, 0.1, _between(rng, 1.0, 1.5))
+    depth, ground = _stain(rng, view, outline, _between(rng, 0.5, 1.0), 0.14, octaves=3)
+    strength = 0.4 + 0.6 * look.clarity
+    skin.melanin += look.pigment * ground * _between(rng, 0.05, 0.5) * (0.8 + 0.4 * view.clouds(rng, 7))
+    follicles = outline.lattice(rng, _between(rng, 0.042, 0.065), 0.22, outer=1.05)
+    sizes = rng.uniform(0.009, 0.016, len(follicles))
+    halo = view.blots(rng, follicles, sizes, wobble=0.12, soft=0.006) * ground
+    plug = view.blots(rng, follicles, sizes * 0.4, wobble=0.12, soft=0.002) * ground
+    red = (0.15 + look.redness) * ground * (0.8 + 0.35 * view.clouds(rng, 8))
+    skin.blood += red + 0.4 * strength * ground * (1 - halo)
+    skin.blood *= 1 - 0.6 * halo * strength
+    skin.keratin += strength * (0.25 * halo + 0.35 * plug)
+    if _chance(rng, 0.75):
+        flakes = _ramp(view.clouds(rng, 8, 4), _between(rng, 0.4, 0.8), 1.5) * _ramp(depth, 0, 0.4)
+        ragged = _ramp(view.noise(rng, 30, stretch=2.5, angle=_between(rng, 0, np.pi)), -0.6, 0.6)
+        skin.scar += _between(rng, 0.3, 0.7) * flakes * ragged
+        skin.keratin += _between(rng, 0.1, 0.5) * flakes * ragged
+    if _chance(rng, 0.4):
+        dots = outline.scatter(rng, rng.integers(20, 60), 0, 0.9)
+        skin.blood += 0.6 * view.blots(rng, dots, 0.006, wobble=0.3, soft=0.002)
+
+
+# The dermatoscope and what lies between it and the lesion.
+
+
+def _hairs(rng, view, size):
+    """Hairs of the patch of skin as a mask for the finished picture, and their colour; None for bare skin."""
+    kind = rng.choice(["none", "few", "many", "stubble"], p=[0.5, 0.28, 0.1, 0.12])
+    count = {"none": 0, "few": rng.integers(1, 7), "many": rng.integers(12, 30), "stubble": rng.integers(15, 60)}[kind]
+    if not count:
+        return None
+    width = _between(rng, 0.004, 0.009)
+    heading = _between(rng, 0, 2 * np.pi)
+    canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
+    pen = ImageDraw.Draw(canvas)
+    for _ in range(count):
+        length = _between(rng, 0.04, 0.12) if kind == "stubble" else _between(rng, 0.4, 1.4)
+        start = rng.uniform(-1, 1, 2)
+        line = _wander(rng, start, heading + rng.normal(0, 0.4), length, 0.05, step=0.025)
+        path = [tuple(p) for p in view.pixels(line) * 2]
+        pen.line(path, fill=int(_between(rng, 150, 235)), width=max(1, round(width * view.scale * 2)), joint="curve")
+    dark = np.array([45, 32, 28]) + rng.uniform(0, 1) ** 2 * np.array([110, 85, 60])
+    return canvas.resize(size, Image.Resampling.BOX), tuple(int(c) for c in dark)
+
+
+@dataclass
+class _Camera:
+    """The dermatoscope of one visit; the pictures of a lesion were taken with the same one.
+
+    Attributes
+    ----------
+    cast : numpy.ndarray, (3,)
+        What it makes of white.
+    light, gamma : float
+        Exposure and tone curve; 1 changes nothing.
+    edge, softness : float
+        Where its tube begins to show and over which distance, in units of the picture's height from the middle.
+    """
+
+    cast: np.ndarray
+    light: float
+    gamma: float
+    edge: float
+    softness: float
+
+
+def _camera(rng):
+    return _Camera(
+        cast=np.exp(rng.normal(0, 1, 3) * np.array([0.05, 0.06, 0.10])),
+        light=float(np.exp(rng.normal(-0.06, 0.11))),
+        gamma=float(np.exp(rng.normal(0, 0.12))),
+        edge=_between(rng, 0.62, 0.78) if _chance(rng, 0.2) else 2.0,
+        softness=_between(rng, 0.015, 0.1),
+    )
+
+
+def _photograph(rng, camera, colour):
+    """Light and lens: colour cast, uneven light, vignette, focus, grain.  Gives (HEIGHT, WIDTH, 3) float32 in 0..1."""
+    y, x = np.ogrid[:HEIGHT, :WIDTH]
+    x = (x.astype(np.float32) - WIDTH / 2) / HEIGHT
+    y = (y.astype(np.float32) - HEIGHT / 2) / HEIGHT
+    blur = abs(rng.normal(0, 0.55))
+    if blur > 0.3:
+        colour = np.stack([gaussian_filter(plane, blur, truncate=2.5) for plane in colour])
+    cast = (camera.cast * np.exp(rng.normal(0, 0.02, 3))).astype(np.float32)
+    light = np.float32(camera.light * np.exp(rng.normal(0, 0.05)))
+    turn = _between(rng, 0, 2 * np.pi)
+    slope = np.float32(abs(rng.normal(0, 0.08)))
+    field = light * (1 + slope * (x * np.float32(np.cos(turn)) + y * np.float32(np.sin(turn))))
+    radius = np.hypot(x, y)
+    field *= 1 - np.float32(_between(rng, 0, 0.4)) * radius**2
+    if camera.edge < 1:
+        field *= 1 - _ramp(radius, camera.edge, camera.edge + camera.softness) * np.float32(0.97)
+    gamma = np.float32(camera.gamma * np.exp(rng.normal(0, 0.04)))
+    grain = rng.standard_normal((HEIGHT, WIDTH), dtype=np.float32) * np.float32(_between(rng, 0.004, 0.014))
+    planes = [np.clip(plane * (field * c), 0, 1.1) ** gamma + grain for plane, c in zip(colour, cast, strict=True)]
+    return np.clip(np.stack(planes, axis=-1), 0, 1)
+
+
+def _accessories(rng, picture):
+    """Bubbles in the contact fluid, glints and the marks of a scale, drawn on the finished picture."""
+    width, height = picture.size
+    unit = height / 450
+    pen = ImageDraw.Draw(picture, "RGBA")
+    for _ in range(rng.integers(1, 6) if _chance(rng, 0.25) else 0):
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        r = _between(rng, 4, 16) * unit
+        pen.ellipse((x - r, y - r, x + r, y + r), outline=(255, 255, 255, 70), width=max(1, round(1.5 * unit)))
+        pen.arc((x - r, y - r, x + r, y + r), 200, 260, fill=(255, 255, 255, 170), width=max(1, round(2 * unit)))
+    for _ in range(rng.integers(3, 25) if _chance(rng, 0.3) else 0):
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        r = _between(rng, 0.6, 1.6) * unit
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=(255, 255, 255, 150))
+    if _chance(rng, 0.18):
+        x, y = width * _between(rng, 0.78, 0.9), height * (-0.02 if _chance(rng, 0.5) else 0.85)
+        turn = rng.choice([-1, 1]) * _between(rng, 0.3, 0.9)
+        along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([np.sin(turn), -np.cos(turn)])
+        for k in range(6):
+            foot = np.array([x, y]) + along * k * 17 * unit
+            tip = foot + across * (22 if k % 5 == 0 else 14) * unit
+            pen.line([tuple(foot), tuple(tip)], fill=(20, 18, 20, 220), width=max(1, round(2.5 * unit)))
+
+
+@dataclass(frozen=True)
+class _Type:
+    """One type of lesion: how it is drawn, and what HAM10000's table says of it (shares of lesions, rounded)."""
+
+    draw: callable
+    share: float
+    age: tuple  # mean and standard deviation, years
+    male: float
+    views: tuple  # shares of lesions with 1, 2, 3 and 4 pictures
+    dx_type: dict
+    sites: dict
+
+
+TYPES = {
+    "akiec": _Type(
+        _keratosis_actinic, 0.031, (66.5, 11.5), 0.65, (0.66, 0.25, 0.08, 0.01),
+        {"histo": 1.0},
+        {"face": 37, "upper extremity": 18, "lower extremity": 18, "back": 10, "chest": 4, "hand": 4, "neck": 4,
+         "scalp": 3, "abdomen": 1, "ear": 1},
+    ),
+    "bcc": _Type(
+        _basal_cell, 0.044, (67.0, 13.5), 0.63, (0.54, 0.36, 0.09, 0.01),
+        {"histo": 1.0},
+        {"back": 38, "face": 19, "lower extremity": 11, "chest": 10, "upper extremity": 10, "neck": 3, "scalp": 3,
+         "abdomen": 3, "trunk": 2, "unknown": 1},
+    ),
+    "bkl": _Type(
+        _keratosis, 0.097, (64.5, 14.0), 0.58, (0.60, 0.31, 0.08, 0.01),
+        {"histo": 0.67, "consensus": 0.28, "confocal": 0.05},
+        {"face": 27, "back": 18, "lower extremity": 15, "upper extremity": 9, "trunk": 8, "chest": 7, "abdomen": 5,
+         "neck": 3, "scalp": 3, "unknown": 3, "hand": 2},
+    ),
+    "df": _Type(
+        _dermatofibroma, 0.010, (52.5, 13.0), 0.48, (0.53, 0.36, 0.11, 0.0),
+        {"consensus": 0.6, "histo": 0.4},
+        {"lower extremity": 75, "upper extremity": 19, "abdomen": 3, "back": 1, "foot": 1, "genital": 1},
+    ),
+    "mel": _Type(
+        _melanoma, 0.082, (61.5, 15.0), 0.60, (0.38, 0.45, 0.16, 0.01),
+        {"histo": 1.0},
+        {"back": 30, "upper extremity": 18, "lower extremity": 17, "face": 11, "chest": 6, "abdomen": 5, "trunk": 4,
+         "neck": 3, "ear": 2, "foot": 2, "scalp": 1, "unknown": 1},
+    ),
+    "nv": _Type(
+        _nevus, 0.723, (47.0, 14.0), 0.51, (0.82, 0.13, 0.05, 0.0),
+        {"follow_up": 0.69, "histo": 0.25, "consensus": 0.06},
+        {"lower extremity": 22, "trunk": 21, "back": 20, "abdomen": 13, "upper extremity": 9, "foot": 4, "unknown": 3,
+         "chest": 2, "face": 1, "genital": 1, "hand": 1, "neck": 1, "acral": 1},
+    ),
+    "vasc": _Type(
+        _vascular, 0.013, (52.5, 20.0), 0.51, (0.65, 0.26, 0.08, 0.01),
+        {"consensus": 0.66, "histo": 0.34},
+        {"trunk": 28, "abdomen": 22, "lower extremity": 16, "back": 12, "upper extremity": 6, "face": 5, "chest": 3,
+         "hand": 3, "neck": 2, "scalp": 2},
+    ),
+}  # fmt: skip
+
+
+def draw_lesion(dx, rng, size=(600, 450)):
+    """Draw one picture of a new lesion.
+
+    Parameters
+    ----------
+    dx : str
+        A key of `TYPES`.
+    rng : numpy.random.Generator
+        Two generators are spawned from it: one for the lesion, one for the picture.
+    size : tuple of int
+        Width and height in pixels.  The picture is drawn 4:3 and squashed to any other shape.
+
+    Returns
+    -------
+    numpy.ndarray, (height, width, 3) uint8
+    """
+    return np.asarray(_picture(dx, *rng.spawn(2), size))
+
+
+def _picture(dx, lesion_rng, view_rng, size):
+    """Draw the picture that `view_rng` takes of the lesion that `lesion_rng` makes, as a Pillow image."""
+    view = _View(view_rng)
+    rng = lesion_rng
+    look = _look(rng)
+    tint = np.exp(rng.normal(0, 1, 3) * np.array([0.10, 0.05, 0.12])).astype(np.float32)
+    camera = _camera(rng)
+    grain = view.noise(rng, 60)
+    skin = _bare_skin(rng, view, grain)
+    hairs = _hairs(rng, view, size)
+    TYPES[dx].draw(rng, view, skin, look)
+    skin.melanin *= 1 + 0.1 * grain
+    lit = _photograph(view_rng, camera, skin.colour(tint))
+    picture = Image.fromarray((lit * 255 + 0.5).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    if hairs:
+        mask, colour = hairs
+        picture.paste(colour, mask=mask)
+    _accessories(view_rng, picture)
+    return picture
+
+
+def draw_dataset(folder, n_lesions=520, seed=0, size=(600, 450), workers=None, on_image=None):
+    """Draw a whole data set into a folder laid out as HAM10000 is.
+
+    Every picture has its own random generators, made of the seed, its lesion and its number: the files are the same
+    bytes with any number of workers.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        Written whole or not at all; replaced if it exists.
+    n_lesions : int
+        At least 35.  The types get HAM10000's shares, but at least ``min(15, n_lesions // 7)`` lesions each.
+        About 1.35 times as many pictures are drawn.
+    seed : int
+        Not negative.
+    size : tuple of int
+        Width and height of the pictures, in pixels.
+    workers : int, optional
+        Processes to draw with; by default as many as there are processors to use.  1 draws in this process.
+    on_image : callable, optional
+        Called without arguments after each picture.
+
+    Returns
+    -------
+    pathlib.Path
+        `folder`.
+
+    Raises
+    ------
+    ValueError
+        If `n_lesions` is under 35.
+    SkinTLError
+        If the disk is full.
+    """
+    folder = Path(folder)
+    rows = _table(n_lesions, seed)
+    with write_atomically(folder) as part:
+        halves = [part / f"HAM10000_images_part_{k}" for k in (1, 2)]
+        for path in halves:
+            path.mkdir(parents=True)
+        last_of_first = sorted(row["image_id"] for row in rows)[(len(rows) - 1) // 2]
+        jobs = []
+        for row in rows:
+            path = halves[row["image_id"] > last_of_first] / f"{row['image_id']}.jpg"
+            jobs.append((row["dx"], seed, row.pop("lesion"), row.pop("view"), size, path))
+        for _ in _run(_draw_file, jobs, workers or _processors()):
+            if on_image:
+                on_image()
+        with open(part / "HAM10000_metadata.csv", "w", newline="", encoding="utf-8") as stream:
+            table = csv.DictWriter(stream, rows[0], lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        (part / "ATTRIBUTION.md").write_text(ATTRIBUTION.format(seed=seed), encoding="utf-8", newline="\n")
+    return folder
+
+
+def count_images(n_lesions=520, seed=0):
+    """Return how many pictures `draw_dataset` draws: what a progress bar needs to know."""
+    return len(_table(n_lesions, seed))
+
+
+ATTRIBUTION = """\
+# Synthetic pictures
+
+Nothing in this folder is a photograph, and no patient stands behind any row of the table. Pictures and metadata were
+drawn by `skin_tl.synthetic` from seed {seed}, in the layout of HAM10000 (P. Tschandl et al., doi:10.7910/DVN/DBW86T) so
+that the same code reads both. They show that the pipeline works; no figure computed from them says anything about
+skin cancer. The project's licence (MIT) covers them.
+"""
+
+
+def _table(n_lesions, seed):
+    """Make the rows of the metadata table, sorted by lesion: dicts with its columns, `lesion` and `view` (numbers)."""
+    if n_lesions < 35:
+        raise ValueError(f"n_lesions is {n_lesions}; at least 35 are needed for 5 lesions of each of the 7 types")
+    rng = _seeded(seed, 0)
+    diagnoses = np.repeat(list(TYPES), list(lesions_per_type(n_lesions).values()))
+    rng.shuffle(diagnoses)
+    rows = []
+    for lesion, dx in enumerate(diagnoses.tolist()):
+        kind = TYPES[dx]
+        age = 5 * round(float(np.clip(rng.normal(*kind.age), 5, 85)) / 5)
+        sex = "male" if _chance(rng, kind.male) else "female"
+        person = {
+            "lesion_id": f"HAM_{9000001 + lesion}",
+            "image_id": None,
+            "dx": dx,
+            "dx_type": _pick(rng, kind.dx_type),
+            "age": "" if _chance(rng, 0.008) else f"{age:.1f}",
+            "sex": "unknown" if _chance(rng, 0.006) else sex,
+            "localization": _pick(rng, kind.sites),
+        }
+        n_views = int(_pick(rng, dict(enumerate(kind.views, 1))))
+        rows += [person | {"lesion": lesion, "view": view} for view in range(n_views)]
+    for row, number in zip(rows, rng.permutation(len(rows)).tolist(), strict=True):
+        row["image_id"] = f"ISIC_{9000001 + number}"
+    return rows
+
+
+def lesions_per_type(n_lesions):
+    """Share `n_lesions` out over the types: HAM10000's shares, and no type under ``min(15, n_lesions // 7)``.
+
+    Returns
+    -------
+    dict
+        Number of lesions by diagnosis; they add up to `n_lesions`.
+    """
+    least = min(15, n_lesions // 7)
+    counts = {dx: max(least, int(kind.share * n_lesions)) for dx, kind in TYPES.items()}
+    counts["nv"] += n_lesions - sum(counts.values())  # the commonest by far: it pays for the rest
+    return counts
+
+
+def _pick(rng, weights):
+    keys, values = list(weights), np.array(list(weights.values()), float)
+    return keys[int(rng.choice(len(keys), p=values / values.sum()))]
+
+
+def _draw_file(job):
+    dx, seed, lesion, view, size, path = job
+    picture = _picture(dx, _seeded(seed, 1, lesion), _seeded(seed, 2, lesion, view), size)
+    picture.save(path, "JPEG", quality=92)
+
+
+def _processors():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(work, jobs, workers):
+    """Yield as `jobs` get done, in their order, by `workers` fresh processes that share nothing with this one."""
+    if workers == 1:
+        yield from map(work, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(work, jobs, chunksize=4)
