@@ -140,7 +140,8 @@ def _compare_cell(lesions, n_boot, seed):
         found = []
         for a, b in combinations(lesions, 2):
             difference = values[a][metric, "all"] - values[b][metric, "all"]
-            low, high, p = paired_interval(difference, draws[a][metric, None] - draws[b][metric, None])
+            drawn = draws[a][metric, None] - draws[b][metric, None]
+            low, high, p = paired_interval(difference, drawn, _units(metric, y))
             if metric == "accuracy":
                 p = exact_mcnemar(hits[a], hits[b])
             found.append(
@@ -162,22 +163,30 @@ def _compare_cell(lesions, n_boot, seed):
     return rows
 
 
+def _units(metric, y):
+    """Return how many lesions' spread a metric's standard error is known from; `y` holds a diagnosis per lesion."""
+    return len(y) if metric == "accuracy" else np.bincount(y)[np.unique(y)].min()
+
+
 def exact_mcnemar(hits_a, hits_b):
     """Return the p-value of McNemar's exact test for two (n_lesions,) bool arrays of right predictions."""
     only_a, only_b = int((hits_a & ~hits_b).sum()), int((hits_b & ~hits_a).sum())
     return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
 
 
-def paired_interval(difference, draws):
+def paired_interval(difference, draws, n_units):
     """Give interval and p-value of a paired difference from its draws over lesions.
 
-    The draws give the standard error; their differences are close to normal even where single metrics are not.
+    The draws give the standard error.  Student's quantile allows for its being known from few lesions: for a mean over
+    diagnoses those of the rarest, which contribute most of it.
 
     Parameters
     ----------
     difference : float
     draws : (n_draws,) array
         The difference in each draw, both sides with the same lesions.
+    n_units : int
+        One more than the degrees of freedom.
 
     Returns
     -------
@@ -185,13 +194,14 @@ def paired_interval(difference, draws):
         p is two-sided; it is under 0.05 just where the interval leaves zero out.
     """
     draws = draws[np.isfinite(draws)]
-    error = draws.std(ddof=1) if len(draws) > 1 else np.nan
-    if not np.isfinite(error) or not np.isfinite(difference):
+    if len(draws) < 2 or not np.isfinite(difference):
         return np.nan, np.nan, np.nan
+    error = draws.std(ddof=1)
     if error == 0:
         return difference, difference, float(difference == 0)
-    half = stats.norm.ppf((1 + uncertainty.LEVEL) / 2) * error
-    return difference - half, difference + half, float(2 * stats.norm.sf(abs(difference) / error))
+    freedom = max(n_units - 1, 1)
+    half = stats.t.ppf((1 + uncertainty.LEVEL) / 2, freedom) * error
+    return difference - half, difference + half, float(2 * stats.t.sf(abs(difference) / error, freedom))
 
 
 def contrast(predictions, column, a, b, strategy, backbone, n_boot=N_BOOT, seed=0):
@@ -242,7 +252,8 @@ def contrast(predictions, column, a, b, strategy, backbone, n_boot=N_BOOT, seed=
 
 
 def _contrast_rows(side_a, side_b, labels, n_boot, seed):
-    lesions = np.unique(side_a["lesion_id"].to_numpy(str))
+    lesions, first = np.unique(side_a["lesion_id"].to_numpy(str), return_index=True)
+    y = class_codes(side_a["dx"])[first]
     weights = uncertainty.lesion_weights(len(lesions), n_boot, np.random.default_rng(seed))
     values, draws = [], []
     for side in (side_a, side_b):
@@ -257,7 +268,7 @@ def _contrast_rows(side_a, side_b, labels, n_boot, seed):
     rows = []
     for metric in COMPARED:
         difference = values[0][metric] - values[1][metric]
-        low, high, p = paired_interval(difference, draws[0][metric] - draws[1][metric])
+        low, high, p = paired_interval(difference, draws[0][metric] - draws[1][metric], _units(metric, y))
         rows.append(
             {
                 **labels,

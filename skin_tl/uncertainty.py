@@ -225,8 +225,8 @@ def wilson_interval(value, variance, n_units):
     variance : float
         Of `value`, from the bootstrap over lesions.
     n_units : int
-        Lesions that the value rests on: taken as the sample size where the draws do not vary at all
-        (value 0 or 1), and, less one, as the degrees of freedom of the quantile.
+        Lesions that the value rests on: the sample size for a value of 0 or 1, whose draws do not vary, and, less
+        one, the degrees of freedom of the quantile.
 
     Returns
     -------
@@ -235,9 +235,9 @@ def wilson_interval(value, variance, n_units):
     """
     if not np.isfinite(value) or n_units < 1:
         return np.nan, np.nan
-    effective = value * (1 - value) / variance if variance > 0 else n_units
-    if not 0 < effective:
-        effective = n_units
+    if 0 < value < 1 and variance == 0:
+        return value, value
+    effective = value * (1 - value) / variance if 0 < value < 1 else n_units
     quantile = special.stdtrit(max(n_units - 1, 1), (1 + LEVEL) / 2)
     spread = quantile**2 / effective
     centre = (value + spread / 2) / (1 + spread)
