@@ -118,20 +118,32 @@ def compare_backbones(predictions, strategy, n_boot=N_BOOT, seed=0):
     tables = {name: dict(list(lesion_predictions(table).groupby(CELL))) for name, table in predictions.items()}
     rows = []
     for cell in next(iter(tables.values())):
-        rows += _compare_cell({name: cells[cell] for name, cells in tables.items()}, n_boot, seed)
-    table = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
-    table["strategy"] = strategy
-    return table
+        labels = {**dict(zip(CELL, cell, strict=True)), "strategy": strategy}
+        compared = compare_lesions({name: cells[cell] for name, cells in tables.items()}, n_boot, seed)
+        rows += [{**labels, **row} for row in compared]
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
-def _compare_cell(lesions, n_boot, seed):
-    """Compare backbones in one configuration; `lesions` maps each to its rows of `lesion_predictions`."""
+def compare_lesions(lesions, n_boot=N_BOOT, seed=0):
+    """Compare all pairs of backbones that scored the same lesions.
+
+    Parameters
+    ----------
+    lesions : dict of str to pandas.DataFrame
+        Backbone → dx and probabilities, one row per lesion, in one order.
+    n_boot, seed : int
+
+    Returns
+    -------
+    list of dict
+        metric, backbone_a, backbone_b, difference, ci_low, ci_high, p, p_holm, n_lesions.
+    """
     first = next(iter(lesions.values()))
     y = class_codes(first["dx"])
     weights = uncertainty.lesion_weights(len(y), n_boot, np.random.default_rng(seed))
     values, draws, hits = {}, {}, {}
     for name, table in lesions.items():
-        probability = table[PROBABILITIES].to_numpy()
+        probability = table[PROBABILITIES].to_numpy(float)
         values[name] = point_metrics(table, ["confusion"])
         draws[name] = uncertainty.draw_metrics(y, probability, np.arange(len(y)), weights, ["confusion"])
         hits[name] = probability.argmax(1) == y
@@ -146,7 +158,6 @@ def _compare_cell(lesions, n_boot, seed):
                 p = exact_mcnemar(hits[a], hits[b])
             found.append(
                 {
-                    **first.iloc[0][CELL].to_dict(),
                     "metric": metric,
                     "backbone_a": a,
                     "backbone_b": b,
@@ -164,8 +175,8 @@ def _compare_cell(lesions, n_boot, seed):
 
 
 def _units(metric, y):
-    """Return how many lesions' spread a metric's standard error is known from; `y` holds a diagnosis per lesion."""
-    return len(y) if metric == "accuracy" else np.bincount(y)[np.unique(y)].min()
+    """Return how many lesions' worth of spread a metric rests on; `y` holds a diagnosis per lesion."""
+    return uncertainty.units_of_mean(np.bincount(y)) if metric in uncertainty.MEANS_OF_CLASSES else len(y)
 
 
 def exact_mcnemar(hits_a, hits_b):
@@ -177,16 +188,15 @@ def exact_mcnemar(hits_a, hits_b):
 def paired_interval(difference, draws, n_units):
     """Give interval and p-value of a paired difference from its draws over lesions.
 
-    The draws give the standard error.  Student's quantile allows for its being known from few lesions: for a mean over
-    diagnoses those of the rarest, which contribute most of it.
+    The draws give the standard error, and Student's quantile allows for its being known from few lesions.
 
     Parameters
     ----------
     difference : float
     draws : (n_draws,) array
         The difference in each draw, both sides with the same lesions.
-    n_units : int
-        One more than the degrees of freedom.
+    n_units : float
+        Lesions that the difference rests on, as in `skin_tl.uncertainty.interval`.
 
     Returns
     -------

@@ -419,6 +419,8 @@ def _with_intervals(codes, values, draws):
         low, high = np.nan, np.nan
         if (metric, label) in draws:
             n_units = called[label] if metric == "precision" else n_lesions
+            if label == "all" and metric in uncertainty.MEANS_OF_CLASSES:
+                n_units = uncertainty.units_of_mean([counts[name][1] for name in CLASSES])
             low, high = uncertainty.interval(metric, value, draws[metric, label], n_units)
         row = {"class": label, "metric": metric, "value": value, "ci_low": low, "ci_high": high}
         rows.append({**row, "n_images": n_images, "n_lesions": n_lesions})

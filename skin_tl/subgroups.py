@@ -7,6 +7,7 @@ which of them rest on enough lesions for a conclusion.
 import numpy as np
 import pandas as pd
 
+from skin_tl import uncertainty
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import CELL, METRIC_COLUMNS, N_BOOT, metric_rows
 
@@ -136,6 +137,6 @@ def conclusive(rows):
     sizes = support.groupby(labels)["n_lesions"].agg(["min", "size"]).reset_index()
     found = rows[labels].merge(sizes, on=labels, how="left").set_axis(rows.index)
     enough = (rows["n_lesions"] >= MIN_LESIONS) & (rows["ci_high"] - rows["ci_low"] <= MAX_WIDTH)
-    mean_of_classes = rows["metric"].isin(["balanced_accuracy", "macro_f1", "macro_precision"])
+    mean_of_classes = rows["metric"].isin(uncertainty.MEANS_OF_CLASSES) & (rows["class"] == "all")
     balanced = (found["min"] >= MIN_CLASS_LESIONS) & (found["size"] >= 2)
     return enough & (balanced | ~mean_of_classes)

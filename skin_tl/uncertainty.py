@@ -184,6 +184,9 @@ def _draw_calibration(y, probability, drawn):
     }
 
 
+MEANS_OF_CLASSES = ("balanced_accuracy", "macro_precision", "macro_f1", "roc_auc", "average_precision")
+"""Metrics of the whole that are means over diagnoses."""
+
 GROUPS = {"confusion": _draw_confusion, "ranking": _draw_ranking, "calibration": _draw_calibration}
 """Metrics of the predicted diagnosis; ROC AUC and average precision; log loss and ECE."""
 
@@ -224,7 +227,7 @@ def wilson_interval(value, variance, n_units):
         In 0…1.
     variance : float
         Of `value`, from the bootstrap over lesions.
-    n_units : int
+    n_units : float
         Lesions that the value rests on: the sample size for a value of 0 or 1, whose draws do not vary, and, less
         one, the degrees of freedom of the quantile.
 
@@ -245,6 +248,28 @@ def wilson_interval(value, variance, n_units):
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
+def units_of_mean(n_lesions):
+    """Return how many lesions' worth of spread the mean over diagnoses rests on (Welch and Satterthwaite).
+
+    Rare diagnoses contribute most of the variance, so that of the mean is known hardly better than theirs.
+
+    Parameters
+    ----------
+    n_lesions : (n_classes,) int array
+        Lesions of each diagnosis; those without any are left out.
+
+    Returns
+    -------
+    float
+        One more than the degrees of freedom; between the smallest of `n_lesions` and their sum.
+    """
+    n_lesions = np.asarray(n_lesions, float)
+    n_lesions = n_lesions[n_lesions > 0]
+    if not len(n_lesions):
+        return 0
+    return (1 / n_lesions).sum() ** 2 / (1 / (n_lesions**2 * np.maximum(n_lesions - 1, 1))).sum() + 1
+
+
 def interval(metric, value, draws, n_units):
     """Give the 95 % interval of a metric from its draws.
 
@@ -254,8 +279,8 @@ def interval(metric, value, draws, n_units):
     value : float
     draws : (n_draws,) array
         NaN in draws where the metric is not defined.
-    n_units : int
-        Lesions that the value rests on.
+    n_units : float
+        Lesions that the value rests on (`units_of_mean` for a mean over diagnoses).
 
     Returns
     -------
