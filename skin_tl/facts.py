@@ -1,0 +1,171 @@
+"""Facts: every number that the report may say, each one a cell of a table.
+
+Takes the tables of `skin_tl.tables`; gives `Facts`, which looks numbers up in them by key and writes ``facts.json``.  A
+number that stands in no table cannot become a fact, so the prose of the report cannot disagree with its tables.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from skin_tl.files import write_csv, write_json
+from skin_tl.tables import SETUP
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One value and the cell that it stands in.
+
+    Attributes
+    ----------
+    value : int, float or str
+    file : str
+        CSV file in the folder of the report.
+    where : dict
+        Column and value pairs that pick one row.
+    column : str
+    """
+
+    value: object
+    file: str
+    where: dict
+    column: str
+
+
+class Facts:
+    """Values by key, each of them a cell of a table.
+
+    Parameters
+    ----------
+    tables : dict of pandas.DataFrame
+        By the name of their CSV file.
+    """
+
+    def __init__(self, tables):
+        self.tables = tables
+        self._facts = {}
+
+    def add(self, pattern, file, identity, columns, rows=None):
+        """Make a fact of cells of a table.
+
+        Parameters
+        ----------
+        pattern : str
+            Key, with the columns of `identity` in braces, for example ``data.n_images.{dx}``.
+        file : str
+            Name of the table.
+        identity : list of str
+            Columns that tell its rows apart.
+        columns : dict
+            Ending of the key by the column that holds the value.
+        rows : pandas.DataFrame, optional
+            Some rows of the table; all by default.
+        """
+        table = self.tables[file]
+        for row in (table if rows is None else rows).to_dict("records"):
+            where = {name: _plain(row[name]) for name in identity}
+            for column, ending in columns.items():
+                key = pattern.format(**where) + ending
+                value = row[column]
+                if key in self._facts:
+                    raise ValueError(f"two cells for the fact {key}: {self._facts[key]}, {file} {where}")
+                if not _is_missing(value):
+                    self._facts[key] = Fact(_plain(value), file, where, column)
+
+    def __contains__(self, key):
+        return key in self._facts
+
+    def __getitem__(self, key):
+        return self._facts[key]
+
+    def __iter__(self):
+        return iter(self._facts)
+
+    def __len__(self):
+        return len(self._facts)
+
+    def as_dict(self):
+        """Return what ``facts.json`` holds: value, file, where and column by key."""
+        return {key: vars(fact) for key, fact in sorted(self._facts.items())}
+
+    def write(self, folder):
+        """Write ``facts.json`` and the tables to a folder; ``metrics.csv`` is left alone where it is there."""
+        folder = Path(folder)
+        for name, table in self.tables.items():
+            if name != "metrics.csv" or not (folder / name).is_file():
+                write_csv(folder / name, table)
+        write_json(folder / "facts.json", self.as_dict())
+
+
+def _is_missing(value):
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) or value == ""
+
+
+def _plain(value):
+    """Turn a NumPy scalar into the Python value that JSON and CSV hold."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def collect_facts(tables):
+    """Name the facts of a study.
+
+    Parameters
+    ----------
+    tables : dict of pandas.DataFrame
+        As `skin_tl.tables.report_tables` gives them.
+
+    Returns
+    -------
+    Facts
+        Keys begin with ``data`` (the data set), ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one
+        backbone under one set-up), ``class`` (one row of a classification report), ``extreme`` (its easiest and hardest
+        diagnosis), ``best`` (who comes first under one set-up), ``contrast`` (two set-ups that differ in one thing),
+        ``training``, ``published`` and ``literature``.
+    """
+    facts = Facts(tables)
+    setup = "{strategy}.{split_policy}.{preprocessing}"
+    counts = {"n_images": ".n_images", "n_lesions": ".n_lesions", "share_images": ".share_images"}
+    counts |= {"images_per_lesion": ".images_per_lesion", "n_lesions_seen_again": ".n_lesions_seen_again"}
+    facts.add("data.{dx}", "classes.csv", ["dx"], counts)
+    known = {"n_images_known": ".n_images_known", "share_known": ".share_known"}
+    shown = {"n_images": ".n_images", "n_lesions": ".n_lesions"} | known
+    subsets = tables["subsets.csv"]
+    identity = ["split_policy", "seed", "subset"]
+    facts.add("subset.{split_policy}.{subset}", "subsets.csv", identity, shown, subsets[subsets["seed"] == "all"])
+    facts.add("setting.{setting}", "settings.csv", ["setting"], {"value": ""})
+    sizes = ["n_parameters", "n_parameters_with_classifier", "n_parameters_presentation"]
+    sizes += ["parameters_difference", "imagenet_size", "n_features", "n_head", "head_share"]
+    facts.add("backbone.{backbone}", "backbones.csv", ["backbone"], {name: f".{name}" for name in sizes})
+    values = {"value": "", "ci_low": ".low", "ci_high": ".high", "seed_sd": ".sd", "rank": ".rank"}
+    values |= {"seed_min": ".min", "seed_max": ".max", "n_seeds_best": ".n_seeds_best", "n_images": ".n_images"}
+    facts.add(f"score.{setup}.{{backbone}}.{{metric}}", "scores.csv", [*SETUP, "backbone", "metric"], values)
+    names = ["best", "best_value", "second", "second_value", "last", "last_value", "gap", "gap_to_last"]
+    names += ["n_seeds", "n_seeds_best", "majority_value", "gain"]
+    names += ["lead", "lead_low", "lead_high", "lead_p", "real"]
+    facts.add(f"best.{setup}.{{metric}}", "setups.csv", [*SETUP, "metric"], {name: f".{name}" for name in names})
+    shape = ["precision", "recall", "f1_score", "support"]
+    shape += [f"published_{name}" for name in shape] + [f"{name}_difference" for name in shape[:3]] + ["missed"]
+    reports = tables["classification_reports.csv"]
+    identity = [*SETUP, "backbone", "row"]
+    facts.add(
+        f"class.{setup}.{{backbone}}.{{row}}",
+        "classification_reports.csv",
+        identity,
+        {name: f".{name}" for name in shape},
+        reports,
+    )
+    names = ["easiest", "easiest_f1", "hardest", "hardest_f1", "mel_taken_for", "mel_taken_for_share"]
+    names = {name: f".{name}" for name in names}
+    facts.add(f"extreme.{setup}.{{backbone}}", "extremes.csv", [*SETUP, "backbone"], names)
+    names = ["value_a", "value_b", "difference", "rank_a", "rank_b"]
+    identity = ["factor", "strategy", "other", "metric", "backbone"]
+    pattern = "contrast.{factor}.{strategy}.{other}.{backbone}.{metric}"
+    facts.add(pattern, "contrasts.csv", identity, {name: f".{name}" for name in names})
+    facts.add(f"training.{setup}.{{backbone}}", "training.csv", [*SETUP, "backbone"], {"epochs": ".epochs"})
+    names = {name: f".{name}" for name in ("precision", "recall", "f1_score", "support")}
+    facts.add("published.{backbone}.{row}", "published_results.csv", ["backbone", "row"], names)
+    facts.add("literature.{key}", "literature.csv", ["key"], {"value": ""})
+    return facts

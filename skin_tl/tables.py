@@ -1,0 +1,688 @@
+"""Tables: what the finished runs of a study say, as the report needs it.
+
+Takes the files of a study's runs, ``metrics.csv`` and the published numbers; gives `StudyFiles` and the tables of the
+report (pandas DataFrames, each written as a CSV file beside it).  `skin_tl.facts` names their cells.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from skin_tl.backbones import BACKBONES
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, read_json, write_csv
+from skin_tl.study import CLASSES, SUBSETS
+
+TEXTS = ROOT / "report" / "text"
+"""The sources of the report's words, with the tables of published numbers beside them."""
+
+SETUP = ["strategy", "split_policy", "preprocessing"]
+"""What a backbone is compared under; one choice of the three is a set-up."""
+
+AVERAGES = ("accuracy", "macro_avg", "weighted_avg")
+"""The last rows of a classification report, under the names of the published table."""
+
+SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
+
+CONFIDENCE = 0.95
+"""Level of every interval of the report."""
+
+
+@dataclass(frozen=True, order=True)
+class Setup:
+    """What backbones are compared under: transfer strategy, split policy and preprocessing."""
+
+    strategy: str
+    split_policy: str
+    preprocessing: str
+
+    @property
+    def key(self):
+        """Name of the set-up inside the keys of facts, for example ``feature_extraction.lesion.native``."""
+        return f"{self.strategy}.{self.split_policy}.{self.preprocessing}"
+
+    def of(self, table):
+        """Return the rows of `table` that belong to this set-up."""
+        return table[
+            (table["strategy"] == self.strategy)
+            & (table["split_policy"] == self.split_policy)
+            & (table["preprocessing"] == self.preprocessing)
+        ]
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """What the finished runs of one study left on disk.
+
+    Attributes
+    ----------
+    root : pathlib.Path
+        Folder that holds ``runs/`` and ``report/``.
+    study, weights, images : dict
+        ``study.json``, ``weights.json`` and ``dataset/images.json``.
+    metadata, splits : pandas.DataFrame
+        ``dataset/metadata.csv`` (one row per image) and ``dataset/splits.csv``.
+    runs : dict
+        ``run.json`` by (strategy, backbone).
+    predictions, history : pandas.DataFrame
+        Those of all runs, one below the other, with the columns strategy and backbone in front.
+    """
+
+    root: Path
+    study: dict
+    weights: dict
+    images: dict
+    metadata: pd.DataFrame
+    splits: pd.DataFrame
+    runs: dict
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+
+    @property
+    def folder(self):
+        """Folder of the study's runs."""
+        return self.root / "runs" / self.study["name"]
+
+    @property
+    def setups(self):
+        """The set-ups of the study in its own order, list of `Setup`."""
+        return [
+            Setup(strategy, policy, preprocessing)
+            for strategy in self.study["strategies"]
+            for policy in self.study["split_policies"]
+            for preprocessing in self.study["preprocessings"]
+        ]
+
+    @property
+    def main_setup(self):
+        """The set-up that the conclusions rest on: split by lesion and native scaling, where the study has them."""
+        policies, preprocessings = self.study["split_policies"], self.study["preprocessings"]
+        return Setup(
+            self.study["strategies"][0],
+            "lesion" if "lesion" in policies else policies[0],
+            "native" if "native" in preprocessings else preprocessings[0],
+        )
+
+    @property
+    def synthetic(self):
+        """Whether the images are drawn, not photographed."""
+        return self.study["dataset"] == "synthetic"
+
+    @property
+    def random_weights(self):
+        """Whether the backbones never saw a photograph."""
+        return self.weights["source"] == "random"
+
+
+def read_study_files(study, root=ROOT):
+    """Read what the runs of a study left.
+
+    Parameters
+    ----------
+    study : str
+        The study's name, or the path of ``…/runs/<name>/study.json``.
+    root : pathlib.Path, optional
+        Folder that holds ``runs/``, where a name is given.
+
+    Returns
+    -------
+    StudyFiles
+
+    Raises
+    ------
+    SkinTLError
+        If the study has no finished runs, or one of its files is missing.
+    """
+    folder = Path(root) / "runs" / study
+    if Path(study).name == "study.json":
+        folder = Path(study).resolve().parent
+        root, study = folder.parent.parent, folder.name
+    command = f"./run_all.sh {study}"
+    if not (folder / "study.json").is_file():
+        raise SkinTLError(f"The study {study!r} has no runs in {folder}. Run `{command}` first.")
+    settings = read_json(folder / "study.json", command)
+    runs, predictions, history = {}, [], []
+    for strategy in settings["strategies"]:
+        for backbone in settings["backbones"]:
+            run = folder / strategy / backbone
+            runs[strategy, backbone] = read_json(run / "run.json", command)
+            names = {"strategy": strategy, "backbone": backbone}
+            predictions.append(_read_csv(run / "predictions.csv", command).assign(**names))
+            history.append(_read_csv(run / "history.csv", command).assign(**names))
+    return StudyFiles(
+        root=Path(root),
+        study=settings,
+        weights=read_json(folder / "weights.json", command),
+        images=read_json(folder / "dataset" / "images.json", command),
+        metadata=_read_csv(folder / "dataset" / "metadata.csv", command, na_filter=False, dtype=str),
+        splits=_read_csv(folder / "dataset" / "splits.csv", command),
+        runs=runs,
+        predictions=pd.concat(predictions, ignore_index=True),
+        history=pd.concat(history, ignore_index=True),
+    )
+
+
+def read_metrics(files, folder):
+    """Read ``metrics.csv`` of a study's report, or compute it where it was never written.
+
+    Parameters
+    ----------
+    files : StudyFiles
+    folder : pathlib.Path
+        Where a computed table is kept.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In the columns of the project's contract; `seed` is text.
+    """
+    made = files.root / "report" / files.study["name"] / "metrics.csv"
+    if not made.is_file():
+        from skin_tl.evaluation import metrics_table
+
+        parts = [
+            metrics_table(table.drop(columns=["strategy", "backbone"]), strategy, backbone)
+            for (strategy, backbone), table in files.predictions.groupby(["strategy", "backbone"], sort=False)
+        ]
+        made = Path(folder) / "metrics.csv"
+        write_csv(made, pd.concat(parts, ignore_index=True))
+    return _read_csv(made, f"./run_all.sh {files.study['name']}", dtype={"seed": str})
+
+
+def _read_csv(path, command, **options):
+    try:
+        return pd.read_csv(path, **options)
+    except FileNotFoundError:
+        raise SkinTLError(f"{path} is missing. It is written by `{command}`: run that first.") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise SkinTLError(f"{path} cannot be read ({error}). Delete it and run `{command}` again.") from None
+
+
+# Tables of the report, each from the files of the runs ---------------------------------------------------------
+
+
+def report_tables(files, metrics):
+    """Make every table that the report shows or takes a number from.
+
+    Parameters
+    ----------
+    files : StudyFiles
+    metrics : pandas.DataFrame
+        As `read_metrics` gives it.
+
+    Returns
+    -------
+    dict of pandas.DataFrame
+        By the name of their CSV file.
+    """
+    literature = pd.read_csv(TEXTS / "literature.csv")
+    published = pd.read_csv(TEXTS / "published_results.csv")
+    main = _main_rows(files, metrics)
+    scores = score_table(main)
+    reports = classification_reports(main, published)
+    confusion = confusion_table(files.predictions)
+    comparisons = comparison_table(files)
+    return {
+        "metrics.csv": metrics,
+        "literature.csv": literature,
+        "published_results.csv": published,
+        "classes.csv": class_table(files.metadata),
+        "metadata_counts.csv": metadata_counts(files.metadata),
+        "subsets.csv": subset_table(files.splits),
+        "settings.csv": settings_table(files),
+        "backbones.csv": backbone_table(files, literature),
+        "scores.csv": scores,
+        "comparisons.csv": comparisons,
+        "setups.csv": setup_table(scores, reports, comparisons),
+        "classification_reports.csv": reports,
+        "confusion.csv": confusion,
+        "extremes.csv": extreme_table(reports, confusion),
+        "contrasts.csv": contrast_table(scores),
+        "history.csv": files.history,
+        "training.csv": training_table(files.history),
+        "runs.csv": run_table(files),
+        "fingerprints.csv": fingerprint_table(files),
+    }
+
+
+def _main_rows(files, metrics):
+    """Keep what the study's own backbones scored on its own test subsets, over all images of them."""
+    columns = {"dataset": "internal", "arm": "main", "subgroup": "all"}
+    keep = metrics["backbone"].isin(files.study["backbones"]) & (metrics["train_fraction"] == 1)
+    for column, value in columns.items():
+        keep &= metrics[column] == value
+    missing = {
+        (*[getattr(setup, name) for name in SETUP], backbone)
+        for setup in files.setups
+        for backbone in files.study["backbones"]
+    } - set(metrics.loc[keep, [*SETUP, "backbone"]].itertuples(index=False, name=None))
+    if missing:
+        raise SkinTLError(
+            f"metrics.csv of the study {files.study['name']!r} has no rows for {', '.join(sorted(missing)[0])}. "
+            f"It is older than the runs: delete it and run `./run_all.sh {files.study['name']}`."
+        )
+    return metrics[keep]
+
+
+def class_table(metadata):
+    """Count images and lesions per diagnosis.
+
+    Returns
+    -------
+    pandas.DataFrame
+        dx (the seven, then ``all``), n_images, n_lesions, share_images (0…1), n_lesions_seen_again (lesions with
+        more than one image).
+    """
+    rows = []
+    for dx in (*CLASSES, "all"):
+        part = metadata if dx == "all" else metadata[metadata["dx"] == dx]
+        per_lesion = part["lesion_id"].value_counts()
+        rows.append(
+            {
+                "dx": dx,
+                "n_images": len(part),
+                "n_lesions": len(per_lesion),
+                "share_images": len(part) / len(metadata),
+                "images_per_lesion": len(part) / max(len(per_lesion), 1),
+                "n_lesions_seen_again": int((per_lesion > 1).sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def metadata_counts(metadata):
+    """Count images per value of dx_type, sex and localization, most frequent first.
+
+    The values are shown as they stand in the metadata: whoever shows them must escape them.
+    """
+    rows = []
+    for field in ("dx_type", "sex", "localization"):
+        counts = metadata[field].replace("", "unknown").value_counts()
+        for value, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+            rows.append({"field": field, "value": value, "n_images": count})
+    table = pd.DataFrame(rows)
+    table["share_images"] = table["n_images"] / len(metadata)
+    return table
+
+
+def subset_table(splits):
+    """Count images and lesions per subset, and how many have another image of their lesion in training.
+
+    Returns
+    -------
+    pandas.DataFrame
+        split_policy, seed (each, then ``all`` for the mean), subset, n_images, n_lesions, n_images_known and
+        share_known: images whose lesion is also among the training images, as number and as share.
+    """
+    rows = []
+    for (policy, seed), part in splits.groupby(["split_policy", "seed"], sort=False):
+        in_training = set(part.loc[part["subset"] == "train", "lesion_id"])
+        for subset in SUBSETS:
+            images = part[part["subset"] == subset]
+            known = images["lesion_id"].isin(in_training).sum() if subset != "train" else np.nan
+            rows.append(
+                {
+                    "split_policy": policy,
+                    "seed": str(seed),
+                    "subset": subset,
+                    "n_images": len(images),
+                    "n_lesions": images["lesion_id"].nunique(),
+                    "n_images_known": known,
+                    "share_known": known / len(images) if len(images) else np.nan,
+                }
+            )
+    table = pd.DataFrame(rows)
+    means = table.groupby(["split_policy", "subset"], sort=False).mean(numeric_only=True).reset_index()
+    return pd.concat([table, means.assign(seed="all")[list(table.columns)]], ignore_index=True)
+
+
+def settings_table(files):
+    """List the numbers of the study's settings: setting, value."""
+    study = files.study
+    numbers = {key: study[key] for key in sorted(study) if isinstance(study[key], (int, float))}
+    numbers |= {
+        "n_backbones": len(study["backbones"]),
+        "n_seeds": len(study["seeds"]),
+        "n_classes": len(CLASSES),
+        "n_setups": len(files.setups),
+        "confidence": CONFIDENCE,
+        "level": round(1 - CONFIDENCE, 6),
+    }
+    return pd.DataFrame({"setting": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)})
+
+
+def backbone_table(files, literature):
+    """List the backbones with their sizes, beside the number of parameters that the presentation gives.
+
+    Returns
+    -------
+    pandas.DataFrame
+        backbone, n_parameters (without classifier), n_features (that it gives per image), n_head (weights of the
+        head's dense layer, all that feature extraction trains), head_share (n_head by n_parameters),
+        n_parameters_with_classifier (with the ImageNet classifier), n_parameters_presentation and
+        parameters_difference (empty for a backbone that it does not have),
+        transform (of the pixels, under native preprocessing) and imagenet_size (pixels).
+    """
+    stated = literature.set_index("key")["value"]
+    rows = []
+    for backbone in files.study["backbones"]:
+        run = files.runs[files.study["strategies"][0], backbone]
+        presentation = stated.get(f"parameters.{backbone}", np.nan)
+        n_features = run.get("n_features", np.nan)
+        rows.append(
+            {
+                "backbone": backbone,
+                "n_parameters": run["n_parameters"],
+                "n_features": n_features,
+                "n_head": (n_features + 1) * len(CLASSES),
+                "head_share": (n_features + 1) * len(CLASSES) / run["n_parameters"],
+                "n_parameters_with_classifier": run["n_parameters_with_classifier"],
+                "n_parameters_presentation": presentation,
+                "parameters_difference": run["n_parameters_with_classifier"] - presentation,
+                "transform": BACKBONES[backbone].transform,
+                "imagenet_size": BACKBONES[backbone].imagenet_size,
+            }
+        )
+    table = pd.DataFrame(rows)
+    whole = ["n_features", "n_head", "n_parameters_presentation", "parameters_difference"]
+    return table.astype(dict.fromkeys(whole, "Int64"))
+
+
+def score_table(metrics):
+    """Put the scores over all classes side by side, per set-up and backbone.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, metric, backbone, value (mean over the seeds), ci_low, ci_high,
+        seed_sd, seed_min, seed_max (empty with one seed), n_seeds, n_seeds_best (in how many seeds no other
+        backbone scored higher), n_images (test images, mean over the seeds) and rank (1 is best).
+    """
+    overall = metrics[metrics["metric"].isin(SCORES) & (metrics["class"] == "all")]
+    by_seed = overall[overall["seed"] != "all"]
+    keys = [*SETUP, "metric", "backbone"]
+    best = by_seed.groupby([*SETUP, "metric", "seed"])["value"].transform("max") == by_seed["value"]
+    spread = (
+        by_seed.assign(best=best)
+        .groupby(keys)
+        .agg(
+            seed_sd=("value", "std"),
+            seed_min=("value", "min"),
+            seed_max=("value", "max"),
+            n_seeds=("value", "size"),
+            n_seeds_best=("best", "sum"),
+            n_images=("n_images", "mean"),
+        )
+    )
+    single = spread["n_seeds"] < 2
+    spread.loc[single, ["seed_sd", "seed_min", "seed_max"]] = np.nan
+    means = overall[overall["seed"] == "all"].set_index(keys)[["value", "ci_low", "ci_high"]]
+    table = means.join(spread).reset_index()
+    ranks = table.groupby([*SETUP, "metric"])["value"].rank(ascending=False, method="first")
+    return table.assign(rank=ranks.astype(int)).sort_values([*SETUP, "metric", "rank"], ignore_index=True)
+
+
+def comparison_table(files):
+    """Compare all pairs of backbones on the same test lesions, with p-values corrected after Holm.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `skin_tl.comparison.compare_backbones` gives it, of all strategies; `real` says whether p_holm is below
+        1 − `CONFIDENCE`.  Without rows where the study has one backbone.
+    """
+    from skin_tl.comparison import compare_backbones
+
+    parts = []
+    for strategy, of_strategy in _main_arm(files.predictions).groupby("strategy", sort=False):
+        of_backbone = of_strategy.drop(columns="strategy").groupby("backbone", sort=False)
+        predictions = {name: part.drop(columns="backbone") for name, part in of_backbone}
+        parts.append(compare_backbones(predictions, strategy))
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(real=table["p_holm"] < 1 - CONFIDENCE)
+
+
+def _main_arm(table):
+    """Keep the rows of the study's own training, on all of its training subset."""
+    keep = (table["arm"] == "main") & (table["train_fraction"] == 1)
+    return table[keep & (table["dataset"] == "internal")] if "dataset" in table else table[keep]
+
+
+def _lead(comparisons, setup, first, second):
+    """Return the paired comparison of two backbones, turned so that a positive lead is the first one's."""
+    rows = Setup(*(setup[name] for name in SETUP)).of(comparisons)
+    rows = rows[(rows["metric"] == setup["metric"]) & rows["backbone_a"].isin([first, second])]
+    rows = rows[rows["backbone_b"].isin([first, second])]
+    if rows.empty:
+        return {}
+    row = rows.iloc[0]
+    ends = [row["ci_low"], row["ci_high"]]
+    if row["backbone_a"] != first:
+        ends = [-end for end in reversed(ends)]
+    lead = row["difference"] if row["backbone_a"] == first else -row["difference"]
+    found = {"lead": lead, "lead_low": ends[0], "lead_high": ends[1], "lead_p": row["p_holm"]}
+    return found | {"real": bool(row["real"] and lead > 0)}
+
+
+def setup_table(scores, reports, comparisons):
+    """Say for each set-up and metric which backbone comes first and how far ahead it is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, metric, best, best_value, second, second_value, last, last_value,
+        gap (best less second), gap_to_last, n_seeds, n_seeds_best, majority_value (what always answering the most
+        frequent diagnosis scores), gain (best less that), and of the paired comparison of best and second (empty for
+        weighted F1, which is not compared) lead, lead_low, lead_high, lead_p (corrected) and real.
+    """
+    rows = []
+    for keys, part in scores.groupby([*SETUP, "metric"], sort=False):
+        part = part.sort_values("rank")
+        best, last = part.iloc[0], part.iloc[-1]
+        second = part.iloc[1] if len(part) > 1 else None
+        setup = dict(zip([*SETUP, "metric"], keys, strict=True))
+        support = Setup(*keys[:3]).of(reports)
+        support = support[(support["backbone"] == best["backbone"]) & support["row"].isin(CLASSES)]["support"]
+        majority = majority_scores(support.to_numpy(float))[setup["metric"]]
+        rows.append(
+            setup
+            | {
+                "best": best["backbone"],
+                "best_value": best["value"],
+                "second": "" if second is None else second["backbone"],
+                "second_value": np.nan if second is None else second["value"],
+                "last": last["backbone"],
+                "last_value": last["value"],
+                "gap": np.nan if second is None else best["value"] - second["value"],
+                "gap_to_last": best["value"] - last["value"],
+                "n_seeds": best["n_seeds"],
+                "n_seeds_best": best["n_seeds_best"],
+                "majority_value": majority,
+                "gain": best["value"] - majority,
+            }
+            | ({} if second is None else _lead(comparisons, setup, best["backbone"], second["backbone"]))
+        )
+    return pd.DataFrame(rows)
+
+
+def majority_scores(support):
+    """Return what always answering the most frequent class scores.
+
+    Parameters
+    ----------
+    support : array_like of float, shape (n_classes,)
+        Test images per class.
+
+    Returns
+    -------
+    dict
+        accuracy, balanced_accuracy, macro_f1 and weighted_f1 (0…1).
+    """
+    share = np.max(support) / np.sum(support)
+    n_classes = np.count_nonzero(support)
+    f1 = 2 * share / (1 + share)  # precision is the share, recall is one
+    return {
+        "accuracy": share,
+        "balanced_accuracy": 1 / n_classes,
+        "macro_f1": f1 / n_classes,
+        "weighted_f1": f1 * share,
+    }
+
+
+def classification_reports(metrics, published):
+    """Lay the per-class metrics out as the presentation's classification reports, with its numbers beside.
+
+    Averages are taken within each seed over the classes (``macro_avg``) or weighted by their number of test
+    images (``weighted_avg``); all values are then means over the seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, row (the classes, then accuracy, macro_avg and
+        weighted_avg), precision, recall, f1_score, support (test images, mean over the seeds), published_… for each
+        of the four, missed (1 − recall), and …_difference for the first three (ours less published), empty where
+        nothing was published.
+    """
+    by_seed = metrics[metrics["seed"] != "all"]
+    keys = [*SETUP, "backbone", "seed"]
+    names = {"precision": "precision", "recall": "recall", "f1": "f1_score", "support": "support"}
+    cells = by_seed[(by_seed["class"] != "all") & by_seed["metric"].isin(names)]
+    cells = cells.set_index([*keys, "class", "metric"])["value"].unstack("metric")[list(names)]
+    cells = cells.rename(columns=names).reset_index()
+    shape = ["precision", "recall", "f1_score"]
+    weighted = cells[shape].mul(cells["support"], axis=0)
+    groups = [cells[key] for key in keys]
+    total = cells["support"].groupby(groups, sort=False).sum()
+    macro = cells[shape].groupby(groups, sort=False).mean().assign(support=total)
+    mean = weighted.groupby(groups, sort=False).sum().div(total, axis=0).assign(support=total)
+    accuracy = by_seed[(by_seed["metric"] == "accuracy") & (by_seed["class"] == "all")].set_index(keys)["value"]
+    accuracy = pd.DataFrame({"f1_score": accuracy}).join(total.rename("support"))
+    rows = [cells.rename(columns={"class": "row"})]
+    for name, table in zip(AVERAGES, (accuracy, macro, mean), strict=True):
+        rows.append(table.reset_index().assign(row=name))
+    rows = pd.concat(rows, ignore_index=True)
+    table = rows.groupby([*SETUP, "backbone", "row"], sort=False)[[*shape, "support"]].mean().reset_index()
+    old = published.rename(columns={name: f"published_{name}" for name in [*shape, "support"]})
+    table = table.merge(old.drop(columns="source"), on=["backbone", "row"], how="left")
+    table["missed"] = 1 - table["recall"]
+    for name in shape:
+        table[f"{name}_difference"] = table[name] - table[f"published_{name}"]
+    order = [*CLASSES, *AVERAGES, *metrics["backbone"].unique()]
+    ranks = {name: place for place, name in enumerate(order)}
+    return table.sort_values(
+        [*SETUP, "backbone", "row"], key=lambda names: names.map(ranks).fillna(names), ignore_index=True
+    )
+
+
+def confusion_table(predictions):
+    """Count test images by true and predicted diagnosis, mean over the seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, dx, predicted, n_images (mean over the seeds), share (of
+        the images with that dx, 0…1; empty where there are none).
+    """
+    test = _main_arm(predictions)
+    test = test[test["subset"] == "test"]
+    probabilities = test[[f"p_{dx}" for dx in CLASSES]].to_numpy()
+    test = test.assign(predicted=np.array(CLASSES)[probabilities.argmax(axis=1)])
+    rows = []
+    for keys, part in test.groupby([*SETUP, "backbone"], sort=True):
+        counts = pd.crosstab(part["dx"], part["predicted"])
+        counts = counts.reindex(index=CLASSES, columns=CLASSES, fill_value=0) / part["seed"].nunique()
+        shares = counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
+        for dx in CLASSES:
+            for predicted in CLASSES:
+                cell = {"dx": dx, "predicted": predicted}
+                cell |= {"n_images": counts.loc[dx, predicted], "share": shares.loc[dx, predicted]}
+                rows.append(dict(zip([*SETUP, "backbone"], keys, strict=True)) | cell)
+    return pd.DataFrame(rows)
+
+
+def extreme_table(reports, confusion):
+    """Say for each set-up and backbone which diagnosis is easiest and hardest, and what melanomas are taken for.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, easiest, easiest_f1, hardest, hardest_f1, mel_taken_for (the
+        wrong diagnosis that melanomas get most often) and mel_taken_for_share (of the test images of melanomas).
+    """
+    rows = []
+    for keys, part in reports[reports["row"].isin(CLASSES)].groupby([*SETUP, "backbone"], sort=True):
+        f1 = part.set_index("row")["f1_score"].dropna()
+        names = dict(zip([*SETUP, "backbone"], keys, strict=True))
+        row = names | {"easiest": f1.idxmax(), "easiest_f1": f1.max(), "hardest": f1.idxmin(), "hardest_f1": f1.min()}
+        cells = confusion[(confusion[list(names)] == pd.Series(names)).all(axis=1)]
+        missed = cells[(cells["dx"] == "mel") & (cells["predicted"] != "mel")].set_index("predicted")["share"].dropna()
+        if len(missed):
+            row |= {"mel_taken_for": missed.idxmax(), "mel_taken_for_share": missed.max()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def contrast_table(scores):
+    """Compare the two split policies and the two preprocessings, all else equal.
+
+    Returns
+    -------
+    pandas.DataFrame
+        factor (split_policy or preprocessing), strategy, other (the level of the factor that is held), metric,
+        backbone, level_a, level_b, value_a, value_b, difference (b less a), rank_a, rank_b.  Empty where the study
+        has one level of each.
+    """
+    columns = ["factor", "strategy", "other", "metric", "backbone", "level_a", "level_b"]
+    columns += ["value_a", "value_b", "difference", "rank_a", "rank_b"]
+    rows = []
+    for factor, other, level_a, level_b in (
+        ("split_policy", "preprocessing", "lesion", "image"),
+        ("preprocessing", "split_policy", "unit", "native"),
+    ):
+        keys = ["strategy", other, "metric", "backbone"]
+        a = scores[scores[factor] == level_a].set_index(keys)
+        b = scores[scores[factor] == level_b].set_index(keys)
+        for key in a.index[a.index.isin(b.index)]:
+            strategy, held, metric, backbone = key
+            value_a, value_b = a.loc[key, "value"], b.loc[key, "value"]
+            row = [factor, strategy, held, metric, backbone, level_a, level_b, value_a, value_b]
+            rows.append([*row, value_b - value_a, a.loc[key, "rank"], b.loc[key, "rank"]])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def training_table(history):
+    """Say how long heads trained: per set-up and backbone, the mean number of epochs over the seeds."""
+    length = _main_arm(history).groupby([*SETUP, "backbone", "seed"], sort=True).size()
+    return length.groupby([*SETUP, "backbone"], sort=True).mean().rename("epochs").reset_index()
+
+
+def run_table(files):
+    """List the runs with their cost: the one table with times and dates in it."""
+    rows = []
+    for (strategy, backbone), run in files.runs.items():
+        row = {"strategy": strategy, "backbone": backbone, "device": run["device"]}
+        row |= {"weights": run["weights"]["source"], "git_commit": run["git_commit"]}
+        row |= {name: value for name, value in sorted(run["timings"].items())}
+        rows.append(row | {"started": run["started"], "finished": run["finished"]})
+    return pd.DataFrame(rows)
+
+
+def fingerprint_table(files):
+    """List what identifies the input of the runs: kind, name, value (all text)."""
+    rows = {}
+    for (strategy, backbone), run in files.runs.items():
+        rows["data", files.images["dataset"]] = run["data_fingerprint"]
+        for policy, seeds in run["split_fingerprints"].items():
+            for seed, value in seeds.items():
+                rows["split", f"{policy}, {seed}"] = value
+        source = run["weights"]
+        rows["weights", backbone] = f"{source['source']} {source.get('fingerprint', '')}".strip()
+        rows["device", f"{strategy}, {backbone}"] = run["device"]
+        for package, version in run["versions"].items():
+            rows["version", package] = version
+        rows["commit", f"{strategy}, {backbone}"] = run["git_commit"]
+    order = ("data", "split", "weights", "device", "commit", "version")
+    rows = sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1].lower()))
+    return pd.DataFrame([{"kind": kind, "name": name, "value": str(value)} for (kind, name), value in rows])

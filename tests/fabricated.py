@@ -1,0 +1,178 @@
+"""Finished runs out of nothing: files as the workflow leaves them, with random but plausible predictions.
+
+`fabricate` writes below any root what ``./run_all.sh`` would have written below the project, in a second and without a
+network having been trained.  The images are noise.  Point ``SKIN_TL_CACHE`` at ``<root>/cache`` to have them found.
+"""
+
+import numpy as np
+import pandas as pd
+
+from skin_tl.files import fingerprint, write_csv, write_json
+from skin_tl.splits import draw_splits, split_fingerprints
+from skin_tl.study import CLASSES
+
+# Lesions per diagnosis, HAM10000's order of frequency.
+N_LESIONS = {"akiec": 12, "bcc": 16, "bkl": 30, "df": 10, "mel": 32, "nv": 150, "vasc": 10}
+PARAMETERS = {
+    "VGG16": (14_714_688, 138_357_544, 512),
+    "Xception": (20_861_480, 22_910_480, 2048),
+    "ResNet50": (23_587_712, 25_636_712, 2048),
+    "EfficientNetB7": (64_097_687, 66_658_687, 2560),
+}
+# How far the right diagnosis stands out from the noise of the logits.
+SKILL = {"VGG16": 1.6, "Xception": 1.7, "ResNet50": 2.0, "EfficientNetB7": 1.3}
+
+
+def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None, seed=0):
+    """Write the files of a study's finished runs.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Gets ``runs/<name>`` and ``cache``.
+    name : str
+    changes : dict, optional
+        Keys of the study that differ from the small one below.
+    weights : {'imagenet', 'random'}
+    metadata : pandas.DataFrame, optional
+        Instead of the fabricated one.
+    seed : int
+
+    Returns
+    -------
+    pathlib.Path
+        ``runs/<name>/study.json``.
+    """
+    study = {
+        "name": name,
+        "title": "A fabricated study",
+        "dataset": "synthetic",
+        "image_size": 32,
+        "backbones": ["VGG16", "Xception", "ResNet50", "EfficientNetB7"],
+        "strategies": ["feature_extraction"],
+        "split_policies": ["lesion"],
+        "preprocessings": ["native"],
+        "seeds": [1, 2],
+        "weights": "imagenet_or_random",
+        "dropout": 0.2,
+        "learning_rate": 0.001,
+        "batch_size": 32,
+        "max_epochs": 100,
+        "patience": 8,
+        "overrides": [],
+    } | (changes or {})
+    rng = np.random.default_rng(seed)
+    folder = root / "runs" / name
+    metadata = fabricate_metadata(rng) if metadata is None else metadata
+    splits = draw_splits(metadata, study["split_policies"], study["seeds"])
+    write_json(folder / "study.json", study)
+    write_csv(folder / "dataset" / "metadata.csv", metadata)
+    write_csv(folder / "dataset" / "splits.csv", splits)
+    key = _write_images(root / "cache" / "images", sorted(metadata["image_id"]), study["image_size"], rng)
+    about = {"key": key, "folder": f"cache/images/{key}", "n_images": len(metadata), "image_size": study["image_size"]}
+    about |= {"dataset": study["dataset"], "synthetic": study["dataset"] == "synthetic", "fingerprint": key}
+    write_json(folder / "dataset" / "images.json", about | {"source": "fabricated"})
+    sources = {backbone: {"source": "random" if weights == "random" else "keras"} for backbone in study["backbones"]}
+    reason = "the hub did not answer" if weights == "random" else ""
+    write_json(folder / "weights.json", {"source": weights, "reason": reason, "backbones": sources})
+    for strategy in study["strategies"]:
+        for backbone in study["backbones"]:
+            run = folder / strategy / backbone
+            write_csv(run / "predictions.csv", _predictions(metadata, splits, study, backbone, rng))
+            write_csv(run / "history.csv", _history(study, rng))
+            write_json(run / "run.json", _record(study, strategy, backbone, splits, key, sources[backbone], weights))
+    return folder / "study.json"
+
+
+def fabricate_metadata(rng):
+    """Draw a table of metadata: two images for a third of the lesions."""
+    rows = []
+    for dx, n_lesions in N_LESIONS.items():
+        for lesion in range(n_lesions):
+            for _ in range(1 + (rng.random() < 1 / 3)):
+                rows.append(
+                    {
+                        "lesion_id": f"HAM_{dx}_{lesion:03d}",
+                        "image_id": f"ISIC_{len(rows):07d}",
+                        "dx": dx,
+                        "dx_type": rng.choice(["histo", "follow_up", "consensus"]),
+                        "age": rng.choice(["", "45.0", "60.0"]),
+                        "sex": rng.choice(["female", "male", "unknown"]),
+                        "localization": rng.choice(["back", "face", "trunk", "unknown"]),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _write_images(folder, ids, size, rng):
+    key = fingerprint("fabricated", size, ids)
+    (folder / key).mkdir(parents=True, exist_ok=True)
+    np.save(folder / key / "images.npy", rng.integers(0, 255, (len(ids), size, size, 3), dtype=np.uint8))
+    write_csv(folder / key / "index.csv", pd.DataFrame({"image_id": ids}))
+    return key
+
+
+def _cells(study):
+    return [
+        {"split_policy": policy, "preprocessing": preprocessing, "seed": seed}
+        for preprocessing in study["preprocessings"]
+        for policy in study["split_policies"]
+        for seed in study["seeds"]
+    ]
+
+
+def _predictions(metadata, splits, study, backbone, rng):
+    common = np.log(metadata["dx"].value_counts(normalize=True).reindex(CLASSES).to_numpy())
+    truth = metadata.set_index("image_id")["dx"]
+    parts = []
+    for cell in _cells(study):
+        drawn = splits[(splits["split_policy"] == cell["split_policy"]) & (splits["seed"] == cell["seed"])]
+        rows = drawn[drawn["subset"] != "train"].reset_index(drop=True)
+        dx = truth[rows["image_id"]].to_numpy()
+        skill = SKILL[backbone] * (0.6 if cell["preprocessing"] == "unit" and backbone != "Xception" else 1)
+        logits = rng.normal(0, 1, (len(rows), len(CLASSES))) + 0.6 * common
+        logits[np.arange(len(rows)), [CLASSES.index(name) for name in dx]] += skill
+        chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        table = rows[["subset", "image_id", "lesion_id"]].assign(
+            dataset="internal", arm="main", train_fraction=1.0, dx=dx
+        )
+        parts.append(table.assign(**cell).join(pd.DataFrame(chances, columns=[f"p_{name}" for name in CLASSES])))
+    columns = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset", "image_id"]
+    return pd.concat(parts, ignore_index=True)[[*columns, "lesion_id", "dx", *(f"p_{name}" for name in CLASSES)]]
+
+
+def _history(study, rng):
+    parts = []
+    for cell in _cells(study):
+        epochs = np.arange(1, rng.integers(18, 30))
+        loss = 0.4 + 1.2 * np.exp(-epochs / 5)
+        table = pd.DataFrame({"epoch": epochs, "loss": loss, "accuracy": 1 - loss / 2})
+        table["val_loss"] = loss + 0.1 + 0.01 * epochs
+        table["val_accuracy"] = 1 - table["val_loss"] / 2
+        parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", **cell))
+    columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "epoch"]
+    return pd.concat(parts, ignore_index=True)[[*columns, "loss", "accuracy", "val_loss", "val_accuracy"]]
+
+
+def _record(study, strategy, backbone, splits, key, source, weights):
+    n_parameters, with_classifier, n_features = PARAMETERS[backbone]
+    return {
+        "study": study["name"],
+        "strategy": strategy,
+        "backbone": backbone,
+        "parameters": study,
+        "n_parameters": n_parameters,
+        "n_parameters_with_classifier": with_classifier,
+        "n_features": n_features,
+        "weights": source,
+        "random_weights": weights == "random",
+        "synthetic_data": study["dataset"] == "synthetic",
+        "git_commit": "0123456789ab",
+        "data_fingerprint": key,
+        "split_fingerprints": split_fingerprints(splits),
+        "versions": {"python": "3.11.9", "keras": "3.15.1"},
+        "device": "tensorflow on cpu:0 (x86_64, 2 cores)",
+        "timings": {f"{step}_{name}_s": 12.5 for name in study["preprocessings"] for step in ("features", "heads")},
+        "started": "2026-01-02T03:04:05+00:00",
+        "finished": "2026-01-02T03:05:06+00:00",
+    }
