@@ -240,7 +240,7 @@ def wilson_interval(value, variance, n_units):
         return np.nan, np.nan
     if 0 < value < 1 and variance == 0:
         return value, value
-    effective = value * (1 - value) / variance if 0 < value < 1 else n_units
+    effective = max(value * (1 - value) / variance, 1.0) if 0 < value < 1 else n_units
     quantile = special.stdtrit(max(n_units - 1, 1), (1 + LEVEL) / 2)
     spread = quantile**2 / effective
     centre = (value + spread / 2) / (1 + spread)
