@@ -258,29 +258,29 @@ fingerprint() { # of a lock file; cksum is in POSIX
 }
 
 pip_install() { # $1 what it is, $2 number of packages; the rest goes to pip. Its own words go to a log file.
-    local title=$1 total=$2 pid
+    local title=$1 total=$2 first state_of_pip
     shift 2
+    first=$(($(wc -l <"$log") + 1))
     # In the background, so that an interrupt reaches us at once and we can count what pip has collected.
     "$environment/bin/python" -m pip install --progress-bar off "$@" >>"$log" 2>&1 </dev/null &
     pid=$!
-    trap 'kill $pid 2>/dev/null; wait $pid 2>/dev/null; echo >&2
-          echo "Stopped. The next start installs again what is missing." >&2; exit 130' INT TERM HUP
     if [ -t 2 ]; then
         while kill -0 "$pid" 2>/dev/null; do
-            if grep -q '^Installing collected' "$log"; then
-                printf '\r  %s: unpacking %s packages … ' "$title" "$total" >&2
+            if tail -n "+$first" "$log" | grep -q '^Installing collected'; then
+                state_of_pip="unpacking"
             else
-                printf '\r  %s: %s of about %s packages fetched ' "$title" "$(grep -c '^Collecting ' "$log")" "$total" >&2
+                state_of_pip="$(tail -n "+$first" "$log" | grep -c '^Collecting ') of about $total packages fetched"
             fi
+            printf '\r  %-76s' "$title: $state_of_pip" >&2
             sleep 1
         done
         printf '\r%78s\r' '' >&2
     fi
     if wait "$pid"; then
-        trap - INT TERM HUP
+        pid=
         return 0
     fi
-    trap - INT TERM HUP
+    pid=
     return 1
 }
 
@@ -293,9 +293,18 @@ install_failed() { # $1 which lock
 }
 
 lock="$project/.venv.lock"
+pid= # of pip, while it works
 release() {
     rm -rf -- "$lock"
-    trap - EXIT
+    trap - EXIT INT TERM HUP
+}
+stopped() {
+    if [ -n "$pid" ]; then
+        kill "$pid" 2>/dev/null || :
+        wait "$pid" 2>/dev/null || :
+    fi
+    printf '\nStopped. The next start installs again what is missing.\n' >&2
+    exit 130
 }
 acquire() {
     local owner tries=0
@@ -313,6 +322,7 @@ acquire() {
     done
     echo $$ >"$lock/pid"
     trap release EXIT
+    trap stopped INT TERM HUP
 }
 
 number_of_packages() { grep -c '^[a-z0-9].*==' "$1"; }
