@@ -209,7 +209,7 @@ def _counts(metric, shares, seeds):
     whole, part = ("tested", "missed") if metric == "sensitivity" else ("benign", "flagged_benign")
     rows = []
     for row in shares:
-        n_lesions = sizes.get(row["seed"], 0) if row["seed"] != "all" else mean_over(list(sizes.values()))
+        n_lesions = sizes.get(row["seed"], 0) if row["seed"] != "all" else sum(sizes.values()) / (len(shares) - 1)
         ends = np.array([row["value"], row["ci_low"], row["ci_high"]])
         if metric == "sensitivity":
             ends = 1 - ends[[0, 2, 1]]

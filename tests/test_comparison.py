@@ -1,0 +1,150 @@
+"""Paired comparisons: pairs share their lesions, and what is the same is not found different."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from simulated import predictions, softmax
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+from skin_tl import comparison
+from skin_tl.comparison import COMPARED, COMPARISON_COLUMNS, compare_backbones, contrast, lesion_predictions
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation import CELL, PROBABILITIES, check_predictions, metrics_table
+from skin_tl.study import CLASSES
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return check_predictions(predictions(np.random.default_rng(0), n_lesions=400, seeds=(1, 2, 4)))
+
+
+def blurred(table, seed, amount):
+    """Return the predictions of a backbone that is worse by noise on its logits."""
+    rng = np.random.default_rng(seed)
+    worse = table.copy()
+    logits = np.log(table[PROBABILITIES].to_numpy())
+    worse[PROBABILITIES] = softmax(logits + amount * rng.normal(size=logits.shape))
+    return worse
+
+
+def rows_of(rows, metric):
+    return rows[rows["metric"] == metric].iloc[0]
+
+
+def test_lesion_predictions_average_images_and_seeds(table):
+    lesions = lesion_predictions(table)
+    assert not lesions.duplicated([*CELL, "lesion_id"]).any()
+    test = table[table["subset"] == "test"]
+    assert set(lesions["lesion_id"]) == set(test["lesion_id"])
+    several = test["lesion_id"].value_counts().index[0]
+    expected = test.loc[test["lesion_id"] == several, PROBABILITIES].mean()
+    found = lesions.loc[lesions["lesion_id"] == several, PROBABILITIES].iloc[0]
+    np.testing.assert_allclose(found.to_numpy(float), expected)
+
+
+def test_differences_are_scikit_learns_on_one_prediction_per_lesion(table):
+    worse = blurred(table, 1, 2.0)
+    rows = compare_backbones({"A": table, "B": worse}, "feature_extraction", n_boot=200)
+    assert list(rows.columns) == COMPARISON_COLUMNS
+    a, b = lesion_predictions(table), lesion_predictions(worse)
+    called = [np.array(CLASSES)[side[PROBABILITIES].to_numpy().argmax(1)] for side in (a, b)]
+    scores = {
+        "accuracy": accuracy_score,
+        "balanced_accuracy": balanced_accuracy_score,
+        "macro_f1": lambda y, p: f1_score(y, p, average="macro", zero_division=0),
+    }
+    for metric, score in scores.items():
+        row = rows_of(rows, metric)
+        assert row["difference"] == pytest.approx(score(a["dx"], called[0]) - score(b["dx"], called[1]), abs=1e-12)
+        assert row["n_lesions"] == len(a)
+        assert row["ci_low"] < row["difference"] < row["ci_high"]
+    right = [side["dx"] == guess for side, guess in zip((a, b), called, strict=True)]
+    only_a, only_b = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    p = stats.binomtest(only_a, only_a + only_b, 0.5).pvalue
+    assert rows_of(rows, "accuracy")["p"] == pytest.approx(p)
+
+
+def test_a_backbone_is_no_different_from_itself(table):
+    rows = compare_backbones({"A": table, "B": table.sample(frac=1, random_state=0)}, "s", n_boot=100)
+    assert (rows[["difference", "ci_low", "ci_high"]] == 0).all(axis=None)
+    assert (rows[["p", "p_holm"]] == 1).all(axis=None)
+
+
+def test_swapping_the_pair_turns_the_sign(table):
+    worse = blurred(table, 1, 1.0)
+    one = compare_backbones({"A": table, "B": worse}, "s", n_boot=200)
+    two = compare_backbones({"B": worse, "A": table}, "s", n_boot=200)
+    np.testing.assert_allclose(one["difference"], -two["difference"], atol=1e-12)
+    np.testing.assert_allclose(one["ci_low"], -two["ci_high"], atol=1e-12)
+    np.testing.assert_allclose(one["p"], two["p"])
+
+
+def test_a_much_worse_backbone_is_found_out_and_holm_corrects_within_a_metric(table):
+    three = {"A": table, "B": blurred(table, 1, 0.05), "C": blurred(table, 2, 6.0)}
+    rows = compare_backbones(three, "s", n_boot=400)
+    assert len(rows) == 3 * len(COMPARED)
+    for metric in COMPARED:
+        part = rows[rows["metric"] == metric].set_index(["backbone_a", "backbone_b"])
+        assert (part.loc[[("A", "C"), ("B", "C")], "p_holm"] < 0.01).all()
+        assert part.loc[("A", "B"), "p_holm"] > 0.05
+        ordered = part.sort_values("p")
+        expected = np.minimum(1, np.maximum.accumulate(ordered["p"] * [3, 2, 1]))
+        np.testing.assert_allclose(ordered["p_holm"], expected)
+
+
+def test_interval_and_p_agree():
+    draws = np.random.default_rng(0).normal(0.02, 0.01, 4000)
+    for difference in (-0.05, 0.001, 0.0195, 0.021, 0.06):
+        low, high, p = comparison.paired_interval(difference, draws, 60)
+        assert (p < 0.05) == (low > 0 or high < 0)
+    assert np.isnan(comparison.paired_interval(0.1, np.full(5, np.nan), 10)).all()
+
+
+def test_one_backbone_gives_no_pairs(table):
+    rows = compare_backbones({"A": table}, "s", n_boot=20)
+    assert list(rows.columns) == COMPARISON_COLUMNS and rows.empty
+
+
+def test_different_test_sets_are_refused(table):
+    less = table.drop(table.index[(table["subset"] == "test") & (table["seed"] == 2)][0])
+    with pytest.raises(SkinTLError, match=r"A and B were scored on different images.*image_.*seed 2"):
+        compare_backbones({"A": table, "B": less}, "s", n_boot=20)
+
+
+def test_contrast_of_two_preprocessings_is_the_difference_of_their_metrics(table):
+    unit = blurred(table, 3, 1.5).assign(preprocessing="unit")
+    both = check_predictions(pd.concat([table, unit]))
+    rows = contrast(both, "preprocessing", "unit", "native", "s", "A", n_boot=200)
+    metrics = metrics_table(both, "s", "A", n_boot=10)
+    metrics = metrics[(metrics["seed"] == "all") & (metrics["class"] == "all")]
+    for metric in COMPARED:
+        row = rows_of(rows, metric)
+        values = metrics[metrics["metric"] == metric].set_index("preprocessing")["value"]
+        assert row["value_a"] == pytest.approx(values["unit"]) and row["value_b"] == pytest.approx(values["native"])
+        assert row["difference"] == pytest.approx(values["unit"] - values["native"])
+        assert row["difference"] < 0 and row["ci_low"] < row["difference"] < row["ci_high"]
+
+
+def test_contrast_refuses_what_is_absent_or_scored_elsewhere(table):
+    with pytest.raises(SkinTLError, match="no predictions with preprocessing 'unit'"):
+        contrast(table, "preprocessing", "unit", "native", "s", "A", n_boot=20)
+    unit = table.assign(preprocessing="unit")
+    fewer = unit.drop(unit.index[unit["subset"] == "test"][0])
+    with pytest.raises(SkinTLError, match="different test images"):
+        contrast(pd.concat([table, fewer]), "preprocessing", "unit", "native", "s", "A", n_boot=20)
+
+
+@pytest.mark.slow
+def test_equal_backbones_are_seldom_found_different():
+    from null_comparison import rejections
+
+    table = rejections(n_tests=30, n_draws=150, seed=3)
+    # At a true rate of 5 %, 30 comparisons hold more than 5 false findings in about 0.3 % of cases.
+    assert (table["any_corrected"] <= 5 / 30).all(), table
+    assert (table["single"] <= 0.1).all(), table
