@@ -456,7 +456,7 @@ def _lead(comparisons, setup, first, second):
     rows = rows[(rows["metric"] == setup["metric"]) & rows["backbone_a"].isin([first, second])]
     rows = rows[rows["backbone_b"].isin([first, second])]
     if rows.empty:
-        return {}
+        return dict.fromkeys(("lead", "lead_low", "lead_high", "lead_p", "real"), np.nan)
     row = rows.iloc[0]
     ends = [row["ci_low"], row["ci_high"]]
     if row["backbone_a"] != first:
@@ -502,7 +502,7 @@ def setup_table(scores, reports, comparisons):
                 "majority_value": majority,
                 "gain": best["value"] - majority,
             }
-            | ({} if second is None else _lead(comparisons, setup, best["backbone"], second["backbone"]))
+            | _lead(comparisons, setup, best["backbone"], None if second is None else second["backbone"])
         )
     return pd.DataFrame(rows)
 
@@ -572,7 +572,7 @@ def classification_reports(metrics, published):
     order = [*CLASSES, *AVERAGES, *metrics["backbone"].unique()]
     ranks = {name: place for place, name in enumerate(order)}
     return table.sort_values(
-        [*SETUP, "backbone", "row"], key=lambda names: names.map(ranks).fillna(names), ignore_index=True
+        [*SETUP, "backbone", "row"], key=lambda names: names.map(lambda name: ranks.get(name, name)), ignore_index=True
     )
 
 

@@ -1,0 +1,684 @@
+"""The report, from finished runs to HTML and PDF."""
+
+import html.parser
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from fabricated import fabricate, fabricate_metadata
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as skm
+
+from skin_tl import rendering
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation import metrics_table
+from skin_tl.files import ROOT, write_csv
+from skin_tl.report import Report
+from skin_tl.study import CLASSES
+from skin_tl.tables import AVERAGES, SETUP, TEXTS, majority_scores
+from skin_tl.texts import NARROW_SPACE, Labels, format_number, languages, typeset
+
+NOTEBOOK = ROOT / "notebooks" / "3_report.ipynb"
+PRESENTATION = {
+    "dataset": "ham10000",
+    "split_policies": ["lesion", "image"],
+    "preprocessings": ["unit", "native"],
+    "backbones": ["VGG16", "ResNet50", "Xception"],
+}
+HOSTILE = "<script>alert(1)</script>*x*](javascript:1)"
+
+
+def evaluate(study_file, n_boot=40):
+    """Write metrics.csv as the workflow's step before the report does, with few draws."""
+    study = json.loads(study_file.read_text())
+    folder, root = study_file.parent, study_file.parents[2]
+    parts = [
+        metrics_table(pd.read_csv(folder / strategy / backbone / "predictions.csv"), strategy, backbone, n_boot)
+        for strategy in study["strategies"]
+        for backbone in study["backbones"]
+    ]
+    write_csv(root / "report" / study["name"] / "metrics.csv", pd.concat(parts, ignore_index=True))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with several studies' runs; their images are where the cache is looked for."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIN_TL_CACHE", str(folder / "cache"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def make(root):
+    """Make the report of a fabricated study, once per name."""
+    made = {}
+
+    def make_report(name, changes=None, language="en", **options):
+        if (name, language) not in made:
+            study = root / "runs" / name / "study.json"
+            if not study.is_file():
+                study = fabricate(root, name, changes, **options)
+                evaluate(study)
+            made[name, language] = Report(str(study), language, root / "report" / name)
+        return made[name, language]
+
+    return make_report
+
+
+@pytest.fixture(scope="module", params=languages())
+def rendered(request, root, make):
+    """The report notebook executed as the workflow does it and rendered: language, folder, page, soup, report."""
+    import papermill
+
+    report = make("demo", {"split_policies": ["lesion", "image"]}, weights="random", language=request.param)
+    executed = root / "runs" / "demo" / f"report.{request.param}.ipynb"
+    folder = root / "report" / "demo"
+    parameters = {"study": str(root / "runs/demo/study.json"), "language": request.param, "output": str(folder)}
+    papermill.execute_notebook(
+        str(NOTEBOOK), str(executed), parameters, kernel_name="python3", progress_bar=False, cwd=str(root)
+    )
+    html_file, pdf_file = folder / f"{request.param}.html", folder / f"{request.param}.pdf"
+    rendering.render(executed, html_file, pdf_file)
+    page = html_file.read_text(encoding="utf-8")
+    return {"language": request.param, "folder": folder, "page": page, "soup": parse(page), "report": report} | {
+        "pdf": pdf_file.read_bytes(),
+        "executed": executed,
+        "document": rendering.lay_out(page),
+    }
+
+
+# A small tree of the page, so that no parser has to be installed -------------------------------------------------
+
+
+class Element:
+    """An element of a page: tag, attributes, children (elements and text), parent."""
+
+    def __init__(self, tag, attributes, parent):
+        self.tag, self.attributes, self.parent, self.children = tag, attributes, parent, []
+
+    def __iter__(self):
+        yield self
+        for child in self.children:
+            if isinstance(child, Element):
+                yield from child
+
+    def all(self, *tags):
+        return [element for element in self if element.tag in tags]
+
+    def get(self, name):
+        return self.attributes.get(name)
+
+    @property
+    def text(self):
+        return "".join(child.text if isinstance(child, Element) else child for child in self.children)
+
+    def inside(self, tag):
+        return self.parent is not None and (self.parent.tag == tag or self.parent.inside(tag))
+
+
+class _Parser(html.parser.HTMLParser):
+    EMPTY = {"meta", "link", "img", "br", "hr", "input"}
+
+    def __init__(self):
+        super().__init__()
+        self.root = self.now = Element("", {}, None)
+
+    def handle_starttag(self, tag, attrs):
+        element = Element(tag, dict(attrs), self.now)
+        self.now.children.append(element)
+        if tag not in self.EMPTY:
+            self.now = element
+
+    def handle_startendtag(self, tag, attrs):
+        self.now.children.append(Element(tag, dict(attrs), self.now))
+
+    def handle_endtag(self, tag):
+        assert self.now.tag == tag, f"<{self.now.tag}> is closed by </{tag}>"
+        self.now = self.now.parent
+
+    def handle_data(self, data):
+        self.now.children.append(data)
+
+
+def parse(page):
+    parser = _Parser()
+    parser.feed(page)
+    parser.close()
+    assert parser.now is parser.root, f"<{parser.now.tag}> is never closed"
+    return parser.root
+
+
+# The page --------------------------------------------------------------------------------------------------------
+
+
+def test_page_asks_the_network_for_nothing(rendered):
+    for element in rendered["soup"]:
+        for name in ("src", "srcset", "href", "xlink:href", "data", "action", "poster"):
+            address = element.get(name) or ""
+            if element.tag == "a":
+                assert not address.startswith(("javascript", "data")), address
+            else:
+                assert address.startswith(("data:", "#")) or not address, (element.tag, address)
+    styles = "".join(element.text for element in rendered["soup"].all("style"))
+    assert "@import" not in styles and "url(" not in styles
+    assert not rendered["soup"].all("script", "iframe", "object", "embed")
+
+
+def test_page_is_in_its_language_and_small(rendered):
+    assert rendered["soup"].all("html")[0].get("lang") == rendered["language"]
+    assert len(rendered["page"].encode()) < 5e6
+
+
+def test_every_figure_has_a_text_for_those_who_do_not_see_it(rendered):
+    figures = rendered["soup"].all("figure")
+    assert len(figures) > 10
+    for figure in figures:
+        pictures = figure.all("img") or [element for element in figure if element.get("role") == "img"]
+        assert pictures
+        for picture in pictures:
+            assert len(picture.get("alt") or picture.get("aria-label")) > 8
+        assert figure.all("figcaption")[0].text.strip()
+    for drawing in rendered["soup"].all("svg"):
+        assert drawing.inside("figure")
+
+
+def test_headings_are_in_order_and_linked(rendered):
+    soup = rendered["soup"]
+    levels = [int(element.tag[1]) for element in soup.all("h1", "h2", "h3", "h4", "h5", "h6")]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = [element.get("id") for element in soup if element.get("id")]
+    assert len(ids) == len(set(ids))
+    links = [element.get("href") for element in soup.all("a")]
+    inside = {link[1:] for link in links if link.startswith("#")}
+    assert inside <= set(ids)
+    assert {element.get("id") for element in soup.all("h2")} <= inside
+    for link in links:
+        assert link.startswith("#") or (rendered["folder"] / link).is_file(), link
+
+
+def test_the_sections_stand_in_the_order_of_the_presentation(rendered):
+    order = ["plan", "cnns", "transfer-learning", "transfer-in-cnns", "objectives", "data-set", "set-up", "results"]
+    order += ["discussion", "conclusion"]
+    found = [element.get("id") for element in rendered["soup"].all("h2")]
+    assert [name for name in found if name in order] == order
+
+
+def test_tables_say_what_their_cells_belong_to(rendered):
+    tables = rendered["soup"].all("table")
+    assert len(tables) > 10
+    for table in tables:
+        heads = table.all("thead")[0].all("th")
+        assert all(head.get("scope") == "col" and head.text.strip() for head in heads)
+        for row in table.all("tbody")[0].all("tr"):
+            cells = row.all("th", "td")
+            assert cells[0].tag == "th" and cells[0].get("scope") == "row"
+            assert len(cells) == len(heads)
+            assert all(cell.text.strip() for cell in cells)
+
+
+def cell_of(tables, fact):
+    table = tables[fact["file"]]
+    for column, value in fact["where"].items():
+        table = table[table[column] == value]
+    assert len(table) == 1, fact
+    return table[fact["column"]].iloc[0]
+
+
+def test_every_fact_is_a_cell_of_a_table_beside_the_report(rendered):
+    folder = rendered["folder"]
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    tables = {name: pd.read_csv(folder / name, dtype={"seed": str}) for name in {f["file"] for f in facts.values()}}
+    for fact in facts.values():
+        fact["cell"] = cell_of(tables, fact)
+        assert fact["cell"] == fact["value"] or fact["cell"] == pytest.approx(fact["value"], abs=0)
+    shown = [element for element in rendered["soup"].all("data") if element.get("data-fact")]
+    assert len(shown) > 100
+    for element in shown:
+        fact = facts[element.get("data-fact")]
+        assert element.get("value") == str(fact["value"])
+
+
+def test_what_is_shown_is_the_value_of_the_fact(rendered):
+    for element in rendered["soup"].all("data"):
+        text = element.text.replace("\u00a0", " ").replace("−", "-")
+        if re.search("[A-Za-z]{2}", element.get("value")) or text.startswith("p "):
+            continue
+        if rendered["language"] == "fr":
+            assert "." not in text
+            text = text.replace(",", ".")
+        text = text.replace(",", "" if rendered["language"] == "en" else ".").replace(NARROW_SPACE, "")
+        scale = 100 if text.endswith("%") else 1
+        digits = len(text.rstrip("%").partition(".")[2])
+        assert float(text.rstrip("%")) == pytest.approx(scale * float(element.get("value")), abs=0.5001 * 10**-digits)
+
+
+def test_prose_has_no_typed_number(rendered):
+    """Digits stand in facts, tables and drawings, or in names."""
+    names = r"VGG16|ResNet50|EfficientNetB7|HAM10000|ham10000|F1|−1…1"
+    for element in rendered["soup"].all("p", "li", "figcaption", "h1", "h2", "h3", "h4"):
+        if element.inside("table") or element.get("class") == "running" or element.inside("nav"):
+            continue
+
+        def words(node):
+            if not isinstance(node, Element):
+                return node
+            skipped = node.tag == "data" or node.get("class") in ("count", "source")
+            return "" if skipped else "".join(map(words, node.children))
+
+        assert not re.search(r"\d", re.sub(names, "", words(element))), words(element)
+
+
+def test_banners_say_what_the_study_is_not(rendered, make):
+    banners = [e.get("class") for e in rendered["soup"].all("p") if (e.get("class") or "").startswith("banner")]
+    assert banners == ["banner synthetic", "banner random"]
+    running = rendered["report"].header().page["running"]
+    for kind in ("synthetic", "random"):
+        assert rendered["report"].texts.caption("banners", kind, "short") in running
+    assert running in [e.text for e in rendered["soup"].all("p") if e.get("class") == "running"]
+    narrowed = make("narrowed", {"dataset": "ham10000", "backbones": ["ResNet50"], "overrides": ["backbones"]})
+    header = str(narrowed.header().html)
+    assert "banner narrowed" in header and "ResNet50" in header
+    assert "banner synthetic" not in header and "banner random" not in header
+
+
+def test_same_notebook_same_bytes(rendered, tmp_path):
+    rendering.render(rendered["executed"], tmp_path / "again.html", tmp_path / "again.pdf")
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == rendered["page"]
+    assert (tmp_path / "again.pdf").read_bytes() == rendered["pdf"]
+
+
+def test_dates_stand_in_one_place(rendered):
+    page = re.sub(r"<style>.*?</style>|<svg .*?</svg>", "", rendered["page"], flags=re.DOTALL)
+    before, after = page.split('id="provenance"')
+    assert "2026-" not in before and "2026-01-02" in after
+    for name in ("metrics.csv", "facts.json", "scores.csv"):
+        assert "2026-01" not in (rendered["folder"] / name).read_text(encoding="utf-8")
+
+
+# On paper --------------------------------------------------------------------------------------------------------
+
+
+def _boxes(box):
+    yield box
+    for child in getattr(box, "children", ()):
+        yield from _boxes(child)
+
+
+def test_nothing_is_cut_off_on_paper(rendered):
+    document = rendered["document"]
+    assert len(document.pages) > 8
+    tables = 0
+    for page in document.pages:
+        sheet = page._page_box
+        right, bottom = sheet.margin_width() - sheet.margin_right, sheet.margin_height() - sheet.margin_bottom
+        for box in _boxes(sheet):
+            kind = type(box).__name__
+            if kind in ("TableBox", "TableCellBox", "TextBox", "BlockReplacedBox", "InlineReplacedBox"):
+                inside = box.position_x + (box.width if kind == "TextBox" else box.margin_width())
+                assert inside <= sheet.margin_width(), (kind, getattr(box, "text", ""))
+            if kind == "TableBox":
+                tables += 1
+                assert box.position_x + box.margin_width() <= right + 1
+                assert box.position_y + box.margin_height() <= bottom + 1
+    assert tables == len(rendered["soup"].all("table")), "a table is spread over two pages"
+
+
+def test_pdf_has_page_numbers_running_header_and_bookmarks(rendered):
+    document = rendered["document"]
+
+    def bookmarks(tree):
+        for title, _, children, _ in tree:
+            yield title
+            yield from bookmarks(children)
+
+    headings = [e.text for e in rendered["soup"].all("h1", "h2", "h3")]
+    assert list(bookmarks(document.make_bookmark_tree())) == headings
+    running = rendered["report"].header().page["running"].replace(" ", "")
+    for number, page in enumerate(document.pages, start=1):
+        margins = [box for box in _boxes(page._page_box) if type(box).__name__ == "MarginBox"]
+        texts = ["".join(b.text for b in _boxes(m) if type(b).__name__ == "TextBox").replace(" ", "") for m in margins]
+        assert running.replace("\u00a0", "") in [text.replace("\u00a0", "") for text in texts]
+        assert any(re.fullmatch(rf"\D*{number}\D*{len(document.pages)}", text) for text in texts)
+
+
+# Numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_classification_reports_are_those_of_scikit_learn(make, root):
+    report = make("presentation", PRESENTATION)
+    table = report.tables["classification_reports.csv"]
+    for backbone in report.study["backbones"]:
+        predictions = pd.read_csv(root / "runs/presentation/feature_extraction" / backbone / "predictions.csv")
+        predictions = predictions[predictions["subset"] == "test"]
+        for (policy, preprocessing), part in predictions.groupby(["split_policy", "preprocessing"]):
+            expected = []
+            for _, of_seed in part.groupby("seed"):
+                guess = np.array(CLASSES)[of_seed[[f"p_{dx}" for dx in CLASSES]].to_numpy().argmax(1)]
+                result = skm.classification_report(of_seed["dx"], guess, output_dict=True, zero_division=0)
+                accuracy = {"f1-score": result["accuracy"], "support": len(of_seed)}
+                averages = [accuracy, result["macro avg"], result["weighted avg"]]
+                rows = [*(result[dx] for dx in CLASSES), *averages]
+                expected.append(
+                    [[row.get(n, np.nan) for n in ("precision", "recall", "f1-score", "support")] for row in rows]
+                )
+            found = table[(table["backbone"] == backbone) & (table["split_policy"] == policy)]
+            found = found[found["preprocessing"] == preprocessing]
+            assert found["row"].tolist() == [*CLASSES, *AVERAGES]
+            columns = ["precision", "recall", "f1_score", "support"]
+            np.testing.assert_allclose(found[columns], np.mean(expected, axis=0), atol=1e-12)
+
+
+def test_confusion_matrices_are_those_of_scikit_learn(make, root):
+    report = make("presentation", PRESENTATION)
+    predictions = pd.read_csv(root / "runs/presentation/feature_extraction/VGG16/predictions.csv")
+    test = predictions[predictions["subset"] == "test"]
+    for keys, part in report.tables["confusion.csv"].query("backbone == 'VGG16'").groupby(SETUP):
+        rows = test[(test["split_policy"] == keys[1]) & (test["preprocessing"] == keys[2])]
+        guess = np.array(CLASSES)[rows[[f"p_{dx}" for dx in CLASSES]].to_numpy().argmax(1)]
+        expected = skm.confusion_matrix(rows["dx"], guess, labels=CLASSES) / rows["seed"].nunique()
+        found = part.pivot(index="dx", columns="predicted", values="n_images").loc[list(CLASSES), list(CLASSES)]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_published_numbers_stand_beside_ours_with_the_difference(make):
+    report = make("presentation", PRESENTATION)
+    published = pd.read_csv(TEXTS / "published_results.csv").set_index(["backbone", "row"])
+    table = report.tables["classification_reports.csv"]
+    assert len(table) == 4 * 3 * 10
+    for row in table.to_dict("records"):
+        theirs = published.loc[(row["backbone"], row["row"])]
+        assert row["published_f1_score"] == theirs["f1_score"]
+        assert row["f1_score_difference"] == pytest.approx(row["f1_score"] - theirs["f1_score"])
+    shown = report.table("published", setup=report.setups[0]).html
+    assert str(shown).count("<tr>") == 1 + 3 * 3
+
+
+def test_subsets_count_images_whose_lesion_is_known_from_training(make):
+    report = make("presentation", PRESENTATION)
+    splits = report.files.splits
+    table = report.tables["subsets.csv"].set_index(["split_policy", "seed", "subset"])
+    assert (table.loc["lesion"]["n_images_known"].dropna() == 0).all()
+    one = splits[(splits["split_policy"] == "image") & (splits["seed"] == 1)]
+    training = one[one["subset"] == "train"].set_index("lesion_id").index
+    known = sum(lesion in training for lesion in one[one["subset"] == "test"]["lesion_id"])
+    assert known > 0
+    assert table.loc[("image", "1", "test"), "n_images_known"] == known
+
+
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=7).filter(lambda counts: sum(n > 0 for n in counts) > 1))
+def test_majority_scores_are_those_of_scikit_learn(support):
+    truth = np.repeat(np.arange(len(support)), support)
+    guess = np.full(len(truth), np.argmax(support))
+    present = np.unique(truth)
+    scores = majority_scores(support)
+    assert scores["accuracy"] == pytest.approx(skm.accuracy_score(truth, guess))
+    assert scores["balanced_accuracy"] == pytest.approx(skm.balanced_accuracy_score(truth, guess))
+    for average in ("macro", "weighted"):
+        expected = skm.f1_score(truth, guess, labels=present, average=average, zero_division=0)
+        assert scores[f"{average}_f1"] == pytest.approx(expected)
+
+
+def test_the_conclusion_follows_the_paired_comparison(make):
+    """A lead is called more than chance if, and only if, the paired comparison says so."""
+    report = make("presentation", PRESENTATION)
+    comparisons = report.tables["comparisons.csv"]
+    for row in report.tables["setups.csv"].query("metric == 'macro_f1'").to_dict("records"):
+        same = comparisons[(comparisons[[*SETUP, "metric"]] == [row[n] for n in [*SETUP, "metric"]]).all(axis=1)]
+        pair = same[same[["backbone_a", "backbone_b"]].isin([row["best"], row["second"]]).all(axis=1)]
+        sign = 1 if pair["backbone_a"].iloc[0] == row["best"] else -1
+        assert row["lead"] == pytest.approx(sign * pair["difference"].iloc[0])
+        assert row["real"] == (pair["p_holm"].iloc[0] < 0.05 and row["lead"] > 0)
+    for setup in report.setups:
+        text = str(report.text("results_scores_setup", setup=setup).html)
+        real = report.facts[f"best.{setup.key}.macro_f1.real"].value
+        assert ("more than chance" in text) == real and ("may be chance" in text) == (not real)
+
+
+# What studies differ in ------------------------------------------------------------------------------------------
+
+STUDIES = {
+    "demo": ({}, {}),
+    "demo_random": ({}, {"weights": "random"}),
+    "one": ({"backbones": ["Xception"], "seeds": [3]}, {}),
+    "reproduction": ({"dataset": "ham10000", "split_policies": ["image"], "preprocessings": ["unit", "native"]}, {}),
+    "lesion": ({"dataset": "ham10000", "backbones": ["ResNet50", "VGG16"], "image_size": 224}, {}),
+}
+
+
+@pytest.mark.parametrize("language", languages())
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_text_fits_every_study(make, name, language):
+    changes, options = STUDIES[name]
+    report = make(f"fits_{name}", changes, language, **options)
+    for file in sorted((TEXTS / language).glob("*.md")):
+        for setup in report.setups if file.stem.endswith("_setup") else [None]:
+            text = str(report.text(file.stem, **({"setup": setup} if setup else {})).html)
+            assert parse(text).text.strip()
+            assert not re.search(r"[{}]|\bNone\b|\bnan\b|  +[.,;]| [.,]", parse(text).text), text
+
+
+def test_one_seed_shows_no_spread_and_says_so(make):
+    report = make("fits_one", *STUDIES["one"][:1])
+    assert report.tables["scores.csv"]["seed_sd"].isna().all()
+    assert "SD over seeds" not in str(report.table("scores", setup=report.main).html)
+    assert "one seed" in str(report.text("discussion").html)
+
+
+def test_presentation_s_parameter_counts_are_checked(make):
+    report = make("presentation", PRESENTATION)
+    table = report.tables["backbones.csv"]
+    assert (table["parameters_difference"] == 0).all()
+    assert "exactly" in str(report.text("set_up").html)
+    assert report.facts["literature.parameters.VGG16"].value == 138_357_544
+
+
+# Bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_strings_of_the_metadata_are_escaped(root):
+    metadata = fabricate_metadata(np.random.default_rng(1))
+    metadata.loc[0, "localization"] = HOSTILE
+    metadata.loc[1, "dx_type"] = HOSTILE
+    study = fabricate(root, "hostile", {"title": HOSTILE, "backbones": ["ResNet50"]}, metadata=metadata)
+    evaluate(study)
+    report = Report(str(study), "en", root / "report" / "hostile")
+    pieces = [report.header(), report.table("metadata"), report.text("limits")]
+    assert str(pieces[1].html).count("&lt;script&gt;") == 2
+    cells = [nbformat.v4.new_code_cell() for _ in pieces]
+    for cell, piece in zip(cells, pieces, strict=True):
+        data, about = piece._repr_mimebundle_()
+        cell.outputs = [nbformat.v4.new_output("display_data", data, metadata=about)]
+    page = rendering.to_html(nbformat.v4.new_notebook(cells=cells))
+    assert "<script" not in page
+    assert parse(page).all("title")[0].text == HOSTILE == parse(page).all("h1")[0].text
+
+
+def copied_texts(folder):
+    return Path(shutil.copytree(TEXTS, folder / "text"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda texts: (texts / "en" / "limits.md").unlink(), "limits.md is missing"),
+        (lambda texts: (texts / "en" / "limits.md").write_text('{{ fact("no.such", "d") }}'), "no fact `no.such`"),
+        (lambda texts: (texts / "en" / "limits.md").write_text("{{ absent }}"), "'absent' is undefined"),
+        (lambda texts: (texts / "en" / "limits.md").write_text("{% if %}"), "limits.md"),
+        (lambda texts: (texts / "en" / "limits.md").write_text('{{ label("no.such") }}'), "no label `no.such`"),
+    ],
+)
+def test_a_gap_in_the_texts_fails(make, tmp_path, spoil, message):
+    make("fits_demo")
+    study = make("fits_demo").files.folder / "study.json"
+    texts = copied_texts(tmp_path)
+    spoil(texts)
+    report = Report(str(study), "en", tmp_path, texts)
+    with pytest.raises(SkinTLError, match=message):
+        report.text("limits")
+
+
+@pytest.mark.parametrize(("file", "message"), [("labels.yaml", "labels.yaml"), ("captions.yaml", "captions.yaml")])
+def test_a_missing_file_of_words_fails(make, tmp_path, file, message):
+    study = make("fits_demo").files.folder / "study.json"
+    texts = copied_texts(tmp_path)
+    (texts / "en" / file).unlink()
+    with pytest.raises(SkinTLError, match=message):
+        Report(str(study), "en", tmp_path, texts)
+
+
+def test_a_missing_caption_fails(make):
+    report = make("fits_demo")
+    with pytest.raises(SkinTLError, match="no `figures: unheard_of: alt`"):
+        report.figure("unheard_of", [])
+
+
+def test_unknown_language_fails(make):
+    study = make("fits_demo").files.folder / "study.json"
+    with pytest.raises(SkinTLError, match=r"no language 'xx'.*Known: .*en"):
+        Report(str(study), "xx")
+
+
+def test_without_runs_the_message_names_the_command(root):
+    with pytest.raises(SkinTLError, match=r"Run `\./run_all\.sh nothing` first"):
+        Report(str(root / "runs" / "nothing" / "study.json"))
+
+
+@pytest.mark.parametrize("file", ["run.json", "predictions.csv", "history.csv"])
+def test_a_missing_file_of_a_run_is_named(root, file):
+    study = fabricate(root, f"without_{file[:4]}", {"backbones": ["VGG16"], "seeds": [1]})
+    (study.parent / "feature_extraction" / "VGG16" / file).unlink()
+    with pytest.raises(SkinTLError, match=rf"VGG16.{file} is missing.*run_all\.sh without_"):
+        Report(str(study), "en", root / "report" / "x")
+
+
+def test_metrics_older_than_the_runs_are_refused(root):
+    study = fabricate(root, "older", {"backbones": ["VGG16", "Xception"], "seeds": [1]})
+    evaluate(study)
+    file = root / "report" / "older" / "metrics.csv"
+    metrics = pd.read_csv(file)
+    write_csv(file, metrics[metrics["backbone"] != "Xception"])
+    with pytest.raises(SkinTLError, match="older than the runs"):
+        Report(str(study), "en", root / "report" / "older")
+
+
+def test_without_metrics_they_are_computed_beside_the_tables(root, tmp_path):
+    study = fabricate(root, "by_hand", {"backbones": ["VGG16"], "seeds": [1]})
+    report = Report(str(study), "en", tmp_path / "out")
+    assert (tmp_path / "out" / "metrics.csv").is_file()
+    assert report.write() == tmp_path / "out"
+    assert {"facts.json", "scores.csv"} <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
+def notebook_with(*outputs):
+    cell = nbformat.v4.new_code_cell()
+    cell.outputs = list(outputs)
+    return nbformat.v4.new_notebook(cells=[cell])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (notebook_with(), "shows no report"),
+        (notebook_with(nbformat.v4.new_output("error", ename="KeyError", evalue="'x'", traceback=[])), "KeyError"),
+        (None, "is missing"),
+    ],
+)
+def test_no_page_is_written_of_a_notebook_without_report(tmp_path, content, message):
+    notebook = tmp_path / "report.ipynb"
+    if content is not None:
+        nbformat.write(content, notebook)
+    with pytest.raises(SkinTLError, match=message):
+        rendering.render(notebook, tmp_path / "report.html", tmp_path / "report.pdf")
+    assert not list(tmp_path.glob("*.html")) + list(tmp_path.glob("*.pdf"))
+
+
+# Languages -------------------------------------------------------------------------------------------------------
+
+
+def _keys(content, prefix=""):
+    if not isinstance(content, dict):
+        return {prefix}
+    return set().union(*(_keys(value, f"{prefix}.{key}") for key, value in content.items()))
+
+
+@pytest.mark.parametrize("language", languages())
+def test_languages_have_the_same_parts(language):
+    import yaml
+
+    names = {file.name for file in (TEXTS / "en").iterdir()}
+    assert {file.name for file in (TEXTS / language).iterdir()} == names
+    for name in ("labels.yaml", "captions.yaml"):
+        ours, english = (yaml.safe_load((TEXTS / code / name).read_text(encoding="utf-8")) for code in (language, "en"))
+        assert {k for k in _keys(ours) if not k.startswith(".localization")} == {
+            k for k in _keys(english) if not k.startswith(".localization")
+        }
+    for name in sorted(n for n in names if n.endswith(".md")):
+        headings = [
+            re.findall(r"^(#+) .*\{(?:\{ \")?#(.*?)\}", (TEXTS / c / name).read_text(), re.M) for c in (language, "en")
+        ]
+        assert headings[0] == headings[1], name
+
+
+@pytest.mark.parametrize("language", languages())
+def test_labels_are_text(language):
+    import yaml
+
+    content = yaml.safe_load((TEXTS / language / "labels.yaml").read_text(encoding="utf-8"))
+    assert all(isinstance(k, str) for k in content)
+    for group in content.values():
+        for key, word in group.items() if isinstance(group, dict) else ():
+            assert isinstance(key, str) and isinstance(word, str), (key, word)
+
+
+@given(st.floats(-1e7, 1e7), st.sampled_from(["en", "fr"]), st.sampled_from([",.2f", "+.3f", ".0f", ",d", ".1%"]))
+def test_written_numbers_read_back(value, language, spec):
+    text = format_number(value, spec, language)
+    assert "-" not in text and " " not in text
+    plain = text.replace("−", "-").replace(NARROW_SPACE, "")
+    plain = plain.replace(",", ".") if language == "fr" else plain.replace(",", "")
+    scale = 100 if spec.endswith("%") else 1
+    digits = int(re.search(r"\.(\d)", spec)[1]) if "." in spec else 0
+    assert float(plain.rstrip("%")) == pytest.approx(scale * value, abs=0.51 * 10**-digits, rel=1e-12)
+
+
+def test_numbers_are_written_as_each_language_does():
+    assert format_number(10015, ",d", "en") == "10,015"
+    assert format_number(10015.5, ",.1f", "fr") == f"10{NARROW_SPACE}015,5"
+    assert format_number(0.5, ".0%", "en") == "50%"
+    assert format_number(0.5, ".0%", "fr") == f"50{NARROW_SPACE}%"
+    assert format_number(-0.001, "+.2f") == "0.00"
+    assert format_number(float("nan"), ".2f") == "–"
+
+
+def test_french_spaces_do_not_break():
+    assert typeset("Quoi ? « Rien » : 5 %", "fr") == "Quoi\u202f? «\u00a0Rien\u00a0»\u00a0: 5\u202f%"
+    assert typeset("What ? : 5 %", "en") == "What ? : 5 %"
+
+
+def test_a_missing_label_names_its_file():
+    with pytest.raises(SkinTLError, match=r"labels\.yaml has no label `metric\.unheard_of`"):
+        Labels("en")("metric.unheard_of")
+
+
+# The notebook ----------------------------------------------------------------------------------------------------
+
+
+def test_the_notebook_is_short_calls_without_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0].metadata.tags == ["parameters"]
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in code:
+        assert not cell.outputs and cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 15
+        assert not re.search(r"^\s*(def|class|lambda)\b", cell.source, re.MULTILINE)
