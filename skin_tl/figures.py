@@ -652,7 +652,7 @@ def scores(table, metrics, labels=None):
     high = min(1.0, np.ceil(high * 10) / 10)
     drawings = []
     for metric in metrics:
-        figure, axes = _new(4.6, 0.85 + 0.42 * len(order))
+        figure, axes = _new(4.6, 1.0 + 0.42 * len(order))
         rows = table[table["metric"] == metric].set_index("backbone")
         for place, backbone in enumerate(order):
             row = rows.loc[backbone]
@@ -789,7 +789,7 @@ def published(table, rows, labels=None):
     low, high = max(0.0, np.floor(values.min() * 10 - 0.5) / 10), min(1.0, np.ceil(values.max() * 10 + 0.3) / 10)
     drawings = []
     for name in rows:
-        figure, axes = _new(4.6, 1.15 + 0.42 * len(backbones))
+        figure, axes = _new(4.6, 1.3 + 0.42 * len(backbones))
         part = table[table["row"] == name].set_index("backbone")
         for place, backbone in enumerate(backbones):
             ours, theirs = part.loc[backbone, ["f1_score", "published_f1_score"]]
