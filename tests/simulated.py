@@ -103,10 +103,10 @@ def true_values(groups, rng, n_lesions=4000, n_repeats=25, skill=1.0):
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
-def predictions(rng, n_lesions=300, seeds=(1, 2), split_policy="lesion", skill=1.0, lesions=None):
+def predictions(rng, n_lesions=300, seeds=(1, 2), split_policy="lesion", skill=1.0, lesions=None, n_parts=3):
     """Make a table as ``predictions.csv`` holds it, of lesions that have every diagnosis.
 
-    A third of the lesions is in the test subset of each seed, another in its validation subset.
+    One of `n_parts` equal parts of the lesions is the test subset of each seed, another its validation subset.
     """
     if lesions is None:
         some = np.concatenate([rng.choice(np.flatnonzero(CODES == code), 6) for code in range(len(CLASSES))])
@@ -114,11 +114,11 @@ def predictions(rng, n_lesions=300, seeds=(1, 2), split_policy="lesion", skill=1
     y, lesion, probabilities = draw_images(lesions, rng, len(seeds), skill)
     tables = []
     for seed, probability in zip(seeds, probabilities, strict=True):
-        turn = (np.arange(len(lesions)) + seed) % 3
+        turn = (np.arange(len(lesions)) + seed) % n_parts
         table = pd.DataFrame(probability, columns=PROBABILITIES)
         table = table.assign(dataset="internal", arm="main", split_policy=split_policy, preprocessing="native")
         table["train_fraction"], table["seed"] = 1.0, seed
-        table["subset"] = np.array(["test", "val", "train"])[turn[lesion]]
+        table["subset"] = np.array(["test", "val", *["train"] * (n_parts - 2)])[turn[lesion]]
         table["image_id"] = [f"image_{number:05d}" for number in range(len(y))]
         table["lesion_id"] = [f"lesion_{number:05d}" for number in lesion]
         table["dx"] = np.array(CLASSES)[y]
