@@ -145,6 +145,21 @@ def test_class_never_predicted_has_precision_zero_and_no_interval_for_it(table):
     assert recall["value"] == 0 and recall["ci_low"] == 0 and 0 < recall["ci_high"] < 1
 
 
+def test_intervals_from_few_lesions_are_approximate():
+    cases = [
+        ("all", "accuracy", 12, False),
+        ("all", "ece", 1494, True),
+        ("all", "ece_scaled", 1494, True),
+        ("df", "recall", 15, False),
+        ("df", "recall", 9, True),
+        ("df", "roc_auc", 15, True),
+        ("nv", "average_precision", 1080, False),
+    ]
+    rows = pd.DataFrame(cases, columns=["class", "metric", "n_lesions", "wanted"]).assign(ci_low=0.1)
+    assert list(evaluation.approximate(rows)) == list(rows["wanted"])
+    assert not evaluation.approximate(rows.assign(ci_low=np.nan)).any()
+
+
 def test_single_seed_has_no_spread(table, metrics):
     spread = evaluation.seed_spread(metrics).set_index(["class", "metric"])
     both = [value_of(metrics, "macro_f1", seed=seed) for seed in (1, 2)]
