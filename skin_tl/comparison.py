@@ -294,3 +294,28 @@ def _contrast_rows(side_a, side_b, labels, n_boot, seed):
             }
         )
     return rows
+
+
+def ranking(metrics, metric="macro_f1", column="preprocessing"):
+    """Rank the backbones within each level of a column, the best first.
+
+    Parameters
+    ----------
+    metrics : pandas.DataFrame
+        Rows of ``metrics.csv``; those of seed ``all`` are used.
+    metric : str
+        A metric of the whole of which more is better.
+    column : str
+        A column of `CELL`, such as ``preprocessing`` or ``arm``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The other columns of `CELL`, strategy, `column`, backbone, value and rank (1 is best; equal values share the
+        better rank), sorted by rank.
+    """
+    rows = metrics[(metrics["metric"] == metric) & (metrics["class"] == "all") & (metrics["subgroup"] == "all")]
+    rows = rows[rows["seed"].astype(str) == "all"]
+    within = [*[name for name in CELL if name != column], "strategy", column]
+    ranked = rows.assign(rank=rows.groupby(within)["value"].rank(ascending=False, method="min").astype(int))
+    return ranked[[*within, "backbone", "value", "rank"]].sort_values([*within, "rank"], ignore_index=True)
