@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from simulated import predictions
@@ -39,6 +39,7 @@ def get(decided, decision, point, metric, seed="all"):
     return rows.iloc[0]
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(bool, st.integers(1, 60)).flatmap(
         lambda positive: st.tuples(

@@ -30,6 +30,7 @@ def as_table(y, probability):
 
 
 @settings(deadline=None, max_examples=30)
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_a_draw_of_every_lesion_once_gives_scikit_learns_values(seed, tied):
     rng = np.random.default_rng(seed)
@@ -43,6 +44,7 @@ def test_a_draw_of_every_lesion_once_gives_scikit_learns_values(seed, tied):
 
 
 @settings(deadline=None, max_examples=20)
+@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_lesion_drawn_twice_counts_as_its_images_repeated(seed):
     rng = np.random.default_rng(seed)
@@ -73,6 +75,7 @@ def test_images_of_a_lesion_are_drawn_together():
     assert clustered.var() == pytest.approx(right * (1 - right) / 30, rel=0.1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_wilson_interval_of_independent_lesions_is_the_proportions(n_lesions, data):
     hits = data.draw(st.integers(0, n_lesions))
@@ -84,6 +87,7 @@ def test_wilson_interval_of_independent_lesions_is_the_proportions(n_lesions, da
         assert (low, high) == pytest.approx(wanted, abs=0.003)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 0.2), st.integers(1, 1000))
 def test_wilson_interval_holds_its_value_and_stays_in_range(value, variance, n_lesions):
     low, high = uncertainty.wilson_interval(value, variance, n_lesions)
@@ -110,6 +114,7 @@ def test_no_interval_without_value_or_draws():
     assert np.isnan(uncertainty.wilson_interval(0.5, 0.01, 0)).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=7))
 def test_units_of_a_mean_lie_between_the_rarest_and_all(counts):
     units = uncertainty.units_of_mean(counts)
