@@ -30,7 +30,6 @@ def as_table(y, probability):
 
 
 @settings(deadline=None, max_examples=30)
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_a_draw_of_every_lesion_once_gives_scikit_learns_values(seed, tied):
     rng = np.random.default_rng(seed)
@@ -44,7 +43,6 @@ def test_a_draw_of_every_lesion_once_gives_scikit_learns_values(seed, tied):
 
 
 @settings(deadline=None, max_examples=20)
-@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_lesion_drawn_twice_counts_as_its_images_repeated(seed):
     rng = np.random.default_rng(seed)
