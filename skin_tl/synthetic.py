@@ -7,8 +7,8 @@ medicine.
 A picture is built like the thing it imitates.  Maps of melanin, blood, blue-grey veil, keratin and scar are
 laid on a patch of skin, light is absorbed in them by Beer-Lambert's law, and a dermatoscope looks at the result:
 hairs, bubbles, scale marks, vignette, colour cast, focus.  What tells the types apart is structure, after the
-criteria that dermatologists use [1]_; how dark, how red and how large a lesion is comes from the same wide
-distributions for all types, so that colour alone says little.
+criteria that dermatologists use [1]_.  How dark, how red and how large a lesion is varies more within a type than
+between types, so that colour alone says little.
 
 A lesion's own features come from one random generator and each picture of it from another, so that several
 pictures of one lesion are near duplicates, as in HAM10000: a split by image leaks.
@@ -20,9 +20,14 @@ References
 """
 
 import csv
+import math
 import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +57,6 @@ def _seeded(seed, *path):
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=path))
 
 
-def _between(rng, low, high):
-    return float(rng.uniform(low, high))
-
-
-def _chance(rng, probability):
-    return bool(rng.random() < probability)
-
-
 def _ramp(values, low, high):
     """Rise smoothly from 0 at `low` to 1 at `high`."""
     t = np.clip((values - low) / (high - low), 0, 1)
@@ -79,16 +76,15 @@ class _View:
     """
 
     def __init__(self, rng):
-        zoom = np.exp(rng.normal(0, 0.12))
+        self.scale = HEIGHT * math.exp(rng.normal(0, 0.12))
         angle = rng.normal(0, 0.2)
-        centre = np.array([WIDTH, HEIGHT]) / 2 + rng.normal(0, 0.035, 2) * HEIGHT
-        self.scale = HEIGHT * zoom
-        self._cos, self._sin = np.cos(angle), np.sin(angle)
-        self._centre = centre
-        x = (np.arange(WIDTH, dtype=np.float32)[None, :] - np.float32(centre[0])) / np.float32(self.scale)
-        y = (np.arange(HEIGHT, dtype=np.float32)[:, None] - np.float32(centre[1])) / np.float32(self.scale)
-        self.u = x * np.float32(self._cos) + y * np.float32(self._sin)
-        self.v = y * np.float32(self._cos) - x * np.float32(self._sin)
+        self._cos, self._sin = math.cos(angle), math.sin(angle)
+        self._centre = np.array([WIDTH, HEIGHT]) / 2 + rng.normal(0, 0.035, 2) * HEIGHT
+        column, row = self._centre.tolist()
+        x = (np.arange(WIDTH, dtype=np.float32)[None, :] - column) / self.scale
+        y = (np.arange(HEIGHT, dtype=np.float32)[:, None] - row) / self.scale
+        self.u = x * self._cos + y * self._sin
+        self.v = y * self._cos - x * self._sin
 
     def pixels(self, points):
         """Turn skin coordinates (n, 2) into pixel coordinates (n, 2)."""
@@ -116,8 +112,8 @@ class _View:
         fields = {}
         for k in range(octaves):
             step = self._step(frequency * 2**k)
-            fields[step] = fields.get(step, 0) + self._sampled(rng, frequency * 2**k, step) * np.float32(0.5**k)
-        return sum(map(self._enlarged, fields.values())) / np.float32(np.sqrt(sum(0.25**k for k in range(octaves))))
+            fields[step] = fields.get(step, 0) + self._sampled(rng, frequency * 2**k, step) * 0.5**k
+        return sum(map(self._enlarged, fields.values())) / math.sqrt(sum(0.25**k for k in range(octaves)))
 
     def _step(self, frequency):
         """A coarse field is sampled on every second or fourth pixel alone."""
@@ -129,7 +125,7 @@ class _View:
         columns, rows = (int(2 * REACH * f) + 6 for f in (along, across))
         grid = Image.fromarray(rng.standard_normal((rows, columns), dtype=np.float32))
         # pixel → skin → grid, both affine
-        cos, sin = np.cos(angle), np.sin(angle)
+        cos, sin = math.cos(angle), math.sin(angle)
         to_skin = np.array([[self._cos, self._sin], [-self._sin, self._cos]]) / self.scale
         to_grid = np.array([[cos * along, sin * along], [-sin * across, cos * across]])
         matrix = (to_grid[:, :, None] * to_skin[None, :, :]).sum(axis=1)
@@ -138,7 +134,7 @@ class _View:
         coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
         size = (WIDTH // step, HEIGHT // step)
         field = grid.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
-        return np.asarray(field) * np.float32(1.4)
+        return np.asarray(field) * 1.4  # the spread that interpolation took
 
     @staticmethod
     def _enlarged(field):
@@ -156,34 +152,28 @@ class _View:
         disorder : float
             How far the net is warped, in periods; 0.3 looks regular, above 1 torn.
         """
-        bend = 0.25 / period
-        u = self.u + np.float32(period * disorder) * self.noise(rng, bend)
-        v = self.v + np.float32(period * disorder) * self.noise(rng, bend)
-        u += np.float32(period * 0.13) * self.noise(rng, 0.9 / period)
-        v += np.float32(period * 0.13) * self.noise(rng, 0.9 / period)
-        k = 4 * np.pi / (np.sqrt(3) * period)
-        turn = _between(rng, 0, np.pi)
-        waves = sum(
-            np.cos(
-                u * np.float32(k * np.cos(turn + i * np.pi / 3 * 2))
-                + v * np.float32(k * np.sin(turn + i * np.pi / 3 * 2))
-            )
-            for i in range(3)
-        )
-        return (waves + np.float32(1.5)) / np.float32(4.5)
+        coarse, fine = 0.25 / period, 0.9 / period
+        u = self.u + period * (disorder * self.noise(rng, coarse) + 0.13 * self.noise(rng, fine))
+        v = self.v + period * (disorder * self.noise(rng, coarse) + 0.13 * self.noise(rng, fine))
+        turn = rng.uniform(0, math.pi)
+        waves = 0
+        for angle in (turn, turn + math.pi / 3 * 2, turn + math.pi / 3 * 4):
+            k = 4 * math.pi / (math.sqrt(3) * period)
+            waves += np.cos(u * (k * math.cos(angle)) + v * (k * math.sin(angle)))
+        return (waves + 1.5) / 4.5
+
+    def ink(self, lines):
+        """Draw lines, each (points (n, 2), width, strength 0..1), on a Pillow image of (2 WIDTH, 2 HEIGHT)."""
+        canvas, pen = self._canvas()
+        for points, width, strength in lines:
+            path = (self.pixels(points) * 2).ravel().tolist()
+            thick = max(1, round(width * self.scale * 2))
+            pen.line(path, fill=int(255 * strength), width=thick, joint="curve")
+        return canvas
 
     def strokes(self, lines, soft=0.0):
-        """Draw lines, each (points (n, 2), width, strength 0..1), as a map in 0..1, (HEIGHT, WIDTH) float32."""
-        canvas, pen = self._canvas()
-        if lines:
-            paths = np.split(
-                self.pixels(np.concatenate([points for points, _, _ in lines])) * 2,
-                np.cumsum([len(points) for points, _, _ in lines])[:-1],
-            )
-            for path, (_, width, strength) in zip(paths, lines, strict=True):
-                thick = max(1, round(width * self.scale * 2))
-                pen.line(path.ravel().tolist(), fill=int(255 * strength), width=thick, joint="curve")
-        return self._developed(canvas, soft)
+        """Draw lines as a map in 0..1, (HEIGHT, WIDTH) float32, blurred by `soft` units of skin."""
+        return self._developed(self.ink(lines), soft)
 
     def blots(self, rng, centres, radii, strengths=1.0, wobble=0.15, soft=0.0):
         """Draw roundish spots as a map in 0..1, (HEIGHT, WIDTH) float32.
@@ -219,7 +209,7 @@ class _View:
         return canvas, ImageDraw.Draw(canvas)
 
     def _developed(self, canvas, soft):
-        ink = np.asarray(canvas.reduce(2), np.float32) / np.float32(255)
+        ink = np.asarray(canvas.reduce(2), np.float32) / 255
         return gaussian_filter(ink, soft * self.scale, truncate=3) if soft else ink
 
 
@@ -239,26 +229,26 @@ class _Outline:
 
     def __init__(self, rng, radius, dents, elongation=1.2):
         self.radius = radius
-        self._turn = _between(rng, 0, np.pi)
-        self._stretch = np.sqrt(elongation)
+        self._stretch = math.sqrt(elongation)
+        turn = rng.uniform(0, math.pi)
+        self._cos, self._sin = math.cos(turn), math.sin(turn)
         orders = np.arange(2, 8)
-        self._orders = orders
-        self._strengths = dents * rng.normal(0, 1, len(orders)) / (orders - 0.8)
-        self._phases = rng.uniform(0, 2 * np.pi, len(orders))
+        strengths = dents * rng.normal(0, 1, len(orders)) / (orders - 0.8)
+        phases = rng.uniform(0, 2 * np.pi, len(orders))
+        self._dents = list(zip(orders.tolist(), strengths.tolist(), phases.tolist(), strict=True))
 
     def _edge(self, angle):
-        dents = sum(
-            np.float32(a) * np.cos(np.float32(k) * angle + np.float32(p))
-            for k, a, p in zip(self._orders, self._strengths, self._phases, strict=True)
-        )
-        return np.float32(self.radius) * np.maximum(1 + dents, np.float32(0.35))
+        dents = sum(strength * np.cos(order * angle + phase) for order, strength, phase in self._dents)
+        return self.radius * np.maximum(1 + dents, 0.35)
+
+    def _depth(self, u, v):
+        a = (u * self._cos + v * self._sin) / self._stretch
+        b = (v * self._cos - u * self._sin) * self._stretch
+        return 1 - np.hypot(a, b) / self._edge(np.arctan2(b, a))
 
     def depth(self, view):
         """How far inside each pixel lies: 1 in the middle, 0 on the outline, negative outside."""
-        cos, sin = np.float32(np.cos(self._turn)), np.float32(np.sin(self._turn))
-        a = (view.u * cos + view.v * sin) / np.float32(self._stretch)
-        b = (view.v * cos - view.u * sin) * np.float32(self._stretch)
-        return 1 - np.hypot(a, b) / self._edge(np.arctan2(b, a))
+        return self._depth(view.u, view.v)
 
     def at(self, angles, distances):
         """Skin coordinates (n, 2) of points given by angle and by distance in parts of the outline's radius."""
@@ -266,8 +256,7 @@ class _Outline:
         reach = self._edge(angles) * distances
         a = np.cos(angles) * reach * self._stretch
         b = np.sin(angles) * reach / self._stretch
-        cos, sin = np.cos(self._turn), np.sin(self._turn)
-        return np.stack([a * cos - b * sin, a * sin + b * cos], axis=1)
+        return np.stack([a * self._cos - b * self._sin, a * self._sin + b * self._cos], axis=1)
 
     def scatter(self, rng, n, inner=0.0, outer=0.9):
         """Draw `n` points between two parts of the outline's radius, evenly over the area, (n, 2)."""
@@ -281,15 +270,12 @@ class _Outline:
         j, i = np.mgrid[:n, :n]
         points = np.stack([(i + 0.5 * (j % 2)) * spacing, j * spacing * 0.87], axis=-1).reshape(-1, 2)
         points = points - points.mean(axis=0) + rng.normal(0, jitter * spacing, points.shape)
-        cos, sin = np.cos(self._turn), np.sin(self._turn)
-        a = (points[:, 0] * cos + points[:, 1] * sin) / self._stretch
-        b = (points[:, 1] * cos - points[:, 0] * sin) * self._stretch
-        return points[np.hypot(a, b) < outer * self._edge(np.arctan2(b, a))]
+        return points[self._depth(*points.T) > 1 - outer]
 
 
 @dataclass
 class _Look:
-    """What varies from lesion to lesion in the same way for all types.
+    """What varies from lesion to lesion before its type comes in.
 
     Attributes
     ----------
@@ -309,10 +295,10 @@ class _Look:
 
 def _look(rng):
     return _Look(
-        pigment=float(np.clip(np.exp(rng.normal(-0.25, 0.5)), 0.2, 1.9)),
-        redness=float(np.clip(np.exp(rng.normal(-1.2, 0.6)), 0.05, 1.0)),
-        radius=float(np.clip(np.exp(rng.normal(-1.35, 0.27)), 0.14, 0.42)),
-        clarity=_between(rng, 0.25, 1.0),
+        pigment=min(max(rng.lognormal(-0.25, 0.5), 0.2), 1.9),
+        redness=min(max(rng.lognormal(-1.2, 0.6), 0.05), 1.0),
+        radius=min(max(rng.lognormal(-1.35, 0.27), 0.14), 0.42),
+        clarity=rng.uniform(0.35, 1.0),
     )
 
 
@@ -335,9 +321,10 @@ class _Tissue:
             (np.clip(share, 0, 1), shown)
             for share, shown in ((self.veil, VEIL), (self.scar, SCAR), (self.keratin, KERATIN))
         ]
+        melanin, blood = np.maximum(self.melanin, 0), np.maximum(self.blood, 0)
         planes = []
         for k in range(3):
-            plane = SKIN[k] * np.exp(-(self.melanin * (MELANIN[k] * tint[k]) + self.blood * BLOOD[k]))
+            plane = SKIN[k] * np.exp(-(melanin * (MELANIN[k] * tint[k]) + blood * BLOOD[k]))
             for share, shown in layers:
                 plane += share * (shown[k] - plane)
             planes.append(plane)
@@ -346,39 +333,39 @@ class _Tissue:
 
 def _bare_skin(rng, view, grain):
     """Skin without a lesion: its tone, mottling, creases, freckles, follicles and small vessels."""
-    tone = float(np.clip(rng.gamma(1.6, 0.07), 0.02, 0.7))
-    flush = float(np.clip(rng.gamma(2.2, 0.07), 0.03, 0.5))
-    mottle = _between(rng, 0.2, 1.0) ** 2
+    tone = min(max(rng.gamma(1.6, 0.07), 0.02), 0.7)
+    flush = min(max(rng.gamma(2.2, 0.07), 0.03), 0.5)
+    mottle = rng.uniform(0.2, 1.0) ** 2
     clouds = mottle * view.clouds(rng, 8, 2)
     melanin = tone * (1 - 0.15 * clouds)
     blood = flush * (1 + 0.25 * clouds)
-    creases = _between(rng, 0.01, 0.06)
-    turn = _between(rng, 0, np.pi)
-    for angle in (turn, turn + _between(rng, 0.8, 1.5)):
+    creases = rng.uniform(0.01, 0.06)
+    turn = rng.uniform(0, math.pi)
+    for angle in (turn, turn + rng.uniform(0.8, 1.5)):
         melanin += creases * np.exp(-2 * np.abs(view.noise(rng, 26, stretch=9, angle=angle)))
-    melanin += 0.02 * grain
-    if _chance(rng, 0.3):
+    melanin += 0.015 * grain
+    if rng.random() < 0.3:
         freckles = rng.uniform(-1.1, 1.1, (rng.integers(15, 70), 2))
         sizes = rng.uniform(0.008, 0.03, len(freckles))
-        melanin += _between(rng, 0.1, 0.35) * view.blots(rng, freckles, sizes, wobble=0.3, soft=0.008)
-    if _chance(rng, 0.3):
+        melanin += rng.uniform(0.1, 0.35) * view.blots(rng, freckles, sizes, wobble=0.3, soft=0.008)
+    if rng.random() < 0.3:
         starts = rng.uniform(-1, 1, (rng.integers(8, 35), 2))
         vessels = [
-            (_wander(rng, p, _between(rng, 0, 6.3), _between(rng, 0.08, 0.45), 0.3), _between(rng, 0.003, 0.007), 0.8)
+            (_wander(rng, p, rng.uniform(0, 2 * math.pi), rng.uniform(0.08, 0.45), 0.3), rng.uniform(0.003, 0.007), 0.8)
             for p in starts
         ]
-        blood += _between(rng, 0.1, 0.4) * view.strokes(vessels, soft=0.003)
+        blood += rng.uniform(0.1, 0.4) * view.strokes(vessels, soft=0.003)
     scar = np.zeros_like(blood)
-    if _chance(rng, 0.25):
+    if rng.random() < 0.25:
         pores = rng.uniform(-1, 1, (rng.integers(60, 160), 2))
-        scar += _between(rng, 0.15, 0.4) * view.blots(rng, pores, 0.008, wobble=0.2, soft=0.004)
-    return _Tissue(np.maximum(melanin, 0), np.maximum(blood, 0), np.zeros_like(blood), np.zeros_like(blood), scar)
+        scar += rng.uniform(0.15, 0.4) * view.blots(rng, pores, 0.008, wobble=0.2, soft=0.004)
+    return _Tissue(melanin, blood, veil=np.zeros_like(blood), keratin=np.zeros_like(blood), scar=scar)
 
 
 def _stain(rng, view, outline, fade, rough, frequency=9, octaves=2):
     """The lesion's ground: 1 inside, 0 outside, over a border that is `fade` wide (in radii) and `rough`."""
     depth = outline.depth(view)
-    edge = depth + np.float32(rough) * view.clouds(rng, frequency, octaves)
+    edge = depth + rough * view.clouds(rng, frequency, octaves)
     return depth, _ramp(edge, 0, fade)
 
 
@@ -403,9 +390,9 @@ def _vessel_tree(rng, start, heading, length, width, generations=3):
     lines = [(trunk, width, 0.7 + 0.1 * generations)]
     if generations:
         for _ in range(rng.integers(2, 4)):
-            at = int(_between(rng, 0.25, 0.95) * (len(trunk) - 1))
-            side = heading + rng.choice([-1, 1]) * _between(rng, 0.4, 1.1)
-            lines += _vessel_tree(rng, trunk[at], side, length * _between(rng, 0.4, 0.7), width * 0.68, generations - 1)
+            at = int(rng.uniform(0.25, 0.95) * (len(trunk) - 1))
+            side = heading + rng.choice([-1, 1]) * rng.uniform(0.4, 1.1)
+            lines += _vessel_tree(rng, trunk[at], side, length * rng.uniform(0.4, 0.7), width * 0.68, generations - 1)
     return lines
 
 
@@ -414,62 +401,62 @@ def _vessel_tree(rng, start, heading, length, width, generations=3):
 
 def _nevus(rng, view, skin, look):
     """Melanocytic nevus: regular network or globules, symmetric, one or two browns."""
-    atypical = _chance(rng, 0.25)  # dysplastic nevi look a little like melanomas
-    outline = _Outline(rng, look.radius, 0.13 if atypical else 0.06, _between(rng, 1.0, 1.6))
-    depth, ground = _stain(rng, view, outline, _between(rng, 0.2, 0.6), 0.09 if atypical else 0.045)
+    atypical = rng.random() < 0.25  # dysplastic nevi look a little like melanomas
+    outline = _Outline(rng, look.radius, 0.13 if atypical else 0.06, rng.uniform(1.0, 1.6))
+    depth, ground = _stain(rng, view, outline, rng.uniform(0.2, 0.6), 0.09 if atypical else 0.045)
     kind = rng.choice(["network", "globules", "plain"], p=[0.6, 0.2, 0.2])
-    pigment = look.pigment * ground
-    centre = _between(rng, -0.4, 0.5)  # the second brown: a darker or paler middle
+    pigment = max(look.pigment, 0.35) * ground
+    centre = rng.uniform(-0.25, 0.5)  # the second brown: a darker or paler middle
     pigment *= 1 + centre * _ramp(depth + 0.1 * view.clouds(rng, 6, 2), 0.2, 0.8)
     if atypical:
         pigment *= 1 + 0.3 * view.clouds(rng, 5, 3)
     if kind == "network":
-        net = _network(view, rng, _between(rng, 0.028, 0.046), 0.3, _between(rng, 0.2, 0.6))
+        net = _network(view, rng, rng.uniform(0.028, 0.046), 0.3, rng.uniform(0.2, 0.6))
         share = (0.25 + 0.5 * look.clarity) * _ramp(view.clouds(rng, 5, 2), -1.6, 0.4)
         pigment *= 1 - 0.75 * share + 1.4 * share * net
     elif kind == "globules":
-        points = outline.lattice(rng, _between(rng, 0.03, 0.05))
-        dots = view.blots(rng, points, _between(rng, 0.009, 0.014), wobble=0.1, soft=0.003)
+        points = outline.lattice(rng, rng.uniform(0.03, 0.05))
+        dots = view.blots(rng, points, rng.uniform(0.009, 0.014), wobble=0.1, soft=0.003)
         pigment *= 0.65 + (0.4 + 0.6 * look.clarity) * dots
-    elif _chance(rng, 0.3):  # a papillomatous nevus has cysts as a keratosis has
+    elif rng.random() < 0.3:  # a papillomatous nevus has cysts as a keratosis has
         cysts = outline.scatter(rng, rng.integers(2, 9), 0, 0.8)
         skin.keratin += 0.5 * look.clarity * view.blots(rng, cysts, 0.009, soft=0.004)
     skin.melanin += pigment * (1 + 0.15 * view.clouds(rng, 12, 3))
-    skin.blood += look.redness * ground
+    skin.blood += 0.7 * look.redness * ground
 
 
 def _melanoma(rng, view, skin, look):
     """Melanoma: asymmetry in shape and colour, irregular border, atypical network, streaks, veil, regression."""
-    outline = _Outline(rng, look.radius * 1.1, 0.07 + 0.13 * look.clarity, _between(rng, 1.0, 1.6))
-    side = _between(rng, 0, 2 * np.pi)
-    tilt = ((view.u * np.cos(side) + view.v * np.sin(side)) / look.radius).astype(np.float32)
+    outline = _Outline(rng, max(look.radius * 1.2, 0.2), 0.09 + 0.13 * look.clarity, rng.uniform(1.0, 1.6))
+    side = rng.uniform(0, 2 * math.pi)
+    tilt = (view.u * math.cos(side) + view.v * math.sin(side)) / look.radius
     _, ground = _stain(rng, view, outline, 0.07 + 0.3 * _ramp(-tilt, -1, 1), 0.11, octaves=3)
-    patches = view.clouds(rng, 5, 4) + np.float32(0.6 * look.clarity) * tilt
+    patches = view.clouds(rng, 5, 4) + 0.6 * look.clarity * tilt
     dark = _ramp(patches, -0.6, 1.3)
-    net = _network(view, rng, _between(rng, 0.035, 0.06), 0.7, _between(rng, 0.3, 0.7))
-    net_share = _between(rng, 0.2, 0.7) * _ramp(view.clouds(rng, 4, 2), -0.6, 0.8)
+    net = _network(view, rng, rng.uniform(0.035, 0.06), 0.7, rng.uniform(0.3, 0.7))
+    net_share = rng.uniform(0.2, 0.7) * _ramp(view.clouds(rng, 4, 2), -0.6, 0.8)
     pigment = look.pigment * ground * (0.4 + (0.4 + 1.1 * look.clarity) * dark)
     pigment *= 1 - net_share + 1.5 * net_share * net
     streaks = []
-    for angle in side + rng.normal(0, 0.6, rng.integers(6, 26)) if _chance(rng, 0.5) else []:
-        start = outline.at([angle], _between(rng, 0.8, 0.95))[0]
-        outward = np.arctan2(start[1], start[0])
-        line = _wander(rng, start, outward, look.radius * _between(rng, 0.12, 0.3), 0.1)
-        streaks += [(line, _between(rng, 0.005, 0.011), 0.9), (line[-2:], 0.013, 0.9)]
+    for angle in side + rng.normal(0, 0.6, rng.integers(6, 26)) if rng.random() < 0.5 else []:
+        start = outline.at([angle], rng.uniform(0.8, 0.95))[0]
+        outward = math.atan2(start[1], start[0])
+        line = _wander(rng, start, outward, look.radius * rng.uniform(0.12, 0.3), 0.1)
+        streaks += [(line, rng.uniform(0.005, 0.011), 0.9), (line[-2:], 0.013, 0.9)]
     pigment += look.pigment * 0.8 * view.strokes(streaks, soft=0.004)
     n = rng.integers(6, 36)
     clumps = outline.at(side + rng.normal(0, 0.9, n), rng.uniform(0.2, 1.0, n))
     pigment += 0.8 * view.blots(rng, clumps, rng.uniform(0.004, 0.014, n), wobble=0.25, soft=0.003)
     skin.melanin += pigment * (1 + 0.15 * view.clouds(rng, 20, 2))
     skin.blood += look.redness * ground * (0.4 + _ramp(view.clouds(rng, 5, 2), 0, 1.2))
-    if _chance(rng, 0.55):
-        middle = outline.at([side + _between(rng, -1, 1)], _between(rng, 0.1, 0.5))
-        veil = view.blots(rng, middle, look.radius * _between(rng, 0.35, 0.6), wobble=0.3, soft=0.035)
+    if rng.random() < 0.55:
+        middle = outline.at([side + rng.uniform(-1, 1)], rng.uniform(0.1, 0.5))
+        veil = view.blots(rng, middle, look.radius * rng.uniform(0.35, 0.6), wobble=0.3, soft=0.035)
         veil *= ground * _ramp(view.clouds(rng, 9, 3), -1.6, 0.8)
-        skin.veil += _between(rng, 0.3, 0.75) * veil
-    if _chance(rng, 0.45):
-        away = outline.at([side + np.pi + rng.normal(0, 0.5)], _between(rng, 0.2, 0.6))
-        loss = view.blots(rng, away, look.radius * _between(rng, 0.3, 0.5), wobble=0.4, soft=0.03)
+        skin.veil += rng.uniform(0.3, 0.75) * veil
+    if rng.random() < 0.45:
+        away = outline.at([side + np.pi + rng.normal(0, 0.5)], rng.uniform(0.2, 0.6))
+        loss = view.blots(rng, away, look.radius * rng.uniform(0.3, 0.5), wobble=0.4, soft=0.03)
         loss *= _ramp(view.clouds(rng, 12, 3), -1.2, 0.8) * ground
         skin.melanin *= 1 - 0.75 * loss
         skin.scar += 0.35 * loss
@@ -479,31 +466,31 @@ def _melanoma(rng, view, skin, look):
 
 def _basal_cell(rng, view, skin, look):
     """Basal cell carcinoma: arborising vessels, blue-grey ovoid nests, shiny ground, an erosion."""
-    outline = _Outline(rng, look.radius, 0.14, _between(rng, 1.0, 1.5))
+    outline = _Outline(rng, look.radius, 0.14, rng.uniform(1.0, 1.5))
     depth, ground = _stain(rng, view, outline, 0.5, 0.12)
-    pigmented = _chance(rng, 0.45)
+    pigmented = rng.random() < 0.45
     skin.melanin += look.pigment * ground * (0.5 if pigmented else 0.12) * (0.7 + 0.5 * view.clouds(rng, 6))
     skin.blood += (0.15 + look.redness) * ground * 0.7
     skin.scar += 0.3 * _ramp(depth, 0.1, 0.7) * _ramp(view.clouds(rng, 7, 2), -0.3, 1.2)
     lines = []
     for _ in range(rng.integers(2, 6)):
-        start = outline.at([_between(rng, 0, 2 * np.pi)], _between(rng, 0.8, 1.15))[0]
-        inward = np.arctan2(-start[1], -start[0]) + rng.normal(0, 0.5)
-        lines += _vessel_tree(rng, start, inward, look.radius * _between(rng, 0.7, 1.2), _between(rng, 0.006, 0.012))
+        start = outline.at([rng.uniform(0, 2 * math.pi)], rng.uniform(0.8, 1.15))[0]
+        inward = math.atan2(-start[1], -start[0]) + rng.normal(0, 0.5)
+        lines += _vessel_tree(rng, start, inward, look.radius * rng.uniform(0.7, 1.2), rng.uniform(0.006, 0.012))
     skin.blood += (0.5 + 0.9 * look.clarity) * view.strokes(lines, soft=0.0025)
-    n = rng.integers(3, 14) if pigmented or _chance(rng, 0.5) else 0
+    n = rng.integers(3, 14) if pigmented or (rng.random() < 0.5) else 0
     nests = outline.scatter(rng, n, 0.2, 0.95)
     blobs = view.blots(rng, nests, rng.uniform(0.012, 0.042, n), rng.uniform(0.5, 1, n), wobble=0.2, soft=0.007)
     blobs *= 0.85 + 0.25 * view.clouds(rng, 20, 2)
     skin.veil += (0.4 + 0.4 * look.clarity) * blobs
     skin.melanin += 0.9 * blobs
-    if _chance(rng, 0.35):
+    if rng.random() < 0.35:
         crust = view.blots(rng, outline.scatter(rng, 3, 0, 0.4), rng.uniform(0.015, 0.04, 3), wobble=0.3, soft=0.004)
         skin.blood += 1.4 * crust
         skin.melanin += 0.5 * crust
-    if _chance(rng, 0.4):
+    if rng.random() < 0.4:
         shine = [
-            (_wander(rng, p, _between(rng, 0, np.pi), 0.05, 0.03), 0.005, 0.8)
+            (_wander(rng, p, rng.uniform(0, math.pi), 0.05, 0.03), 0.005, 0.8)
             for p in outline.scatter(rng, rng.integers(5, 15), 0, 0.8)
         ]
         skin.scar += 0.7 * view.strokes(shine)
@@ -511,74 +498,74 @@ def _basal_cell(rng, view, skin, look):
 
 def _keratosis(rng, view, skin, look):
     """Benign keratosis: stuck-on sharp border, milia-like cysts, comedo-like openings, ridges or fingerprint."""
-    outline = _Outline(rng, look.radius * 1.05, 0.09, _between(rng, 1.0, 1.6))
-    depth, ground = _stain(rng, view, outline, _between(rng, 0.05, 0.16), 0.05, 14, octaves=3)
-    turn = _between(rng, 0, np.pi)
+    outline = _Outline(rng, look.radius * 1.05, 0.09, rng.uniform(1.0, 1.6))
+    depth, ground = _stain(rng, view, outline, rng.uniform(0.05, 0.16), 0.05, 14, octaves=3)
+    turn = rng.uniform(0, math.pi)
     kind = rng.choice(["ridges", "fingerprint", "smooth"], p=[0.45, 0.25, 0.3])
-    texture = np.float32(0)
+    texture = 0.0
     if kind == "ridges":
         folds = view.noise(rng, 11) + 0.5 * view.noise(rng, 22)
         texture = np.exp(-((folds / 0.35) ** 2)) - 0.35
     elif kind == "fingerprint":
-        bent = view.u * np.cos(turn) + view.v * np.sin(turn) + 0.04 * view.noise(rng, 6)
-        lines = np.cos(bent.astype(np.float32) * np.float32(2 * np.pi / _between(rng, 0.026, 0.04)))
+        bent = view.u * math.cos(turn) + view.v * math.sin(turn) + 0.04 * view.noise(rng, 6)
+        lines = np.cos(bent * (2 * math.pi / rng.uniform(0.026, 0.04)))
         texture = 0.6 * lines * _ramp(view.clouds(rng, 6, 2), -1, 0.8)
-    ground = ground * (1 + (0.25 + 0.45 * look.clarity) * texture)
+    ground = ground * (1 + (0.1 + 0.5 * look.clarity) * texture)
     skin.melanin += look.pigment * ground * (0.9 + 0.25 * view.clouds(rng, 8, 4))
     skin.blood += 0.8 * look.redness * ground
     skin.keratin += 0.15 * _ramp(depth, 0.0, 0.1) * _ramp(view.clouds(rng, 14, 3), 0.2, 1.4)
-    n = int(rng.integers(6, 30) * (0.4 + 0.6 * look.clarity))
+    n = int(rng.integers(5, 28) * look.clarity)
     cysts = view.blots(rng, outline.scatter(rng, n, 0, 0.88), rng.uniform(0.005, 0.014, n), wobble=0.1, soft=0.004)
-    skin.keratin += (0.4 + 0.5 * look.clarity) * cysts
-    n = rng.integers(3, 18) if _chance(rng, 0.7) else 0
+    skin.keratin += (0.3 + 0.5 * look.clarity) * cysts
+    n = rng.integers(3, 16) if rng.random() < 0.7 else 0
     plugs = view.blots(rng, outline.scatter(rng, n, 0, 0.9), rng.uniform(0.006, 0.017, n), wobble=0.2, soft=0.002)
     skin.melanin += 1.2 * plugs
-    if _chance(rng, 0.2):  # inflamed, with the grey of a regressing lesion
-        skin.veil += 0.4 * ground * _ramp(view.clouds(rng, 6, 3), 0.3, 1.5)
+    if rng.random() < 0.15:  # inflamed, with the grey of a regressing lesion
+        skin.veil += 0.45 * ground * _ramp(view.clouds(rng, 6, 3), 0.2, 2.2)
 
 
 def _dermatofibroma(rng, view, skin, look):
     """Dermatofibroma: a white scar-like patch in the middle of a faint, fading network."""
-    outline = _Outline(rng, look.radius * 1.1, 0.05, _between(rng, 1.0, 1.3))
-    depth, ground = _stain(rng, view, outline, _between(rng, 0.7, 1.0), 0.08)
-    net = _network(view, rng, _between(rng, 0.026, 0.04), 0.35, 0.35)
+    outline = _Outline(rng, max(look.radius * 1.35, 0.26), 0.05, rng.uniform(1.0, 1.3))
+    depth, ground = _stain(rng, view, outline, rng.uniform(0.7, 1.0), 0.08)
+    net = _network(view, rng, rng.uniform(0.026, 0.04), 0.35, 0.35)
     net *= _ramp(view.clouds(rng, 5, 2), -1.4, 0.4)
-    skin.melanin += 0.55 * look.pigment * ground * (0.6 + 0.7 * look.clarity * net)
-    skin.blood += (0.1 + look.redness) * ground * (1 + 0.2 * view.clouds(rng, 8, 2))
-    patch = _ramp(depth + 0.09 * view.clouds(rng, 8, 3), _between(rng, 0.25, 0.4), _between(rng, 0.6, 0.8))
-    if _chance(rng, 0.35):  # a white network rather than a plain scar
-        white = _network(view, rng, _between(rng, 0.035, 0.055), 0.4, 0.5)
-        patch = patch * (0.45 + 0.55 * white)
+    skin.melanin += 0.75 * max(look.pigment, 0.5) * ground * (0.6 + 0.8 * look.clarity * net)
+    skin.blood += (0.15 + look.redness) * ground * (1 + 0.2 * view.clouds(rng, 8, 2))
+    patch = _ramp(depth + 0.07 * view.clouds(rng, 7, 3), rng.uniform(0.25, 0.4), rng.uniform(0.65, 0.85))
+    if rng.random() < 0.3:  # a white network rather than a plain scar
+        white = _network(view, rng, rng.uniform(0.034, 0.05), 0.4, 0.5)
+        patch = patch * (0.6 + 0.4 * white)
     else:
-        patch = patch * (0.85 + 0.15 * view.clouds(rng, 18, 2))
-    skin.scar += (0.4 + 0.45 * look.clarity) * patch
+        patch = patch * (0.92 + 0.08 * view.clouds(rng, 18, 2))
+    skin.scar += (0.6 + 0.35 * look.clarity) * patch
     skin.melanin *= 1 - 0.7 * np.clip(patch, 0, 1)
 
 
 def _vascular(rng, view, skin, look):
     """Angioma or angiokeratoma: sharply bordered red, purple or blue-black lacunae parted by pale septa."""
-    outline = _Outline(rng, look.radius * 0.95, 0.1, _between(rng, 1.0, 1.4))
+    outline = _Outline(rng, look.radius * 0.95, 0.1, rng.uniform(1.0, 1.4))
     _, ground = _stain(rng, view, outline, 0.12, 0.05)
-    spacing = _between(rng, 0.055, 0.1)
+    spacing = rng.uniform(0.055, 0.1)
     centres = outline.lattice(rng, spacing, 0.2, outer=0.92)
     n = len(centres)
     sizes = spacing * rng.uniform(0.36, 0.56, n)
     lacunae = view.blots(rng, centres, sizes, rng.uniform(0.6, 1, n), wobble=0.15, soft=0.004)
     lacunae *= 0.9 + 0.15 * view.clouds(rng, 12, 2)
-    purple = _between(rng, 0, 1) ** 2
-    skin.blood += ground * (0.3 + 0.5 * look.redness) + lacunae * _between(rng, 0.9, 1.9)
-    skin.melanin += lacunae * purple * _between(rng, 0.1, 1.0) + 0.1 * look.pigment * ground
+    purple = rng.uniform(0, 1) ** 2
+    skin.blood += ground * (0.3 + 0.5 * look.redness) + lacunae * rng.uniform(0.9, 1.9)
+    skin.melanin += lacunae * purple * rng.uniform(0.1, 1.0) + 0.1 * look.pigment * ground
     skin.veil += 0.35 * purple * lacunae
     skin.scar += (0.1 + 0.4 * look.clarity) * ground * (1 - np.clip(lacunae, 0, 1))
 
 
 def _keratosis_actinic(rng, view, skin, look):
     """Actinic keratosis or Bowen's disease: red pseudonetwork around pale follicles, scale, glomerular vessels."""
-    outline = _Outline(rng, look.radius * 1.25, 0.1, _between(rng, 1.0, 1.5))
-    depth, ground = _stain(rng, view, outline, _between(rng, 0.5, 1.0), 0.14, octaves=3)
+    outline = _Outline(rng, max(look.radius * 1.45, 0.28), 0.1, rng.uniform(1.0, 1.5))
+    depth, ground = _stain(rng, view, outline, rng.uniform(0.5, 1.0), 0.14, octaves=3)
     strength = 0.4 + 0.6 * look.clarity
-    skin.melanin += look.pigment * ground * _between(rng, 0.05, 0.5) * (0.8 + 0.4 * view.clouds(rng, 7))
-    follicles = outline.lattice(rng, _between(rng, 0.042, 0.065), 0.22, outer=1.05)
+    skin.melanin += look.pigment * ground * rng.uniform(0.05, 0.5) * (0.8 + 0.4 * view.clouds(rng, 7))
+    follicles = outline.lattice(rng, rng.uniform(0.042, 0.065), 0.22, outer=1.05)
     sizes = rng.uniform(0.009, 0.016, len(follicles))
     halo = view.blots(rng, follicles, sizes, wobble=0.12, soft=0.006) * ground
     plug = view.blots(rng, follicles, sizes * 0.4, wobble=0.12, soft=0.002) * ground
@@ -586,12 +573,12 @@ def _keratosis_actinic(rng, view, skin, look):
     skin.blood += red + 0.4 * strength * ground * (1 - halo)
     skin.blood *= 1 - 0.6 * halo * strength
     skin.keratin += strength * (0.25 * halo + 0.35 * plug)
-    if _chance(rng, 0.75):
-        flakes = _ramp(view.clouds(rng, 8, 4), _between(rng, 0.4, 0.8), 1.5) * _ramp(depth, 0, 0.4)
-        ragged = _ramp(view.noise(rng, 30, stretch=2.5, angle=_between(rng, 0, np.pi)), -0.6, 0.6)
-        skin.scar += _between(rng, 0.3, 0.7) * flakes * ragged
-        skin.keratin += _between(rng, 0.1, 0.5) * flakes * ragged
-    if _chance(rng, 0.4):
+    if rng.random() < 0.75:
+        flakes = _ramp(view.clouds(rng, 10, 3), rng.uniform(0.3, 0.8), 1.7) * _ramp(depth, 0, 0.4)
+        flakes *= _ramp(view.noise(rng, 38, stretch=1.6, angle=rng.uniform(0, math.pi)), -0.7, 0.9)
+        skin.scar += rng.uniform(0.3, 0.8) * flakes
+        skin.keratin += rng.uniform(0.1, 0.5) * flakes
+    if rng.random() < 0.4:
         dots = outline.scatter(rng, rng.integers(20, 60), 0, 0.9)
         skin.blood += 0.6 * view.blots(rng, dots, 0.006, wobble=0.3, soft=0.002)
 
@@ -605,18 +592,15 @@ def _hairs(rng, view, size):
     count = {"none": 0, "few": rng.integers(1, 7), "many": rng.integers(12, 30), "stubble": rng.integers(15, 60)}[kind]
     if not count:
         return None
-    width = _between(rng, 0.004, 0.009)
-    heading = _between(rng, 0, 2 * np.pi)
-    canvas = Image.new("L", (2 * WIDTH, 2 * HEIGHT))
-    pen = ImageDraw.Draw(canvas)
+    width = rng.uniform(0.004, 0.009)
+    heading = rng.uniform(0, 2 * math.pi)
+    lines = []
     for _ in range(count):
-        length = _between(rng, 0.04, 0.12) if kind == "stubble" else _between(rng, 0.4, 1.4)
-        start = rng.uniform(-1, 1, 2)
-        line = _wander(rng, start, heading + rng.normal(0, 0.4), length, 0.05, step=0.025)
-        path = [tuple(p) for p in view.pixels(line) * 2]
-        pen.line(path, fill=int(_between(rng, 150, 235)), width=max(1, round(width * view.scale * 2)), joint="curve")
+        length = rng.uniform(0.04, 0.12) if kind == "stubble" else rng.uniform(0.4, 1.4)
+        line = _wander(rng, rng.uniform(-1, 1, 2), heading + rng.normal(0, 0.4), length, 0.05, step=0.025)
+        lines.append((line, width, rng.uniform(0.6, 0.92)))
     dark = np.array([45, 32, 28]) + rng.uniform(0, 1) ** 2 * np.array([110, 85, 60])
-    return canvas.resize(size, Image.Resampling.BOX), tuple(int(c) for c in dark)
+    return view.ink(lines).resize(size, Image.Resampling.BOX), tuple(int(c) for c in dark)
 
 
 @dataclass
@@ -642,11 +626,11 @@ class _Camera:
 
 def _camera(rng):
     return _Camera(
-        cast=np.exp(rng.normal(0, 1, 3) * np.array([0.05, 0.06, 0.10])),
-        light=float(np.exp(rng.normal(-0.06, 0.11))),
-        gamma=float(np.exp(rng.normal(0, 0.12))),
-        edge=_between(rng, 0.62, 0.78) if _chance(rng, 0.2) else 2.0,
-        softness=_between(rng, 0.015, 0.1),
+        cast=rng.lognormal(0, [0.05, 0.04, 0.09]),
+        light=rng.lognormal(-0.06, 0.11),
+        gamma=rng.lognormal(0, 0.12),
+        edge=rng.uniform(0.62, 0.78) if rng.random() < 0.2 else 2.0,
+        softness=rng.uniform(0.015, 0.1),
     )
 
 
@@ -658,17 +642,17 @@ def _photograph(rng, camera, colour):
     blur = abs(rng.normal(0, 0.55))
     if blur > 0.3:
         colour = np.stack([gaussian_filter(plane, blur, truncate=2.5) for plane in colour])
-    cast = (camera.cast * np.exp(rng.normal(0, 0.02, 3))).astype(np.float32)
-    light = np.float32(camera.light * np.exp(rng.normal(0, 0.05)))
-    turn = _between(rng, 0, 2 * np.pi)
-    slope = np.float32(abs(rng.normal(0, 0.08)))
-    field = light * (1 + slope * (x * np.float32(np.cos(turn)) + y * np.float32(np.sin(turn))))
+    cast = (camera.cast * rng.lognormal(0, 0.02, 3)).tolist()
+    light = camera.light * rng.lognormal(0, 0.05)
+    turn = rng.uniform(0, 2 * math.pi)
+    slope = abs(rng.normal(0, 0.08))
+    field = light * (1 + slope * (x * math.cos(turn) + y * math.sin(turn)))
     radius = np.hypot(x, y)
-    field *= 1 - np.float32(_between(rng, 0, 0.4)) * radius**2
+    field *= 1 - rng.uniform(0, 0.4) * radius**2
     if camera.edge < 1:
-        field *= 1 - _ramp(radius, camera.edge, camera.edge + camera.softness) * np.float32(0.97)
-    gamma = np.float32(camera.gamma * np.exp(rng.normal(0, 0.04)))
-    grain = rng.standard_normal((HEIGHT, WIDTH), dtype=np.float32) * np.float32(_between(rng, 0.004, 0.014))
+        field *= 1 - _ramp(radius, camera.edge, camera.edge + camera.softness) * 0.97
+    gamma = camera.gamma * rng.lognormal(0, 0.04)
+    grain = rng.standard_normal((HEIGHT, WIDTH), dtype=np.float32) * rng.uniform(0.004, 0.014)
     planes = [np.clip(plane * (field * c), 0, 1.1) ** gamma + grain for plane, c in zip(colour, cast, strict=True)]
     return np.clip(np.stack(planes, axis=-1), 0, 1)
 
@@ -678,19 +662,19 @@ def _accessories(rng, picture):
     width, height = picture.size
     unit = height / 450
     pen = ImageDraw.Draw(picture, "RGBA")
-    for _ in range(rng.integers(1, 6) if _chance(rng, 0.25) else 0):
+    for _ in range(rng.integers(1, 6) if rng.random() < 0.25 else 0):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
-        r = _between(rng, 4, 16) * unit
+        r = rng.uniform(4, 16) * unit
         pen.ellipse((x - r, y - r, x + r, y + r), outline=(255, 255, 255, 70), width=max(1, round(1.5 * unit)))
         pen.arc((x - r, y - r, x + r, y + r), 200, 260, fill=(255, 255, 255, 170), width=max(1, round(2 * unit)))
-    for _ in range(rng.integers(3, 25) if _chance(rng, 0.3) else 0):
+    for _ in range(rng.integers(3, 25) if rng.random() < 0.3 else 0):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
-        r = _between(rng, 0.6, 1.6) * unit
+        r = rng.uniform(0.6, 1.6) * unit
         pen.ellipse((x - r, y - r, x + r, y + r), fill=(255, 255, 255, 150))
-    if _chance(rng, 0.18):
-        x, y = width * _between(rng, 0.78, 0.9), height * (-0.02 if _chance(rng, 0.5) else 0.85)
-        turn = rng.choice([-1, 1]) * _between(rng, 0.3, 0.9)
-        along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([np.sin(turn), -np.cos(turn)])
+    if rng.random() < 0.18:
+        x, y = width * rng.uniform(0.78, 0.9), height * (-0.02 if rng.random() < 0.5 else 0.85)
+        turn = rng.choice([-1, 1]) * rng.uniform(0.3, 0.9)
+        along, across = np.array([math.cos(turn), math.sin(turn)]), np.array([math.sin(turn), -math.cos(turn)])
         for k in range(6):
             foot = np.array([x, y]) + along * k * 17 * unit
             tip = foot + across * (22 if k % 5 == 0 else 14) * unit
@@ -701,7 +685,7 @@ def _accessories(rng, picture):
 class _Type:
     """One type of lesion: how it is drawn, and what HAM10000's table says of it (shares of lesions, rounded)."""
 
-    draw: callable
+    draw: Callable
     share: float
     age: tuple  # mean and standard deviation, years
     male: float
@@ -779,13 +763,13 @@ def _picture(dx, lesion_rng, view_rng, size):
     view = _View(view_rng)
     rng = lesion_rng
     look = _look(rng)
-    tint = np.exp(rng.normal(0, 1, 3) * np.array([0.10, 0.05, 0.12])).astype(np.float32)
+    tint = rng.lognormal(0, [0.10, 0.05, 0.12]).astype(np.float32)
     camera = _camera(rng)
     grain = view.noise(rng, 60)
     skin = _bare_skin(rng, view, grain)
     hairs = _hairs(rng, view, size)
     TYPES[dx].draw(rng, view, skin, look)
-    skin.melanin *= 1 + 0.1 * grain
+    skin.melanin *= 1 + 0.08 * grain
     lit = _photograph(view_rng, camera, skin.colour(tint))
     picture = Image.fromarray((lit * 255 + 0.5).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     if hairs:
@@ -813,7 +797,8 @@ def draw_dataset(folder, n_lesions=520, seed=0, size=(600, 450), workers=None, o
     size : tuple of int
         Width and height of the pictures, in pixels.
     workers : int, optional
-        Processes to draw with; by default as many as there are processors to use.  1 draws in this process.
+        Processes to draw with; by default as many as there are processors to use.  1 draws in this process; more
+        are started afresh, so that a script needs its ``if __name__ == "__main__":``.
     on_image : callable, optional
         Called without arguments after each picture.
 
@@ -840,9 +825,10 @@ def draw_dataset(folder, n_lesions=520, seed=0, size=(600, 450), workers=None, o
         for row in rows:
             path = halves[row["image_id"] > last_of_first] / f"{row['image_id']}.jpg"
             jobs.append((row["dx"], seed, row.pop("lesion"), row.pop("view"), size, path))
-        for _ in _run(_draw_file, jobs, workers or _processors()):
-            if on_image:
-                on_image()
+        with closing(_run(_draw_file, jobs, workers or _processors())) as drawn:
+            for _ in drawn:
+                if on_image:
+                    on_image()
         with open(part / "HAM10000_metadata.csv", "w", newline="", encoding="utf-8") as stream:
             table = csv.DictWriter(stream, rows[0], lineterminator="\n")
             table.writeheader()
@@ -877,14 +863,14 @@ def _table(n_lesions, seed):
     for lesion, dx in enumerate(diagnoses.tolist()):
         kind = TYPES[dx]
         age = 5 * round(float(np.clip(rng.normal(*kind.age), 5, 85)) / 5)
-        sex = "male" if _chance(rng, kind.male) else "female"
+        sex = "male" if rng.random() < kind.male else "female"
         person = {
             "lesion_id": f"HAM_{9000001 + lesion}",
             "image_id": None,
             "dx": dx,
             "dx_type": _pick(rng, kind.dx_type),
-            "age": "" if _chance(rng, 0.008) else f"{age:.1f}",
-            "sex": "unknown" if _chance(rng, 0.006) else sex,
+            "age": "" if rng.random() < 0.008 else f"{age:.1f}",
+            "sex": "unknown" if rng.random() < 0.006 else sex,
             "localization": _pick(rng, kind.sites),
         }
         n_views = int(_pick(rng, dict(enumerate(kind.views, 1))))
@@ -929,5 +915,12 @@ def _run(work, jobs, workers):
         yield from map(work, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
         yield from pool.map(work, jobs, chunksize=4)
+
+
+def _follow_parent():
+    """Make this worker leave interrupts to its parent, and end with it, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
