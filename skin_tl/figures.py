@@ -19,7 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from PIL import Image
 from scipy import signal
 
@@ -182,6 +182,14 @@ def _new(width, height, **options):
 
 def _numbers(axis, labels, spec):
     axis.set_major_formatter(FuncFormatter(lambda value, _: labels.number(value, spec)))
+
+
+def _score_axis(axes, labels, low, high):
+    """Set the x-axis of a score (0 to 1), with ticks as fine as its span allows."""
+    step, spec = (0.1, ".1f") if high - low > 0.35 else (0.05, ".2f")
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MultipleLocator(step))
+    _numbers(axes.xaxis, labels, spec)
 
 
 # Drawings that explain ------------------------------------------------------------------------------------------
@@ -620,7 +628,8 @@ def training_curves(history, labels=None, title=None):
     axes.set_ylim(bottom=0)
     _numbers(axes.xaxis, labels, ".0f")
     _numbers(axes.yaxis, labels, ".1f")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_title(title or "")
     lines = [mpl.lines.Line2D([], [], color=colour, linestyle=style) for style in ((0, (3, 2)), "-")]
     axes.legend(lines, [labels("axis.training"), labels("axis.validation")], loc="best")
@@ -667,11 +676,10 @@ def scores(table, metrics, labels=None):
             )
         axes.set_yticks(range(len(order)), order)
         axes.set_ylim(-0.5, len(order) - 0.35)
-        axes.set_xlim(low, high)
+        _score_axis(axes, labels, low, high)
         n_images, n_seeds = labels.number(rows["n_images"].mean(), ",.0f"), labels.number(rows["n_seeds"].max(), "d")
         axes.set_xlabel(labels("axis.score", metric=labels(f"metric.{metric}"), images=n_images, seeds=n_seeds))
         axes.grid(visible=False, axis="y")
-        _numbers(axes.xaxis, labels, ".1f" if high - low > 0.35 else ".2f")
         drawings.append(figure)
     return drawings
 
@@ -815,12 +823,11 @@ def published(table, rows, labels=None):
             )
         axes.set_yticks(range(len(backbones)), backbones)
         axes.set_ylim(-0.5, len(backbones) - 0.3)
-        axes.set_xlim(low, high)
+        _score_axis(axes, labels, low, high)
         sizes = {"images": part["support"].mean(), "published": part["published_support"].mean()}
         sizes = {key: labels.number(value, ",.0f") for key, value in sizes.items()}
         axes.set_xlabel(labels(f"axis.published_{name}", **sizes))
         axes.grid(visible=False, axis="y")
-        _numbers(axes.xaxis, labels, ".1f" if high - low > 0.35 else ".2f")
         style = {"linestyle": "", "marker": "o", "markersize": 7, "markeredgecolor": SOFT}
         handles = [mpl.lines.Line2D([], [], markerfacecolor=face, **style) for face in ("white", SOFT)]
         figure.legend(handles, [labels("axis.published"), labels("axis.ours")], loc="outside upper center", ncols=2)

@@ -18,7 +18,7 @@ from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
 from skin_tl.study import CLASSES
 from skin_tl.tables import AVERAGES, SCORES, TEXTS, read_metrics, read_study_files, report_tables
-from skin_tl.texts import Labels, Texts, format_number, languages, without_tags
+from skin_tl.texts import Labels, Texts, format_number, format_p, languages, without_tags
 
 _GRID = "display:grid;gap:12px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,360px),1fr))"
 """Panels stand beside each other where there is room; written into each figure, for it holds in a notebook too."""
@@ -164,15 +164,16 @@ class Report:
         ]
         lines = [Markup('<p class="banner {}" role="note">{}</p>').format(k, Markup(text)) for k, text, _ in banners]
         short = [without_tags(text) for _, _, text in banners] or [self.labels("page.not_a_diagnosis")]
+        name, title = self.study["name"], self.study["title"]
+        title = title if (known := self.labels.known("title", name)) == name else known
         page = {
             "language": self.language,
-            "title": self.study["title"],
+            "title": title,
             "running": " · ".join(short),
             "words": {key: self.labels(f"page.{key}") for key in ("contents", "skip")},
             "page_of": self.labels("page.page", page="\0", pages="\0").split("\0"),
         }
-        title = Markup('<h1 id="title">{}</h1>').format(self.study["title"])
-        return Piece(Markup("\n").join([title, *lines]), page)
+        return Piece(Markup("\n").join([Markup('<h1 id="title">{}</h1>').format(title), *lines]), page)
 
     def text(self, name, **context):
         """Return the text ``<name>.md`` in the report's language."""
@@ -357,8 +358,8 @@ class Report:
             for metric in metrics:
                 row = pair[pair["metric"] == metric].iloc[0]
                 low, high = (format_number(row[name], "+.2f", self.language) for name in ("ci_low", "ci_high"))
-                p = format_number(row["p_holm"], ".3f", self.language)
-                words = Markup(' <span class="interval">[{}; {}] p = {}</span>').format(low, high, p)
+                p = format_p(row["p_holm"], self.language)
+                words = Markup(' <span class="interval">[{}; {}] {}</span>').format(low, high, p)
                 cell = self._cell(row["difference"], "+.3f")
                 cells.append((Markup("<strong>{}</strong>").format(cell) if row["real"] else cell) + words)
             rows.append([Markup("{} − {}").format(a, b), *cells])
@@ -368,7 +369,7 @@ class Report:
     def _table_classification_report(self, setup, backbone):
         table = setup.of(self.tables["classification_reports.csv"])
         table = table[table["backbone"] == backbone]
-        whole = (table["support"] % 1 == 0).all()
+        whole = (table["support"] % 1 == 0).all() or table["support"].min() >= 20
         specs = {"precision": ".2f", "recall": ".2f", "f1_score": ".2f", "support": ",.0f" if whole else ",.1f"}
         if table["published_f1_score"].notna().any():
             specs |= {"published_f1_score": ".2f", "f1_score_difference": "+.2f"}
@@ -411,9 +412,9 @@ class Report:
     def _table_fingerprints(self):
         rows = []
         for row in self.tables["fingerprints.csv"].to_dict("records"):
-            rows.append(
-                [self.labels(f"kind.{row['kind']}"), row["name"], Markup("<code>{}</code>").format(row["value"])]
-            )
+            group = "split_policy" if row["kind"] == "split" else "strategy"
+            name = ", ".join(self.labels.known(group, word) for word in row["name"].split(", "))
+            rows.append([self.labels(f"kind.{row['kind']}"), name, Markup("<code>{}</code>").format(row["value"])])
         return self._heads("kind", "name", "value"), rows, "fingerprints.csv"
 
 

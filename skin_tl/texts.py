@@ -66,8 +66,16 @@ def format_number(value, spec, language="en"):
     return "".join(marks.get(letter, letter) for letter in text)
 
 
+def format_p(value, language="en"):
+    """Write a p-value: ``p = 0.012``, or ``p < 0.001``, with spaces at which no line breaks."""
+    smallest = 0.001
+    sign, shown = ("<", smallest) if value < smallest else ("=", value)
+    return f"p{NO_BREAK_SPACE}{sign}{NO_BREAK_SPACE}{format_number(shown, '.3f', language)}"
+
+
 def typeset(text, language):
-    """Put the spaces of French typography where it wants them: no line may break before ; : ! ? » % or after «."""
+    """Put typographic apostrophes, and in French the spaces at which no line breaks: before ; : ! ? » % and after «."""
+    text = re.sub(r"(?<=\w)'(?=[\w\s*])", "’", text)
     if language != "fr":
         return text
     text = re.sub(r" ([;!?%])", NARROW_SPACE + r"\1", text)
@@ -192,9 +200,7 @@ class Texts:
     def _p_value(self, key):
         """Return a p-value as HTML that carries its key: ``p = 0.012``, or ``p < 0.001``."""
         value = self._look_up(key).value
-        smallest = 0.001
-        sign, shown = ("<", smallest) if value < smallest else ("=", value)
-        shown = f"p\u00a0{sign}\u00a0{format_number(shown, '.3f', self.language)}"
+        shown = format_p(value, self.language)
         return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, shown)
 
     def _listing(self, items):
