@@ -55,7 +55,8 @@ class Report:
     language : str
         A folder below ``report/text/``.
     output : str or pathlib.Path
-        Folder that `write` fills; empty means ``runs/interactive/report/<study>``.
+        Folder that `write` fills.  A folder of runs (``…/runs``, which the workflow gives to every notebook) stands for
+        ``report/<study>`` beside it; empty means ``runs/interactive/report/<study>``.
     texts : pathlib.Path, optional
         Holds the folders of languages.
 
@@ -84,7 +85,7 @@ class Report:
             )
         self.files = read_study_files(study)
         self.study = self.files.study
-        self.folder = Path(output) if output else ROOT / "runs" / "interactive" / "report" / self.study["name"]
+        self.folder = _report_folder(output, self.study["name"])
         metrics = read_metrics(self.files, self.folder)
         self.tables = report_tables(self.files, metrics)
         self.facts = collect_facts(self.tables)
@@ -416,6 +417,12 @@ class Report:
             name = ", ".join(self.labels.known(group, word) for word in row["name"].split(", "))
             rows.append([self.labels(f"kind.{row['kind']}"), name, Markup("<code>{}</code>").format(row["value"])])
         return self._heads("kind", "name", "value"), rows, "fingerprints.csv"
+
+
+def _report_folder(output, study):
+    if not output:
+        return ROOT / "runs" / "interactive" / "report" / study
+    return Path(output).parent / "report" / study if Path(output).name == "runs" else Path(output)
 
 
 def _minute(moment):

@@ -577,6 +577,8 @@ def test_without_metrics_they_are_computed_beside_the_tables(root, tmp_path):
     report = Report(str(study), "en", tmp_path / "out")
     assert (tmp_path / "out" / "metrics.csv").is_file()
     assert report.write() == tmp_path / "out"
+    beside = Report(str(study), "en", root / "runs")
+    assert beside.folder == root / "report" / "by_hand"
     assert {"facts.json", "scores.csv"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
