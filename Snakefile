@@ -9,6 +9,7 @@
 
 import json
 import os
+import shlex
 import sys
 
 import yaml
@@ -22,9 +23,9 @@ study = check_study(settings, changed, source=os.path.relpath(workflow.configfil
 
 RUNS = f"runs/{study.name}"
 REPORT = f"report/{study.name}"
-STEP = f"{sys.executable} -m skin_tl"
+STEP = f"{shlex.quote(sys.executable)} -m skin_tl"
 STUDY = f"--study {RUNS}/study.json"
-LANGUAGES = {"en": "report"}
+LANGUAGES = {"en": "report", "fr": "report.fr"}
 
 # Files outside of the project that a data set starts from: a changed metadata table decodes and checks again.
 HAM10000 = os.environ.get("SKIN_TL_HAM10000", "")
@@ -147,7 +148,7 @@ rule report:
         rules.evaluate.output,
         [f"{run}/{name}" for run in ALL_RUNS for name in ("predictions.csv", "history.csv", "run.json")],
         lambda wildcards: [f"report/text/{wildcards.language}"],
-        sources("facts", "figures"),
+        sources("tables", "facts", "texts", "figures", "report", "comparison"),
         "notebooks/3_report.ipynb",
     output: f"{RUNS}/report/report.{{language}}.ipynb"
     params: depends=depends(title=study.title, overrides=study.overrides)

@@ -82,7 +82,7 @@ def disk_full_message(path):
     """Say that `path` could not be written because the disk is full, and what to do."""
     return (
         f"{path}: no space left on the disk. What was finished before is kept. Free some space "
-        "(`./run_all.sh clean` shows what the project holds) and start again: it goes on from there."
+        "(`./run_all.sh clean STUDY` removes a study's runs and report) and start again: it goes on from there."
     )
 
 

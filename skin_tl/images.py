@@ -104,7 +104,6 @@ def decode(files, size):
                 f"metadata):\n{shown}" + (f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else "")
             )
         pixels.flush()
-        del pixels
         pd.DataFrame({"image_id": ids}).to_csv(part / "index.csv", index=False, lineterminator="\n")
     return images
 

@@ -33,7 +33,7 @@ def say(text):
     """Show one line of text."""
     stream = terminal()
     try:
-        print(text, file=stream, flush=True)
+        print(f"\r{text}", file=stream, flush=True)
     except OSError:
         print(text, file=sys.stderr, flush=True)
 

@@ -55,7 +55,8 @@ class Study(BaseModel):
         One split and one head for each.
     weights : {'imagenet', 'imagenet_or_random', 'random'}
     dropout, learning_rate, batch_size, max_epochs, patience
-        How heads are trained; patience is in epochs without a better validation loss.
+        How heads are trained; patience is in epochs without a better validation
+        macro F1.  The defaults were chosen on validation subsets of HAM10000 with ResNet50 features.
     overrides : list of str
         The keys that a command line changed.
     """
@@ -72,11 +73,11 @@ class Study(BaseModel):
     preprocessings: _names(("native", "unit")) = ["native"]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)]
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
-    dropout: float = Field(0.2, ge=0, lt=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    learning_rate: float = Field(2e-3, gt=0)
     batch_size: int = Field(64, ge=1)
-    max_epochs: int = Field(100, ge=1)
-    patience: int = Field(8, ge=1)
+    max_epochs: int = Field(200, ge=1)
+    patience: int = Field(20, ge=1)
     overrides: list[str] = []
 
     @field_validator("name")
@@ -99,7 +100,7 @@ class Study(BaseModel):
         for name in names:
             if name not in BACKBONES:
                 near = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = f", did you mean {near[0]!r}?" if near else "."
                 raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(BACKBONES)}")
         return names
 
@@ -187,7 +188,11 @@ def _explain(item, overrides):
     where = f"`--config {key}=…`" if key in overrides else f"key `{key}`"
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, Study.model_fields, n=1)
-        hint = f", did you mean `{near[0]}`?" if near else f". Known keys: {', '.join(Study.model_fields)}"
+        hint = (
+            f", did you mean `{near[0]}`?"
+            if near
+            else f". Known keys: {', '.join(key for key in Study.model_fields if key != 'overrides')}"
+        )
         return f"unknown {where}{hint}"
     if item["type"] == "missing":
         return f"{where} is missing"

@@ -149,9 +149,12 @@ def _history(study, rng):
         table = pd.DataFrame({"epoch": epochs, "loss": loss, "accuracy": 1 - loss / 2})
         table["val_loss"] = loss + 0.1 + 0.01 * epochs
         table["val_accuracy"] = 1 - table["val_loss"] / 2
+        table["macro_f1"], table["val_macro_f1"] = 1 - loss / 2, 1 - table["val_loss"] / 2
         parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", **cell))
     columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "epoch"]
-    return pd.concat(parts, ignore_index=True)[[*columns, "loss", "accuracy", "val_loss", "val_accuracy"]]
+    return pd.concat(parts, ignore_index=True)[
+        [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1"]
+    ]
 
 
 def _record(study, strategy, backbone, splits, key, source, weights):
