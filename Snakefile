@@ -27,6 +27,9 @@ STEP = f"{shlex.quote(sys.executable)} -m skin_tl"
 STUDY = f"--study {RUNS}/study.json"
 LANGUAGES = {"en": "report", "fr": "report.fr"}
 
+ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
+RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train.ipynb")
+
 # Files outside of the project that a data set starts from: a changed metadata table decodes and checks again.
 HAM10000 = os.environ.get("SKIN_TL_HAM10000", "")
 SOURCE = "" if study.synthetic else os.path.abspath(HAM10000) if HAM10000 else "download"
@@ -57,6 +60,8 @@ rule all:
     input:
         f"{REPORT}/metrics.csv",
         [f"{REPORT}/{name}.{kind}" for name in LANGUAGES.values() for kind in ("html", "pdf")],
+        # Named here so that a run that was deleted is missed, though the report that was made from it is there.
+        [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
 
 
 rule weights:
@@ -69,7 +74,7 @@ rule weights:
 
 rule images:
     message: "checking and decoding the images"
-    input: sources("dataset", "images", "synthetic")
+    input: sources("dataset", "images", *(["synthetic"] if study.synthetic else []))
     output:
         metadata=f"{RUNS}/dataset/metadata.csv",
         images=f"{RUNS}/dataset/images.json",
@@ -114,20 +119,12 @@ rule train:
         lambda wildcards: [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings],
         sources("training"),
         "notebooks/2_train.ipynb",
-    output:
-        f"{RUNS}/{{strategy}}/{{backbone}}/predictions.csv",
-        f"{RUNS}/{{strategy}}/{{backbone}}/history.csv",
-        f"{RUNS}/{{strategy}}/{{backbone}}/run.json",
-        f"{RUNS}/{{strategy}}/{{backbone}}/model.keras",
-        f"{RUNS}/{{strategy}}/{{backbone}}/train.ipynb",
+    output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in RUN_FILES]
     params: depends=depends(**study.training_settings())
     threads: workflow.cores
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
-
-
-ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 
 
 rule evaluate:

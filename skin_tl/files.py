@@ -87,10 +87,7 @@ def disk_full_message(path):
 
 
 def write_text(path, text):
-    """Write `text` (UTF-8) to `path`, whole or not at all; leave the file alone if it holds that text already."""
-    path = Path(path)
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
+    """Write `text` (UTF-8) to `path`, whole or not at all."""
     with write_atomically(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 

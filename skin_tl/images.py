@@ -98,10 +98,11 @@ def decode(files, size):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(bar(pool.map(fill, range(len(ids))), total=len(ids), what="decoding images", unit="img"))
         if bad:
-            shown = "\n".join(f"  {message}" for _, message in sorted(bad)[:5])
+            shown = "; ".join(message for _, message in sorted(bad)[:5])
+            rest = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
             raise SkinTLError(
-                f"{len(bad)} of {len(ids)} images cannot be read. Replace these files (or remove their rows from the "
-                f"metadata):\n{shown}" + (f"\n  … and {len(bad) - 5} more" if len(bad) > 5 else "")
+                f"{len(bad)} of {len(ids)} images cannot be read: {shown}{rest}. Replace these files, or remove their "
+                "rows from the metadata."
             )
         pixels.flush()
         pd.DataFrame({"image_id": ids}).to_csv(part / "index.csv", index=False, lineterminator="\n")

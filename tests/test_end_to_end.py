@@ -1,0 +1,128 @@
+"""From a study's file to its report through ./run_all.sh, as a user starts it, on a small data set."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from sklearn import metrics
+
+from skin_tl.study import CLASSES
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = Path("runs/small/feature_extraction/MobileNetV2")
+PROBABILITIES = [f"p_{name}" for name in CLASSES]
+
+
+@pytest.fixture
+def project(tmp_path, small_study):
+    """Return a copy of the project with the tests' environment and the small study beside it."""
+    folder = tmp_path / "a project"
+    for name in ("skin_tl", "studies", "notebooks", "report/template", "report/text"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("run_all.sh", "Snakefile", "environment.yml", "pyproject.toml", *ROOT.glob("requirements*.lock")):
+        shutil.copy(ROOT / name, folder)
+    if (ROOT / ".venv").is_dir():
+        (folder / ".venv").symlink_to(ROOT / ".venv")
+    settings = small_study.model_dump(exclude={"overrides"}) | {"split_policies": ["lesion", "image"], "max_epochs": 5}
+    (folder / "small.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def start(project, *arguments, **variables):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    environment["SKIN_TL_CACHE"] = str(project / "cache")
+    command = ["./run_all.sh", "small.yaml", *arguments]
+    return subprocess.run(
+        command, cwd=project, env=environment | variables, text=True, capture_output=True, timeout=900
+    )
+
+
+def test_a_study_becomes_a_report(project):
+    first = start(project)
+    assert first.returncode == 0, first.stderr
+    assert "random weights" in first.stderr
+    report = project / "report" / "small"
+    for name in ("report.html", "report.fr.html", "report.pdf", "report.fr.pdf", "metrics.csv", "facts.json"):
+        assert (report / name).stat().st_size > 1000, name
+    page = (report / "report.html").read_text()
+    assert "random" in page.lower()
+    assert not re.search(r"<(script|img|link|iframe)[^>]+(src|href)=[\"']?https?:", page)
+    _metrics_are_those_of_the_predictions(project / RUN / "predictions.csv", report / "metrics.csv")
+
+    again = start(project)
+    assert again.returncode == 0
+    assert "othing to do" in again.stderr + again.stdout
+
+    # a deleted run is done again, with the report, and nothing else; its numbers are the same
+    before = {name: (project / name).read_bytes() for name in (RUN / "predictions.csv", "report/small/metrics.csv")}
+    shutil.rmtree(project / RUN)
+    third = start(project)
+    assert third.returncode == 0, third.stderr
+    done = third.stderr + third.stdout
+    assert "training MobileNetV2" in done
+    assert not any(words in done for words in ("decoding the images", "computing the features", "drawing the splits"))
+    for name, content in before.items():
+        assert (project / name).read_bytes() == content, name
+
+
+def _metrics_are_those_of_the_predictions(predictions_file, metrics_file):
+    """Compare metrics.csv with what scikit-learn says of predictions.csv, value by value."""
+    predictions = pd.read_csv(predictions_file)
+    table = pd.read_csv(metrics_file, dtype={"seed": str})
+    table = table[(table["backbone"] == "MobileNetV2") & (table["subgroup"] == "all")]
+    for (policy, seed), part in predictions[predictions["subset"] == "test"].groupby(["split_policy", "seed"]):
+        rows = table[(table["split_policy"] == policy) & (table["seed"] == str(seed))]
+        ours = rows.set_index(["metric", "class"])["value"]
+        said = [CLASSES[k] for k in part[PROBABILITIES].to_numpy().argmax(axis=1)]
+        precision, recall, f1, support = metrics.precision_recall_fscore_support(
+            part["dx"], said, labels=list(CLASSES), zero_division=0
+        )
+        assert ours["accuracy", "all"] == metrics.accuracy_score(part["dx"], said)
+        assert ours["balanced_accuracy", "all"] == metrics.balanced_accuracy_score(part["dx"], said)
+        assert ours["macro_f1", "all"] == metrics.f1_score(part["dx"], said, average="macro", zero_division=0)
+        assert ours["weighted_f1", "all"] == metrics.f1_score(part["dx"], said, average="weighted", zero_division=0)
+        for k, name in enumerate(CLASSES):
+            expected = {"precision": precision[k], "recall": recall[k], "f1": f1[k], "support": support[k]}
+            for metric, value in expected.items():
+                assert ours[metric, name] == value, (metric, name)
+
+
+def test_bad_input_ends_in_one_line_and_keeps_what_was_computed(project, tmp_path):
+    data = tmp_path / "HAM10000"
+    picture = next(data.glob("ISIC_*.png"))
+    content = picture.read_bytes()
+    picture.write_bytes(content[:100])
+    broken = start(project)
+    assert broken.returncode != 0
+    said = broken.stderr
+    assert picture.name in said and "Traceback" not in said
+    assert len([line for line in said.splitlines() if line.startswith("error:")]) == 1
+    picture.write_bytes(content)
+    mended = start(project, "--until", "dataset")
+    assert mended.returncode == 0, mended.stderr
+    assert json.loads((project / "runs/small/dataset/images.json").read_text())["n_images"] > 0
+    splits = project / "runs/small/dataset/splits.csv"
+    kept = splits.read_bytes()
+    wrong = start(project, "--config", "backbones=MobileNetV3")
+    assert wrong.returncode != 0 and "did you mean 'MobileNetV2'" in wrong.stderr
+    assert splits.read_bytes() == kept
+
+
+def test_missing_weights_stop_a_study_that_needs_them(project, monkeypatch, tmp_path):
+    (tmp_path / "weights").mkdir()
+    stopped = start(
+        project,
+        *("--until", "weights", "--config", "weights=imagenet"),
+        SKIN_TL_WEIGHTS=str(tmp_path / "weights"),
+        HTTPS_PROXY="http://127.0.0.1:9",
+        https_proxy="http://127.0.0.1:9",
+    )
+    assert stopped.returncode != 0
+    assert "mobilenetv2_notop.weights.h5" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
