@@ -298,7 +298,7 @@ def _look(rng):
         pigment=min(max(rng.lognormal(-0.25, 0.5), 0.2), 1.9),
         redness=min(max(rng.lognormal(-1.2, 0.6), 0.05), 1.0),
         radius=min(max(rng.lognormal(-1.35, 0.27), 0.14), 0.42),
-        clarity=rng.uniform(0.35, 1.0),
+        clarity=rng.uniform(0.1, 1.0),
     )
 
 
@@ -396,6 +396,15 @@ def _vessel_tree(rng, start, heading, length, width, generations=3):
     return lines
 
 
+def _shiny_lines(rng, outline, n, outer):
+    """Short white lines (points, width, strength) at right angles to each other, as polarised light shows them."""
+    turn = rng.uniform(0, math.pi)
+    return [
+        (_wander(rng, start, turn + rng.choice([0, math.pi / 2]) + rng.normal(0, 0.1), 0.05, 0.03), 0.005, 0.8)
+        for start in outline.scatter(rng, n, 0, outer)
+    ]
+
+
 # The seven types.  Each draws its features into the tissue.
 
 
@@ -427,7 +436,7 @@ def _nevus(rng, view, skin, look):
 
 def _melanoma(rng, view, skin, look):
     """Melanoma: asymmetry in shape and colour, irregular border, atypical network, streaks, veil, regression."""
-    outline = _Outline(rng, max(look.radius * 1.2, 0.2), 0.09 + 0.13 * look.clarity, rng.uniform(1.0, 1.6))
+    outline = _Outline(rng, max(look.radius * 1.2, 0.2), 0.07 + 0.14 * look.clarity, rng.uniform(1.0, 1.6))
     side = rng.uniform(0, 2 * math.pi)
     tilt = (view.u * math.cos(side) + view.v * math.sin(side)) / look.radius
     _, ground = _stain(rng, view, outline, 0.07 + 0.3 * _ramp(-tilt, -1, 1), 0.11, octaves=3)
@@ -435,26 +444,26 @@ def _melanoma(rng, view, skin, look):
     dark = _ramp(patches, -0.6, 1.3)
     net = _network(view, rng, rng.uniform(0.035, 0.06), 0.7, rng.uniform(0.3, 0.7))
     net_share = rng.uniform(0.2, 0.7) * _ramp(view.clouds(rng, 4, 2), -0.6, 0.8)
-    pigment = look.pigment * ground * (0.4 + (0.4 + 1.1 * look.clarity) * dark)
+    pigment = look.pigment * ground * (0.45 + (0.3 + 1.2 * look.clarity) * dark)
     pigment *= 1 - net_share + 1.5 * net_share * net
     streaks = []
-    for angle in side + rng.normal(0, 0.6, rng.integers(6, 26)) if rng.random() < 0.5 else []:
+    for angle in side + rng.normal(0, 0.6, rng.integers(6, 26)) if rng.random() < 0.8 * look.clarity else []:
         start = outline.at([angle], rng.uniform(0.8, 0.95))[0]
         outward = math.atan2(start[1], start[0])
         line = _wander(rng, start, outward, look.radius * rng.uniform(0.12, 0.3), 0.1)
         streaks += [(line, rng.uniform(0.005, 0.011), 0.9), (line[-2:], 0.013, 0.9)]
     pigment += look.pigment * 0.8 * view.strokes(streaks, soft=0.004)
-    n = rng.integers(6, 36)
+    n = int(rng.integers(8, 44) * look.clarity)
     clumps = outline.at(side + rng.normal(0, 0.9, n), rng.uniform(0.2, 1.0, n))
     pigment += 0.8 * view.blots(rng, clumps, rng.uniform(0.004, 0.014, n), wobble=0.25, soft=0.003)
     skin.melanin += pigment * (1 + 0.15 * view.clouds(rng, 20, 2))
     skin.blood += look.redness * ground * (0.4 + _ramp(view.clouds(rng, 5, 2), 0, 1.2))
-    if rng.random() < 0.55:
+    if rng.random() < 0.9 * look.clarity:
         middle = outline.at([side + rng.uniform(-1, 1)], rng.uniform(0.1, 0.5))
         veil = view.blots(rng, middle, look.radius * rng.uniform(0.35, 0.6), wobble=0.3, soft=0.035)
         veil *= ground * _ramp(view.clouds(rng, 9, 3), -1.6, 0.8)
         skin.veil += rng.uniform(0.3, 0.75) * veil
-    if rng.random() < 0.45:
+    if rng.random() < 0.7 * look.clarity:
         away = outline.at([side + np.pi + rng.normal(0, 0.5)], rng.uniform(0.2, 0.6))
         loss = view.blots(rng, away, look.radius * rng.uniform(0.3, 0.5), wobble=0.4, soft=0.03)
         loss *= _ramp(view.clouds(rng, 12, 3), -1.2, 0.8) * ground
@@ -489,10 +498,7 @@ def _basal_cell(rng, view, skin, look):
         skin.blood += 1.4 * crust
         skin.melanin += 0.5 * crust
     if rng.random() < 0.4:
-        shine = [
-            (_wander(rng, p, rng.uniform(0, math.pi), 0.05, 0.03), 0.005, 0.8)
-            for p in outline.scatter(rng, rng.integers(5, 15), 0, 0.8)
-        ]
+        shine = _shiny_lines(rng, outline, rng.integers(5, 15), 0.8)
         skin.scar += 0.7 * view.strokes(shine)
 
 
@@ -517,7 +523,7 @@ def _keratosis(rng, view, skin, look):
     n = int(rng.integers(5, 28) * look.clarity)
     cysts = view.blots(rng, outline.scatter(rng, n, 0, 0.88), rng.uniform(0.005, 0.014, n), wobble=0.1, soft=0.004)
     skin.keratin += (0.3 + 0.5 * look.clarity) * cysts
-    n = rng.integers(3, 16) if rng.random() < 0.7 else 0
+    n = int(rng.integers(0, 20) * look.clarity)
     plugs = view.blots(rng, outline.scatter(rng, n, 0, 0.9), rng.uniform(0.006, 0.017, n), wobble=0.2, soft=0.002)
     skin.melanin += 1.2 * plugs
     if rng.random() < 0.15:  # inflamed, with the grey of a regressing lesion
@@ -530,7 +536,7 @@ def _dermatofibroma(rng, view, skin, look):
     depth, ground = _stain(rng, view, outline, rng.uniform(0.7, 1.0), 0.08)
     net = _network(view, rng, rng.uniform(0.026, 0.04), 0.35, 0.35)
     net *= _ramp(view.clouds(rng, 5, 2), -1.4, 0.4)
-    skin.melanin += 0.75 * max(look.pigment, 0.5) * ground * (0.6 + 0.8 * look.clarity * net)
+    skin.melanin += 0.75 * max(look.pigment, 0.5) * ground * (0.6 + (0.3 + 0.5 * look.clarity) * net)
     skin.blood += (0.15 + look.redness) * ground * (1 + 0.2 * view.clouds(rng, 8, 2))
     patch = _ramp(depth + 0.07 * view.clouds(rng, 7, 3), rng.uniform(0.25, 0.4), rng.uniform(0.65, 0.85))
     if rng.random() < 0.3:  # a white network rather than a plain scar
@@ -538,7 +544,8 @@ def _dermatofibroma(rng, view, skin, look):
         patch = patch * (0.6 + 0.4 * white)
     else:
         patch = patch * (0.92 + 0.08 * view.clouds(rng, 18, 2))
-    skin.scar += (0.6 + 0.35 * look.clarity) * patch
+    shine = _shiny_lines(rng, outline, rng.integers(12, 30), 0.45)
+    skin.scar += (0.7 + 0.25 * look.clarity) * patch + 0.6 * view.strokes(shine)
     skin.melanin *= 1 - 0.7 * np.clip(patch, 0, 1)
 
 
@@ -556,14 +563,14 @@ def _vascular(rng, view, skin, look):
     skin.blood += ground * (0.3 + 0.5 * look.redness) + lacunae * rng.uniform(0.9, 1.9)
     skin.melanin += lacunae * purple * rng.uniform(0.1, 1.0) + 0.1 * look.pigment * ground
     skin.veil += 0.35 * purple * lacunae
-    skin.scar += (0.1 + 0.4 * look.clarity) * ground * (1 - np.clip(lacunae, 0, 1))
+    skin.scar += (0.2 + 0.3 * look.clarity) * ground * (1 - np.clip(lacunae, 0, 1))
 
 
 def _keratosis_actinic(rng, view, skin, look):
     """Actinic keratosis or Bowen's disease: red pseudonetwork around pale follicles, scale, glomerular vessels."""
     outline = _Outline(rng, max(look.radius * 1.45, 0.28), 0.1, rng.uniform(1.0, 1.5))
     depth, ground = _stain(rng, view, outline, rng.uniform(0.5, 1.0), 0.14, octaves=3)
-    strength = 0.4 + 0.6 * look.clarity
+    strength = 0.55 + 0.45 * look.clarity
     skin.melanin += look.pigment * ground * rng.uniform(0.05, 0.5) * (0.8 + 0.4 * view.clouds(rng, 7))
     follicles = outline.lattice(rng, rng.uniform(0.042, 0.065), 0.22, outer=1.05)
     sizes = rng.uniform(0.009, 0.016, len(follicles))
