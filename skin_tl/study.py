@@ -74,7 +74,7 @@ class Study(BaseModel):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)]
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
     dropout: float = Field(0.0, ge=0, lt=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     batch_size: int = Field(64, ge=1)
     max_epochs: int = Field(200, ge=1)
     patience: int = Field(20, ge=1)
