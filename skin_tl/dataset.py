@@ -87,7 +87,7 @@ def _drawn():
     drawing = fingerprint(Path(synthetic.__file__).read_bytes())
     folder = cache_folder() / "synthetic" / drawing
     if not folder.is_dir():
-        with bar(total=None, what="drawing images", unit="img") as shown:
+        with bar(total=synthetic.count_images(seed=SYNTHETIC_SEED), what="drawing images", unit="img") as shown:
             synthetic.draw_dataset(folder, seed=SYNTHETIC_SEED, on_image=shown.update)
     return folder
 
