@@ -88,12 +88,13 @@ rule dataset:
     message: "drawing the splits (notebook 1_dataset)"
     input:
         rules.images.output,
-        sources("splits"),
+        sources("splits", "leakage"),
         "notebooks/1_dataset.ipynb",
     output:
         f"{RUNS}/dataset/splits.csv",
+        f"{RUNS}/dataset/experiments.csv",
         f"{RUNS}/dataset/dataset.ipynb",
-    params: depends=depends(split_policies=study.split_policies, seeds=study.seeds)
+    params: depends=depends(**study.split_settings())
     log: f"{RUNS}/logs/dataset.log"
     shell: "{STEP} dataset {STUDY} > {log} 2>&1"
 
@@ -115,7 +116,7 @@ rule train:
     message: "training {wildcards.backbone}, {wildcards.strategy} (notebook 2_train)"
     input:
         rules.images.output,
-        rules.dataset.output[0],
+        rules.dataset.output[:2],
         lambda wildcards: [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings],
         sources("training"),
         "notebooks/2_train.ipynb",

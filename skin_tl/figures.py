@@ -603,7 +603,7 @@ def training_curves(history, labels=None, title=None):
     Parameters
     ----------
     history : pandas.DataFrame
-        Columns split_policy, preprocessing, seed, epoch, loss, val_loss, val_macro_f1.
+        Of the arm ``main``: columns split_policy, preprocessing, seed, epoch, loss, val_loss, val_macro_f1.
     labels : skin_tl.texts.Labels, optional
         English by default.
     title : str, optional

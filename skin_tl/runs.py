@@ -13,7 +13,7 @@ from skin_tl.dataset import open_dataset
 from skin_tl.errors import SkinTLError
 from skin_tl.files import read_json, write_csv, write_json
 from skin_tl.images import ImageSet, decode
-from skin_tl.splits import draw_splits
+from skin_tl.splits import draw_experiments, draw_splits
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Prepared:
     metadata : pandas.DataFrame
         The checked table, sorted by image id.
     splits : pandas.DataFrame
+    experiments : pandas.DataFrame
+        Splits of what the study trains beside its own heads, see `skin_tl.splits.draw_experiments`.
     images : skin_tl.images.ImageSet
     weights : dict
         What `skin_tl.backbones.resolve_weights` returned.
@@ -32,6 +34,7 @@ class Prepared:
 
     metadata: pd.DataFrame
     splits: pd.DataFrame
+    experiments: pd.DataFrame
     images: ImageSet
     weights: dict
 
@@ -54,10 +57,12 @@ def prepare(study, folder, made=False):
     """
     if made:
         metadata, images = read_metadata_table(folder), read_images(folder)
-        return Prepared(metadata, read_splits(folder), images, read_json(folder / "weights.json"))
+        splits, experiments = read_splits(folder), read_experiments(folder)
+        return Prepared(metadata, splits, experiments, images, read_json(folder / "weights.json"))
     weights = prepare_weights(study, folder)
     metadata, images = prepare_images(study, folder)
-    return Prepared(metadata, prepare_splits(study, metadata, folder), images, weights)
+    splits, experiments = prepare_splits(study, metadata, folder)
+    return Prepared(metadata, splits, experiments, images, weights)
 
 
 def prepare_weights(study, folder):
@@ -93,10 +98,18 @@ def prepare_images(study, folder):
 
 
 def prepare_splits(study, metadata, folder):
-    """Draw the study's splits and write dataset/splits.csv."""
+    """Draw the study's splits and those of its experiments; write dataset/splits.csv and dataset/experiments.csv.
+
+    Returns
+    -------
+    splits, experiments : pandas.DataFrame
+        From `skin_tl.splits.draw_splits` and `skin_tl.splits.draw_experiments`.
+    """
     splits = draw_splits(metadata, study.split_policies, study.seeds)
+    experiments = draw_experiments(study, metadata)
     write_csv(folder / "dataset" / "splits.csv", splits)
-    return splits
+    write_csv(folder / "dataset" / "experiments.csv", experiments)
+    return splits, experiments
 
 
 def read_metadata_table(folder):
@@ -107,6 +120,11 @@ def read_metadata_table(folder):
 def read_splits(folder):
     """Read dataset/splits.csv back as `prepare_splits` wrote it."""
     return _read_csv(folder / "dataset" / "splits.csv")
+
+
+def read_experiments(folder):
+    """Read dataset/experiments.csv back as `prepare_splits` wrote it."""
+    return _read_csv(folder / "dataset" / "experiments.csv")
 
 
 def read_images(folder):

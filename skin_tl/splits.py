@@ -1,7 +1,7 @@
 """Splits: which images train, validate and test.
 
-Takes the metadata table; gives a table that names the subset of every image for each split policy and seed.  It is
-drawn once and is the same for every backbone.
+Takes the metadata table; gives a table that names the subset of every image for each split policy and seed, and one for
+the experiments that a study asks for beside.  Both are drawn once and are the same for every backbone.
 """
 
 import numpy as np
@@ -10,9 +10,16 @@ from sklearn.model_selection import train_test_split
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import fingerprint
+from skin_tl.leakage import leakage_splits
 from skin_tl.study import CLASSES, SUBSETS
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+EXPERIMENT = ["arm", "split_policy", "preprocessing", "seed"]
+"""Columns that name one head of an experiment."""
+
+FIRST_OTHER_SEED = 1001
+"""Seed of the first of a study's `other_splits`, beyond those that a study is likely to list."""
 
 
 def draw_splits(metadata, policies, seeds):
@@ -37,6 +44,46 @@ def draw_splits(metadata, policies, seeds):
         If a diagnosis would be absent from a subset.
     """
     return pd.concat([_draw(metadata, policy, seed) for policy in policies for seed in seeds], ignore_index=True)
+
+
+def draw_experiments(study, metadata):
+    """Draw the splits of the experiments that a study asks for beside its own training.
+
+    `leakage` gives the two arms of `skin_tl.leakage`, under native scaling where the study has it, with its seeds.
+    `other_splits` gives the arm ``other_split``: further random splits under the presentation's set-up (split by image
+    and scaling to −1…1), or the first that the study lists where it has not got that.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    metadata : pandas.DataFrame
+        Columns image_id, lesion_id, dx; row order does not matter.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `EXPERIMENT`, image_id, lesion_id, subset; without rows where the study asks for none.
+
+    Raises
+    ------
+    SkinTLError
+        If a diagnosis would be absent from a subset, or no lesion has a second image to leak.
+    """
+    columns = [*EXPERIMENT, "image_id", "lesion_id", "subset"]
+    tables = [pd.DataFrame(columns=columns)]
+    if study.leakage:
+        arms = leakage_splits(metadata, draw_splits(metadata, ["lesion"], study.seeds))
+        tables.append(arms.assign(preprocessing=_prefer("native", study.preprocessings)))
+    if study.other_splits:
+        policy = _prefer("image", study.split_policies)
+        seeds = range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + study.other_splits)
+        others = draw_splits(metadata, [policy], seeds)
+        tables.append(others.assign(arm="other_split", preprocessing=_prefer("unit", study.preprocessings)))
+    return pd.concat([table[columns] for table in tables if len(table)] or tables, ignore_index=True)
+
+
+def _prefer(wanted, listed):
+    return wanted if wanted in listed else listed[0]
 
 
 def _draw(metadata, policy, seed):

@@ -54,9 +54,14 @@ class Study(BaseModel):
     seeds : list of int
         One split and one head for each.
     weights : {'imagenet', 'imagenet_or_random', 'random'}
-    dropout, learning_rate, batch_size, max_epochs, patience
-        How heads are trained; patience is in epochs without a better validation
-        macro F1.  The defaults were chosen on validation subsets of HAM10000 with ResNet50 features.
+    leakage : bool
+        Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.leakage`.
+    other_splits : int
+        How many further random splits are drawn and scored, to see how far a score moves between them.
+    l2, max_epochs, patience
+        How heads are trained: the penalty on the square of the weights, the largest number of epochs, and after how
+        many without a better validation macro F1 a head stops.  The defaults were chosen on validation subsets of
+        HAM10000 with ResNet50 features.
     overrides : list of str
         The keys that a command line changed.
     """
@@ -73,11 +78,11 @@ class Study(BaseModel):
     preprocessings: _names(("native", "unit")) = ["native"]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)]
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    batch_size: int = Field(64, ge=1)
-    max_epochs: int = Field(200, ge=1)
-    patience: int = Field(20, ge=1)
+    leakage: bool = False
+    other_splits: int = Field(0, ge=0, le=1000)
+    l2: float = Field(1e-4, ge=0)
+    max_epochs: int = Field(300, ge=1)
+    patience: int = Field(40, ge=1)
     overrides: list[str] = []
 
     @field_validator("name")
@@ -113,10 +118,17 @@ class Study(BaseModel):
         """Return the folder of the study's runs, below the project's root."""
         return ROOT / runs / self.name
 
+    def split_settings(self):
+        """Return what the splits depend on besides the data, as a dict (the reason to draw them again)."""
+        keys = ("split_policies", "seeds", "leakage", "other_splits")
+        settings = {key: getattr(self, key) for key in keys}
+        # The splits of experiments name the scaling under which they are used.
+        return settings | ({"preprocessings": self.preprocessings} if self.leakage or self.other_splits else {})
+
     def training_settings(self):
         """Return what a training run depends on besides its data, as a dict (the reason to train again)."""
-        keys = ("split_policies", "preprocessings", "seeds")
-        keys += ("dropout", "learning_rate", "batch_size", "max_epochs", "patience")
+        keys = ("split_policies", "preprocessings", "seeds", "leakage", "other_splits")
+        keys += ("l2", "max_epochs", "patience")
         return {key: getattr(self, key) for key in keys}
 
 

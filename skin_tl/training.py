@@ -1,7 +1,8 @@
 """Training: heads on a frozen backbone's features.
 
 Takes features, the metadata and the splits; gives per split policy, preprocessing and seed a trained head, its history
-and its predictions on the validation and test subsets, and writes them as one run.
+and its predictions on the validation and test subsets, the same for each head of the study's experiments, and writes
+them as one run.
 """
 
 import importlib.metadata
@@ -9,18 +10,24 @@ import itertools
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from datetime import UTC, datetime
 
 import keras
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
+from scipy import optimize, special
+from sklearn.metrics import f1_score
+from threadpoolctl import threadpool_limits
 
 from skin_tl.backbones import build_backbone, count_parameters, transform_of
 from skin_tl.features import extract
 from skin_tl.files import ROOT, write_atomically, write_csv, write_json
+from skin_tl.images import cache_folder
 from skin_tl.progress import bar
-from skin_tl.splits import split_fingerprints, subset_rows
+from skin_tl.splits import EXPERIMENT, split_fingerprints, subset_rows
 from skin_tl.study import CLASSES
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
@@ -30,47 +37,12 @@ HISTORY_COLUMNS += ["loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", 
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "pandas", "pillow", "skin-tl")
 
 
-class FeatureBatches(keras.utils.PyDataset):
-    """Batches of features read from a memory map, shuffled anew each epoch by its own generator.
-
-    Parameters
-    ----------
-    features : numpy.ndarray
-        (n_images, n_features) float32, may be memory-mapped.
-    rows : numpy.ndarray
-        (n,) int, which rows take part.
-    labels : numpy.ndarray
-        (n_images,) int, index into `CLASSES`.
-    batch_size : int
-    rng : numpy.random.Generator or None
-        None keeps the order.
-    """
-
-    def __init__(self, features, rows, labels, batch_size, rng=None):
-        super().__init__()
-        self._features, self._rows, self._labels = features, np.asarray(rows), labels
-        self._batch_size, self._rng = batch_size, rng
-        self.on_epoch_end()
-
-    def __len__(self):
-        return -(-len(self._rows) // self._batch_size)
-
-    def __getitem__(self, index):
-        rows = np.sort(self._order[index * self._batch_size : (index + 1) * self._batch_size])
-        return self._features[rows], np.eye(len(CLASSES), dtype=np.float32)[self._labels[rows]]
-
-    def on_epoch_end(self):
-        self._order = self._rows if self._rng is None else self._rng.permutation(self._rows)
-
-
-def build_head(features, rows, dropout):
-    """Build the head: standardisation by the training subset, dropout, dense softmax.
+def build_head(features, rows):
+    """Build the head: standardisation by the training subset, then dense softmax, its weights zero.
 
     The features of a network are of any scale (an untrained deep one's are many orders of magnitude below 1), so
     they are centred and divided by their spread in the training subset: each by its own, but by no less than the
     typical one (root mean square over features), lest a feature that is almost always zero be blown up to outliers.
-    The dense layer starts from zero: its problem is convex, and random weights on thousands of features would only
-    have to be unlearned.
 
     Parameters
     ----------
@@ -78,8 +50,6 @@ def build_head(features, rows, dropout):
         (n_images, n_features) float32.
     rows : numpy.ndarray
         Rows of the training subset: nothing else is looked at.
-    dropout : float
-        0 ≤ dropout < 1.
 
     Returns
     -------
@@ -96,7 +66,6 @@ def build_head(features, rows, dropout):
             keras.layers.Normalization(
                 mean=mean / typical, variance=np.square(deviation / typical), name="standardisation"
             ),
-            keras.layers.Dropout(dropout, name="dropout"),
             keras.layers.Dense(len(CLASSES), "softmax", kernel_initializer="zeros", name="diagnosis"),
         ],
         name="head",
@@ -112,11 +81,13 @@ def _spread(features, rows, chunk=4096):
     return mean, np.sqrt(sum(squares) / len(rows))
 
 
-def train_head(features, labels, rows, seed, study):
-    """Train one head with early stopping on validation macro F1; the weights of the best epoch are kept.
+def train_head(features, labels, rows, study):
+    """Train one head by L-BFGS with early stopping on validation macro F1; the weights of the best epoch are kept.
 
-    Macro F1 and not the loss: nevi make up two thirds of the images, and the loss is lowest long before the rare
-    diagnoses are told apart.
+    A head on frozen features is multinomial logistic regression: convex, and best solved by a method that needs no
+    learning rate and draws no batches (L-BFGS, as in Kornblith et al., CVPR 2019).  An epoch is one of its iterations;
+    each sees the whole training subset.  Early stopping looks at macro F1 and not at the loss: nevi make up two thirds
+    of the images, and the loss is lowest long before the rare diagnoses are told apart.
 
     Parameters
     ----------
@@ -126,39 +97,75 @@ def train_head(features, labels, rows, seed, study):
         (n_images,) int.
     rows : dict
         Rows of `features`, (n,) int each, by subset; only 'train' and 'val' are looked at.
-    seed : int
-        Fixes the initial weights, dropout and the order of batches.
     study : skin_tl.study.Study
-        Its dropout, learning_rate, batch_size, max_epochs and patience are used.
+        Its l2, max_epochs and patience are used.
 
     Returns
     -------
     head : keras.Model
     history : pandas.DataFrame
-        Columns epoch (from 1), loss, accuracy, macro_f1 and the same with `val_`.
+        Columns epoch (from 1), loss (cross-entropy, without the penalty), accuracy, macro_f1 and the same with `val_`.
     """
-    keras.utils.set_random_seed(seed)
-    head = build_head(features, rows["train"], study.dropout)
-    head.compile(
-        keras.optimizers.Adam(study.learning_rate),
-        "categorical_crossentropy",
-        metrics=["accuracy", keras.metrics.F1Score("macro", name="macro_f1")],
-    )
-    batches = FeatureBatches(features, rows["train"], labels, study.batch_size, np.random.default_rng(seed))
-    fitted = head.fit(
-        batches,
-        validation_data=FeatureBatches(features, rows["val"], labels, 1024),
-        epochs=study.max_epochs,
-        callbacks=[
-            keras.callbacks.EarlyStopping(
-                "val_macro_f1", mode="max", patience=study.patience, restore_best_weights=True
-            )
-        ],
-        verbose=0,
-    )
-    history = pd.DataFrame(fitted.history)
-    history.insert(0, "epoch", range(1, len(history) + 1))
-    return head, history
+    head = build_head(features, rows["train"])
+    dense = head.get_layer("diagnosis")
+    shape = dense.kernel.shape
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="head-") as folder:
+        x, x_val = (_standardised(head, features, rows[name], f"{folder}/{name}.npy") for name in ("train", "val"))
+        y, y_val = labels[rows["train"]], labels[rows["val"]]
+        wanted = np.eye(len(CLASSES))[y]
+        start = np.zeros(dense.count_params())
+        history, best, seen = [], {"macro_f1": -1.0, "epoch": 0, "weights": start}, {}
+
+        def unpacked(weights):
+            return weights[: -len(CLASSES)].reshape(shape), weights[-len(CLASSES) :]
+
+        def log_probabilities(values, weights):
+            kernel, bias = unpacked(weights)
+            return special.log_softmax((values @ kernel.astype(np.float32)).astype(np.float64) + bias, axis=1)
+
+        def objective(weights):
+            kernel, _ = unpacked(weights)
+            log_p = log_probabilities(x, weights)
+            seen.update(weights=weights.copy(), log_p=log_p)
+            errors = (np.exp(log_p) - wanted) / len(y)
+            slope = (x.T @ errors.astype(np.float32)).astype(np.float64) + study.l2 * kernel
+            loss = -log_p[np.arange(len(y)), y].mean() + study.l2 / 2 * np.square(kernel).sum()
+            return loss, np.concatenate([slope.ravel(), errors.sum(0)])
+
+        def after_epoch(intermediate_result):
+            weights = intermediate_result.x
+            known = np.array_equal(seen["weights"], weights)  # the accepted point is as a rule the last one tried
+            log_p = seen["log_p"] if known else log_probabilities(x, weights)
+            row = {"epoch": len(history) + 1} | _scores(log_p, y)
+            row |= {f"val_{name}": value for name, value in _scores(log_probabilities(x_val, weights), y_val).items()}
+            history.append(row)
+            if row["val_macro_f1"] > best["macro_f1"]:
+                best.update(macro_f1=row["val_macro_f1"], epoch=row["epoch"], weights=weights.copy())
+            if row["epoch"] - best["epoch"] >= study.patience:
+                raise StopIteration
+
+        options = {"maxiter": study.max_epochs, "maxfun": 20 * study.max_epochs, "ftol": 0, "gtol": 0}
+        optimize.minimize(objective, start, jac=True, method="L-BFGS-B", callback=after_epoch, options=options)
+    dense.set_weights(unpacked(best["weights"]))
+    return head, pd.DataFrame(history, columns=["epoch", *HISTORY_COLUMNS[-6:]])
+
+
+def _standardised(head, features, rows, path, chunk=1024):
+    """Write some rows as the head's dense layer sees them to `path`; return the memory map, (n, n_features) float32."""
+    values = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), features.shape[1]))
+    inner = keras.Sequential([keras.Input((features.shape[1],)), *head.layers[:-1]])
+    for i in range(0, len(rows), chunk):
+        values[i : i + chunk] = keras.ops.convert_to_numpy(inner(features[rows[i : i + chunk]]))
+    return values
+
+
+def _scores(log_p, y):
+    predicted = log_p.argmax(axis=1)
+    return {
+        "loss": -log_p[np.arange(len(y)), y].mean(),
+        "accuracy": (predicted == y).mean(),
+        "macro_f1": f1_score(y, predicted, average="macro", zero_division=0),
+    }
 
 
 def predict(head, features, rows, metadata, chunk=1024):
@@ -206,24 +213,24 @@ def train_run(study, strategy, backbone, prepared, folder):
     started = datetime.now(UTC)
     metadata = prepared.metadata.set_index("image_id").loc[prepared.images.ids].reset_index()
     weights = prepared.weights["backbones"][backbone]
-    predictions, histories, timings, n_parameters = [], [], {}, None
-    trained = {}
-    n_heads = len(study.preprocessings) * len(study.split_policies) * len(study.seeds)
-    with bar(total=n_heads, what=f"training {backbone}", unit="head") as shown:
+    predictions, histories, timings, trained = [], [], {}, {}
+    heads, labels = _heads(study, prepared, metadata["image_id"]), labels_of(metadata)
+    with threadpool_limits(1, "blas"), bar(total=len(heads), what=f"training {backbone}", unit="head") as shown:
         for preprocessing in study.preprocessings:
             model = build_backbone(backbone, preprocessing, study.image_size, weights)
             features, about = extract(prepared.images, backbone, preprocessing, model)
             n_parameters, n_features = model.count_params(), features.shape[1]
             timings[f"features_{preprocessing}_s"] = about["seconds"]
             clock = time.perf_counter()
-            for policy, seed in itertools.product(study.split_policies, study.seeds):
-                rows = subset_rows(prepared.splits, policy, seed, metadata["image_id"])
-                same = (transform_of(backbone, preprocessing), policy, seed)
+            transform = transform_of(backbone, preprocessing)
+            mine = {name: (transform, name[0], name[1], name[3]) for name in heads if name[2] == preprocessing}
+            due = {same: heads[name] for name, same in mine.items() if same not in trained}
+            found = _side_by_side(delayed(train_head)(features, labels, rows, study) for rows in due.values())
+            for name, same in mine.items():
                 if same not in trained:  # two names for one computation share its result
-                    trained[same] = train_head(features, labels_of(metadata), rows, seed, study)
-                head, history = trained[same]
-                arm = {"arm": "main", "train_fraction": 1.0, "split_policy": policy}
-                arm |= {"preprocessing": preprocessing, "seed": seed}
+                    trained[same] = next(found)
+                (head, history), rows = trained[same], heads[name]
+                arm = dict(zip(EXPERIMENT, name, strict=True)) | {"train_fraction": 1.0}
                 histories.append(history.assign(**arm, stage="head")[HISTORY_COLUMNS])
                 predictions += [
                     predict(head, features, rows[subset], metadata).assign(dataset="internal", subset=subset, **arm)[
@@ -231,7 +238,7 @@ def train_run(study, strategy, backbone, prepared, folder):
                     ]
                     for subset in ("val", "test")
                 ]
-                with write_atomically(folder / "heads" / f"{policy}_{preprocessing}_seed{seed}.weights.h5") as part:
+                with write_atomically(folder / "heads" / _head_file(*name)) as part:
                     head.save_weights(part)
                 if shown.n == 0:
                     save_model(model, head, folder / "model.keras")
@@ -262,6 +269,31 @@ def train_run(study, strategy, backbone, prepared, folder):
     }
     write_json(folder / "run.json", record)
     return predictions, histories
+
+
+def _side_by_side(calls):
+    """Run delayed calls in threads, one per core, and yield their results in order.
+
+    Each thread computes alone (see the limit on BLAS): for matrices this small, threads that share one product wait
+    for each other more than they help, and the result does not depend on the number of cores.
+    """
+    return Parallel(n_jobs=-1, prefer="threads", return_as="generator")(calls)
+
+
+def _heads(study, prepared, image_ids):
+    """Return the rows of each head by (arm, split policy, preprocessing, seed): the study's own, then experiments'."""
+    heads = {}
+    for preprocessing, policy, seed in itertools.product(study.preprocessings, study.split_policies, study.seeds):
+        heads["main", policy, preprocessing, seed] = subset_rows(prepared.splits, policy, seed, image_ids)
+    for name, split in prepared.experiments.groupby(EXPERIMENT, sort=False):
+        arm, policy, preprocessing, seed = name
+        heads[arm, policy, preprocessing, int(seed)] = subset_rows(split, policy, seed, image_ids)
+    return heads
+
+
+def _head_file(arm, policy, preprocessing, seed):
+    name = f"{policy}_{preprocessing}_seed{seed}.weights.h5"
+    return name if arm == "main" else f"{arm}_{name}"
 
 
 def labels_of(metadata):

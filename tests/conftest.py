@@ -45,6 +45,5 @@ def small_study(tmp_path, monkeypatch):
             "seeds": [1, 2],
             "weights": "random",
             "max_epochs": 15,
-            "batch_size": 16,
         }
     )

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, log_loss
 
 from skin_tl.errors import SkinTLError
 from skin_tl.splits import subset_rows
@@ -26,7 +27,6 @@ HEAD = check_study(
         "backbones": ["VGG16"],
         "seeds": [0],
         "max_epochs": 20,
-        "learning_rate": 0.02,
     }
 )
 
@@ -98,7 +98,7 @@ def _blobs(scale=1.0, offset=0.0, n=280, n_features=12, spread=0.5):
 
 
 def _score(values, labels, rows):
-    head, _ = training.train_head(values, labels, rows, 0, HEAD)
+    head, _ = training.train_head(values, labels, rows, HEAD)
     chances = head.predict_on_batch(values[rows["test"]])
     assert np.isfinite(chances).all()
     np.testing.assert_allclose(chances.sum(1), 1, atol=1e-5)
@@ -121,11 +121,11 @@ def test_constant_features_do_no_harm():
 
 def test_the_test_subset_has_no_influence():
     values, labels, rows = _blobs(spread=3)
-    first, history = training.train_head(values, labels, rows, 0, HEAD)
+    first, history = training.train_head(values, labels, rows, HEAD)
     values[rows["test"]] = np.nan
     labels = labels.copy()
     labels[rows["test"]] = 0
-    second, again = training.train_head(values, labels, rows, 0, HEAD)
+    second, again = training.train_head(values, labels, rows, HEAD)
     pd.testing.assert_frame_equal(history, again)
     for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -133,13 +133,27 @@ def test_the_test_subset_has_no_influence():
 
 def test_early_stopping_keeps_the_weights_of_the_best_epoch():
     values, labels, rows = _blobs(spread=6)
-    study = HEAD.model_copy(update={"patience": 3, "max_epochs": 200, "learning_rate": 0.02})
-    head, history = training.train_head(values, labels, rows, 0, study)
+    study = HEAD.model_copy(update={"patience": 3, "max_epochs": 200})
+    head, history = training.train_head(values, labels, rows, study)
     best = history["val_macro_f1"].idxmax()
     assert len(history) == best + 1 + 3 < 200
     chances = head.predict_on_batch(values[rows["val"]])
     score = f1_score(labels[rows["val"]], chances.argmax(1), average="macro")
     assert score == pytest.approx(history.loc[best, "val_macro_f1"], rel=1e-5)
+
+
+def test_a_head_that_never_stops_early_is_a_logistic_regression():
+    values, labels, rows = _blobs(spread=6)
+    study = HEAD.model_copy(update={"patience": 500, "max_epochs": 500, "l2": 0.05})
+    head = training.build_head(values, rows["train"])
+    standardised = keras.Sequential([keras.Input((12,)), *head.layers[:-1]]).predict_on_batch(values)
+    _, history = training.train_head(values, labels, rows | {"val": rows["train"]}, study)
+    one = LogisticRegression(C=1 / (0.05 * len(rows["train"])), max_iter=5000, tol=1e-8)
+    one.fit(standardised[rows["train"]], labels[rows["train"]])
+    loss = log_loss(labels[rows["train"]], one.predict_proba(standardised[rows["train"]]), labels=range(7))
+    assert history["loss"].iloc[-1] == pytest.approx(loss, rel=1e-3)
+    # With an all but free penalty the first epochs differ, so it is the optimum that the two share, not the start.
+    assert history["loss"].iloc[0] > 1.05 * loss
 
 
 # A whole run
@@ -149,9 +163,8 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch():
 def run(small_study, tmp_path):
     """Return the study, what it was prepared from, its folder, predictions and history."""
     folder = tmp_path / "runs" / "small"
-    study = small_study.model_copy(
-        update={"split_policies": ["lesion", "image"], "preprocessings": ["native", "unit"], "seeds": [1, 2]}
-    )
+    changes = {"split_policies": ["lesion", "image"], "preprocessings": ["native", "unit"], "seeds": [1, 2]}
+    study = small_study.model_copy(update=changes | {"leakage": True, "other_splits": 2})
     data = runs.prepare(study, folder)
     target = folder / "feature_extraction" / "MobileNetV2"
     training.train_run(study, "feature_extraction", "MobileNetV2", data, target)
@@ -163,20 +176,21 @@ def test_a_run_keeps_its_contract(run, tmp_path):
     predictions = pd.read_csv(folder / "predictions.csv", dtype={"image_id": str, "lesion_id": str})
     assert predictions.columns.tolist() == training.PREDICTION_COLUMNS
     arms = ["split_policy", "preprocessing", "seed"]
-    for (policy, preprocessing, seed), part in predictions.groupby(arms):
+    main = predictions[predictions["arm"] == "main"]
+    for (policy, preprocessing, seed), part in main.groupby(arms):
         split = data.splits[(data.splits["split_policy"] == policy) & (data.splits["seed"] == seed)]
         for subset in ("val", "test"):
             ids = part.loc[part["subset"] == subset, "image_id"]
             assert sorted(ids) == sorted(split.loc[split["subset"] == subset, "image_id"])
         assert (folder / "heads" / f"{policy}_{preprocessing}_seed{seed}.weights.h5").is_file()
-    assert predictions.groupby(arms).ngroups == 8
+    assert main.groupby(arms).ngroups == 8
     assert set(predictions["subset"]) == {"val", "test"}
     np.testing.assert_allclose(predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1), 1, atol=1e-5)
     merged = predictions.merge(data.metadata, on="image_id", suffixes=("", "_table"))
     assert (merged["dx"] == merged["dx_table"]).all()
     history = pd.read_csv(folder / "history.csv")
     assert history.columns.tolist() == training.HISTORY_COLUMNS
-    assert history.groupby(arms).ngroups == 8
+    assert history[history["arm"] == "main"].groupby(arms).ngroups == 8
     record = json.loads((folder / "run.json").read_text())
     assert record["random_weights"] is True
     assert record["n_parameters_with_classifier"] == 3_538_984  # MobileNetV2 1.0, Keras's table of applications
@@ -185,7 +199,25 @@ def test_a_run_keeps_its_contract(run, tmp_path):
     again = runs.prepare(study, folder.parent.parent, made=True)
     pd.testing.assert_frame_equal(again.metadata, data.metadata)
     pd.testing.assert_frame_equal(again.splits, data.splits)
+    pd.testing.assert_frame_equal(again.experiments, data.experiments, check_dtype=False)
     assert again.images == data.images
+
+
+def test_experiments_are_trained_beside_the_main_arm(run):
+    _, data, folder = run
+    predictions = pd.read_csv(folder / "predictions.csv")
+    cells = predictions.groupby(["arm", "split_policy", "preprocessing"])["seed"].unique().map(list).to_dict()
+    assert cells["other_split", "image", "unit"] == [1001, 1002]
+    leak = {arm: ("lesion", "native") for arm in ("leak_with_siblings", "leak_without_siblings")}
+    for arm, setup in leak.items():
+        assert cells[arm, *setup] == [1, 2]
+        assert (folder / "heads" / f"{arm}_lesion_native_seed1.weights.h5").is_file()
+    assert set(predictions["arm"]) == {"main", "other_split", *leak}
+    test = predictions[predictions["subset"] == "test"]
+    tested = {arm: part["image_id"].tolist() for arm, part in test[test["arm"].isin(leak)].groupby("arm")}
+    assert tested["leak_with_siblings"] == tested["leak_without_siblings"]
+    other = test[(test["arm"] == "other_split") & (test["seed"] == 1001)]
+    assert set(other["image_id"]) == set(data.experiments.query("seed == 1001 and subset == 'test'")["image_id"])
 
 
 def test_the_same_run_writes_the_same_bytes(run, tmp_path, monkeypatch):
@@ -213,7 +245,7 @@ def test_the_saved_model_takes_raw_pixels_and_needs_keras_alone(run, tmp_path):
     )
     chances = pd.DataFrame(np.load(tmp_path / "out.npy"), index=data.images.ids)
     predictions = pd.read_csv(folder / "predictions.csv")
-    first = predictions.query("split_policy == 'lesion' and preprocessing == 'native' and seed == 1")
+    first = predictions.query("arm == 'main' and split_policy == 'lesion' and preprocessing == 'native' and seed == 1")
     expected = first[[f"p_{name}" for name in CLASSES]].to_numpy()
     np.testing.assert_allclose(chances.loc[first["image_id"]].to_numpy(), expected, atol=1e-4)
 
