@@ -14,7 +14,7 @@ import numpy as np
 
 from skin_tl.backbones import model_fingerprint, transform_of
 from skin_tl.errors import SkinTLError
-from skin_tl.files import disk_full_message, fingerprint, is_disk_full
+from skin_tl.files import claim_space, disk_full_message, fingerprint, is_disk_full
 from skin_tl.images import cache_folder
 from skin_tl.progress import bar
 
@@ -88,6 +88,8 @@ def _compute(folder, images, model, what, key):
     state = json.loads(state_file.read_text()) if state_file.is_file() else {"done": 0, "seconds": 0.0}
     mode = "r+" if state["done"] else "w+"
     features = np.lib.format.open_memmap(array_file, mode, np.float32, (n_images, n_features))
+    with open(array_file, "r+b") as file:
+        claim_space(file, features.nbytes)
     started = time.perf_counter() - state["seconds"]
     with bar(total=n_images, what=what, unit="img") as shown:
         shown.update(state["done"])

@@ -86,6 +86,26 @@ def disk_full_message(path):
     )
 
 
+def claim_space(file, n_bytes):
+    """Claim bytes of an open file on the disk before a memory map writes them.
+
+    A full disk is an error here; it would be a crash (SIGBUS) when the map is written.  Where the system cannot claim
+    bytes (macOS), nothing is done.
+
+    Parameters
+    ----------
+    file : file object
+    n_bytes : int
+
+    Raises
+    ------
+    OSError
+        If the disk is full, see `is_disk_full`.
+    """
+    if hasattr(os, "posix_fallocate") and n_bytes:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+
+
 def write_text(path, text):
     """Write `text` (UTF-8) to `path`, whole or not at all."""
     with write_atomically(path) as part:

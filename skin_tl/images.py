@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, fingerprint, write_atomically
+from skin_tl.files import ROOT, claim_space, fingerprint, write_atomically
 from skin_tl.progress import bar
 
 DECODER = "pillow-bicubic-squash-1"
@@ -87,6 +87,8 @@ def decode(files, size):
     with write_atomically(images.folder) as part:
         part.mkdir()
         pixels = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (len(ids), size, size, 3))
+        with open(part / "images.npy", "r+b") as file:
+            claim_space(file, pixels.nbytes)
         bad = []
 
         def fill(row):

@@ -23,8 +23,9 @@ from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits
 
 from skin_tl.backbones import build_backbone, count_parameters, transform_of
+from skin_tl.errors import SkinTLError
 from skin_tl.features import extract
-from skin_tl.files import ROOT, write_atomically, write_csv, write_json
+from skin_tl.files import ROOT, claim_space, disk_full_message, is_disk_full, write_atomically, write_csv, write_json
 from skin_tl.images import cache_folder
 from skin_tl.progress import bar
 from skin_tl.splits import EXPERIMENT, split_fingerprints, subset_rows
@@ -109,50 +110,59 @@ def train_head(features, labels, rows, study):
     head = build_head(features, rows["train"])
     dense = head.get_layer("diagnosis")
     shape = dense.kernel.shape
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="head-") as folder:
-        x, x_val = (_standardised(head, features, rows[name], f"{folder}/{name}.npy") for name in ("train", "val"))
-        y, y_val = labels[rows["train"]], labels[rows["val"]]
-        wanted = np.eye(len(CLASSES))[y]
-        start = np.zeros(dense.count_params())
-        history, best, seen = [], {"macro_f1": -1.0, "epoch": 0, "weights": start}, {}
+    x, x_val = (_standardised(head, features, rows[name]) for name in ("train", "val"))
+    y, y_val = labels[rows["train"]], labels[rows["val"]]
+    wanted = np.eye(len(CLASSES))[y]
+    start = np.zeros(dense.count_params())
+    history, best, seen = [], {"macro_f1": -1.0, "epoch": 0, "weights": start}, {}
 
-        def unpacked(weights):
-            return weights[: -len(CLASSES)].reshape(shape), weights[-len(CLASSES) :]
+    def unpacked(weights):
+        return weights[: -len(CLASSES)].reshape(shape), weights[-len(CLASSES) :]
 
-        def log_probabilities(values, weights):
-            kernel, bias = unpacked(weights)
-            return special.log_softmax((values @ kernel.astype(np.float32)).astype(np.float64) + bias, axis=1)
+    def log_probabilities(values, weights):
+        kernel, bias = unpacked(weights)
+        return special.log_softmax((values @ kernel.astype(np.float32)).astype(np.float64) + bias, axis=1)
 
-        def objective(weights):
-            kernel, _ = unpacked(weights)
-            log_p = log_probabilities(x, weights)
-            seen.update(weights=weights.copy(), log_p=log_p)
-            errors = (np.exp(log_p) - wanted) / len(y)
-            slope = (x.T @ errors.astype(np.float32)).astype(np.float64) + study.l2 * kernel
-            loss = -log_p[np.arange(len(y)), y].mean() + study.l2 / 2 * np.square(kernel).sum()
-            return loss, np.concatenate([slope.ravel(), errors.sum(0)])
+    def objective(weights):
+        kernel, _ = unpacked(weights)
+        log_p = log_probabilities(x, weights)
+        seen.update(weights=weights.copy(), log_p=log_p)
+        errors = (np.exp(log_p) - wanted) / len(y)
+        slope = (x.T @ errors.astype(np.float32)).astype(np.float64) + study.l2 * kernel
+        loss = -log_p[np.arange(len(y)), y].mean() + study.l2 / 2 * np.square(kernel).sum()
+        return loss, np.concatenate([slope.ravel(), errors.sum(0)])
 
-        def after_epoch(intermediate_result):
-            weights = intermediate_result.x
-            known = np.array_equal(seen["weights"], weights)  # the accepted point is as a rule the last one tried
-            log_p = seen["log_p"] if known else log_probabilities(x, weights)
-            row = {"epoch": len(history) + 1} | _scores(log_p, y)
-            row |= {f"val_{name}": value for name, value in _scores(log_probabilities(x_val, weights), y_val).items()}
-            history.append(row)
-            if row["val_macro_f1"] > best["macro_f1"]:
-                best.update(macro_f1=row["val_macro_f1"], epoch=row["epoch"], weights=weights.copy())
-            if row["epoch"] - best["epoch"] >= study.patience:
-                raise StopIteration
+    def after_epoch(intermediate_result):
+        weights = intermediate_result.x
+        known = np.array_equal(seen["weights"], weights)  # the accepted point is as a rule the last one tried
+        log_p = seen["log_p"] if known else log_probabilities(x, weights)
+        row = {"epoch": len(history) + 1} | _scores(log_p, y)
+        row |= {f"val_{name}": value for name, value in _scores(log_probabilities(x_val, weights), y_val).items()}
+        history.append(row)
+        if row["val_macro_f1"] > best["macro_f1"]:
+            best.update(macro_f1=row["val_macro_f1"], epoch=row["epoch"], weights=weights.copy())
+        if row["epoch"] - best["epoch"] >= study.patience:
+            raise StopIteration
 
-        options = {"maxiter": study.max_epochs, "maxfun": 20 * study.max_epochs, "ftol": 0, "gtol": 0}
-        optimize.minimize(objective, start, jac=True, method="L-BFGS-B", callback=after_epoch, options=options)
+    options = {"maxiter": study.max_epochs, "maxfun": 20 * study.max_epochs, "ftol": 0, "gtol": 0}
+    optimize.minimize(objective, start, jac=True, method="L-BFGS-B", callback=after_epoch, options=options)
     dense.set_weights(unpacked(best["weights"]))
     return head, pd.DataFrame(history, columns=["epoch", *HISTORY_COLUMNS[-6:]])
 
 
-def _standardised(head, features, rows, path, chunk=1024):
-    """Write some rows as the head's dense layer sees them to `path`; return the memory map, (n, n_features) float32."""
-    values = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), features.shape[1]))
+def _standardised(head, features, rows, chunk=1024):
+    """Return rows as the head's dense layer sees them, (n, n_features) float32, mapped to a file without a name."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (len(rows), features.shape[1])
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            claim_space(file, 4 * shape[0] * shape[1])
+            values = np.memmap(file, np.float32, "w+", shape=shape)
+    except OSError as error:
+        if is_disk_full(error):
+            raise SkinTLError(disk_full_message(folder)) from error
+        raise
     inner = keras.Sequential([keras.Input((features.shape[1],)), *head.layers[:-1]])
     for i in range(0, len(rows), chunk):
         values[i : i + chunk] = keras.ops.convert_to_numpy(inner(features[rows[i : i + chunk]]))

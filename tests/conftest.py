@@ -4,6 +4,7 @@ import os
 import tempfile
 
 os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-")  # before Keras is imported: no test finds a user's weights
+os.environ["SKIN_TL_CACHE"] = os.path.join(os.environ["KERAS_HOME"], "cache")  # nor writes to theirs
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np

@@ -1,5 +1,6 @@
 """Features are computed once, heads learn from the training subset alone, and a run keeps its contract."""
 
+import errno
 import json
 import os
 import subprocess
@@ -74,6 +75,20 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(decoded, monkeypatch):
     values, _ = features.extract(decoded, "MobileNetV2", "native", rest)
     assert rest.batches == -(-len(decoded.ids) // features.BATCH) - 2
     np.testing.assert_allclose(values[:, 0], decoded.pixels.mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_a_full_disk_is_said_before_arrays_are_written(small_study, decoded, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(SkinTLError, match="no space left"):
+        features.extract(decoded, "MobileNetV2", "native", Counting())
+    with pytest.raises(SkinTLError, match="no space left"):
+        training.train_head(*_blobs(), HEAD)
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "other"))
+    with pytest.raises(SkinTLError, match="no space left"):
+        runs.prepare_images(small_study, tmp_path / "runs")
 
 
 def test_features_that_are_not_finite_are_refused(decoded):
