@@ -1,8 +1,8 @@
 # The study's story, step by step: what each step reads, what it writes, and what makes it run again.
 #
 #   weights ─┬─ features ─┐
-#   images ──┼────────────┼─ train (once per strategy and backbone) ─ evaluate ─ report ─ render
-#   dataset ─┴────────────┘
+#   images ──┼────────────┼─ train (once per strategy and backbone) ─ ensemble ─┬─ evaluate ─ report ─ render
+#   dataset ─┴────────────┴─ baselines ─────────────────────────────────────────┘
 #
 # Called by ./run_all.sh with --configfile studies/<study>.yaml. Each step is `python -m skin_tl STEP`; `params.depends` holds
 # the settings that a step depends on, so that changing them, and nothing else, runs it again.
@@ -14,7 +14,7 @@ import sys
 
 import yaml
 
-from skin_tl.study import check_study, save_study
+from skin_tl.study import BASELINES, EVALUATED, check_study, save_study
 
 with open(workflow.configfiles[0]) as file:
     settings = yaml.safe_load(file)
@@ -28,6 +28,7 @@ STUDY = f"--study {RUNS}/study.json"
 LANGUAGES = {"en": "report", "fr": "report.fr"}
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
+PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
 RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train.ipynb")
 
 # Files outside of the project that a data set starts from: a changed metadata table decodes and checks again.
@@ -62,6 +63,7 @@ rule all:
         [f"{REPORT}/{name}.{kind}" for name in LANGUAGES.values() for kind in ("html", "pdf")],
         # Named here so that a run that was deleted is missed, though the report that was made from it is there.
         [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
+        [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
 
 
 rule weights:
@@ -128,13 +130,34 @@ rule train:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
 
 
+rule baselines:
+    message: "predicting without a network: majority, metadata, colours"
+    input:
+        rules.images.output,
+        rules.dataset.output[0],
+        sources("baselines"),
+    output: [f"{RUNS}/baseline/{name}/{file}" for name in BASELINES for file in ("predictions.csv", "run.json")]
+    log: f"{RUNS}/logs/baselines.log"
+    shell: "{STEP} baselines {STUDY} > {log} 2>&1"
+
+
+rule ensemble:
+    message: "averaging the backbones, {wildcards.strategy}"
+    input: lambda wildcards: [f"{run}/predictions.csv" for run in ALL_RUNS if f"/{wildcards.strategy}/" in run]
+    output: [f"{RUNS}/{{strategy}}/ensemble/{file}" for file in ("predictions.csv", "run.json")]
+    params: depends=depends(backbones=study.backbones)
+    log: f"{RUNS}/logs/ensemble_{{strategy}}.log"
+    shell: "{STEP} ensemble {STUDY} --strategy {wildcards.strategy} > {log} 2>&1"
+
+
 rule evaluate:
     message: "computing the metrics"
     input:
-        [f"{run}/predictions.csv" for run in ALL_RUNS],
+        [f"{run}/predictions.csv" for run in (*ALL_RUNS, *PSEUDO_RUNS)],
+        rules.images.output.metadata,
         rules.dataset.output[0],
-        sources("evaluation", "uncertainty"),
-    output: f"{REPORT}/metrics.csv"
+        sources("evaluation", "uncertainty", "comparison", "decisions", "subgroups", "leakage", "scoring"),
+    output: [f"{REPORT}/{name}" for name in EVALUATED]
     params: depends=depends(backbones=study.backbones, strategies=study.strategies)
     log: f"{RUNS}/logs/evaluate.log"
     shell: "{STEP} evaluate {STUDY} > {log} 2>&1"
@@ -146,7 +169,7 @@ rule report:
         rules.evaluate.output,
         [f"{run}/{name}" for run in ALL_RUNS for name in ("predictions.csv", "history.csv", "run.json")],
         lambda wildcards: [f"report/text/{wildcards.language}"],
-        sources("tables", "facts", "texts", "figures", "report", "comparison"),
+        sources("tables", "facts", "texts", "figures", "report"),
         "notebooks/3_report.ipynb",
     output: f"{RUNS}/report/report.{{language}}.ipynb"
     params: depends=depends(title=study.title, overrides=study.overrides)

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, write_atomically, write_csv, write_json
+from skin_tl.files import ROOT, write_atomically, write_json
 from skin_tl.progress import say
-from skin_tl.study import load_study
+from skin_tl.study import BASELINES, ENSEMBLE, load_study
 
 
 def weights(study, folder, options):
@@ -58,20 +58,44 @@ def train(study, folder, options):
     execute("2_train", run / "train.ipynb", study, folder, backbone=options.backbone, strategy=options.strategy)
 
 
-def evaluate(study, folder, options):
-    """Compute metrics.csv from the predictions of all runs."""
-    import pandas as pd
+def baselines(study, folder, options):
+    """Predict without a network, for comparison."""
+    from datetime import UTC, datetime
 
-    from skin_tl.evaluation import metrics_table, read_predictions
-    from skin_tl.runs import read_splits
+    from skin_tl import baselines as methods
+    from skin_tl.runs import read_images, read_metadata_table, read_splits, write_pseudo_run
 
-    splits = read_splits(folder)
-    tables = [
-        metrics_table(read_predictions(folder / strategy / backbone / "predictions.csv", splits), strategy, backbone)
-        for strategy in study.strategies
+    metadata, splits, images = read_metadata_table(folder), read_splits(folder), read_images(folder)
+    for name in BASELINES:
+        started = datetime.now(UTC)
+        pixels = (images.pixels, images.ids) if name == "colour_histogram" else ()
+        predictions = getattr(methods, name)(metadata, splits, *pixels)
+        write_pseudo_run(study, folder, "baseline", name, predictions, started)
+
+
+def ensemble(study, folder, options):
+    """Average the probabilities of a strategy's backbones."""
+    from datetime import UTC, datetime
+
+    from skin_tl.evaluation import ensemble as average
+    from skin_tl.runs import read_splits, write_pseudo_run
+    from skin_tl.scoring import main_arm
+    from skin_tl.tables import run_predictions
+
+    started, splits, of_strategy = datetime.now(UTC), read_splits(folder), folder / options.strategy
+    predictions = {
+        backbone: main_arm(run_predictions(study.model_dump(), of_strategy / backbone, splits, "./run_all.sh"))
         for backbone in study.backbones
-    ]
-    write_csv(ROOT / "report" / study.name / "metrics.csv", pd.concat(tables, ignore_index=True))
+    }
+    write_pseudo_run(study, folder, options.strategy, ENSEMBLE, average(predictions), started)
+
+
+def evaluate(study, folder, options):
+    """Compute the metrics and all that comes from the predictions of all runs."""
+    from skin_tl.scoring import write_evaluation
+    from skin_tl.tables import read_study_files
+
+    write_evaluation(read_study_files(folder / "study.json"), ROOT / "report" / study.name)
 
 
 def report(study, folder, options):
@@ -138,7 +162,8 @@ def execute(name, target, study, folder, **parameters):
             ) from None
 
 
-STEPS = {step.__name__: step for step in (weights, images, dataset, features, train, evaluate, report, render)}
+STEPS = (weights, images, dataset, features, train, baselines, ensemble, evaluate, report, render)
+STEPS = {step.__name__: step for step in STEPS}
 
 
 def main(arguments=None):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.files import write_csv, write_json
+from skin_tl.study import EVALUATED
 from skin_tl.tables import SETUP
 
 
@@ -92,10 +93,10 @@ class Facts:
         return {key: vars(fact) for key, fact in sorted(self._facts.items())}
 
     def write(self, folder):
-        """Write ``facts.json`` and the tables to a folder; ``metrics.csv`` is left alone where it is there."""
+        """Write ``facts.json`` and the tables to a folder; those of `skin_tl.scoring` are left alone where they are."""
         folder = Path(folder)
         for name, table in self.tables.items():
-            if name != "metrics.csv" or not (folder / name).is_file():
+            if name not in EVALUATED or not (folder / name).is_file():
                 write_csv(folder / name, table)
         write_json(folder / "facts.json", self.as_dict())
 
@@ -144,6 +145,7 @@ def collect_facts(tables):
     facts.add(f"score.{setup}.{{backbone}}.{{metric}}", "scores.csv", [*SETUP, "backbone", "metric"], values)
     names = ["best", "best_value", "second", "second_value", "last", "last_value", "gap", "gap_to_last"]
     names += ["n_seeds", "n_seeds_best", "majority_value", "gain"]
+    names += ["baseline", "baseline_value", "ensemble_value", "ensemble_gain"]
     names += ["lead", "lead_low", "lead_high", "lead_p", "real"]
     facts.add(f"best.{setup}.{{metric}}", "setups.csv", [*SETUP, "metric"], {name: f".{name}" for name in names})
     shape = ["precision", "recall", "f1_score", "support"]

@@ -16,8 +16,9 @@ from skin_tl import figures, runs
 from skin_tl.errors import SkinTLError
 from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
+from skin_tl.scoring import read_evaluation
 from skin_tl.study import CLASSES
-from skin_tl.tables import AVERAGES, SCORES, TEXTS, read_metrics, read_study_files, report_tables
+from skin_tl.tables import AVERAGES, SCORES, TEXTS, read_study_files, report_tables
 from skin_tl.texts import Labels, Texts, format_number, format_p, languages, without_tags
 
 _GRID = "display:grid;gap:12px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,360px),1fr))"
@@ -86,8 +87,7 @@ class Report:
         self.files = read_study_files(study)
         self.study = self.files.study
         self.folder = _report_folder(output, self.study["name"])
-        metrics = read_metrics(self.files, self.folder)
-        self.tables = report_tables(self.files, metrics)
+        self.tables = report_tables(self.files, read_evaluation(self.files, self.folder))
         self.facts = collect_facts(self.tables)
         self.setups, self.main = self.files.setups, self.files.main_setup
         self.labels, self.language = Labels(language, texts), language
@@ -138,7 +138,8 @@ class Report:
     def ranked(self, setup, metric):
         """Return the backbones of a set-up, the highest score first."""
         scores = setup.of(self.tables["scores.csv"])
-        return scores[scores["metric"] == metric].sort_values("rank")["backbone"].tolist()
+        scores = scores[(scores["metric"] == metric) & (scores["kind"] == "backbone")]
+        return scores.sort_values("rank")["backbone"].tolist()
 
     def contrasts(self, metric):
         """Return the comparisons of set-ups that differ in one thing, grouped by (factor, strategy, held level)."""

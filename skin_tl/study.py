@@ -20,6 +20,31 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 SUBSETS = ("train", "val", "test")
 
+BASELINES = ("majority", "metadata_only", "colour_histogram")
+"""Pseudo-backbones that use no network; their runs stand under the strategy ``baseline``."""
+
+ENSEMBLE = "ensemble"
+"""Pseudo-backbone of a strategy: the mean of its backbones' probabilities."""
+
+
+EVALUATED = (
+    "metrics.csv",
+    "comparisons.csv",
+    "effects.csv",
+    "decisions.csv",
+    "roc.csv",
+    "subgroups.csv",
+    "calibration.csv",
+    "other_splits.csv",
+    "external.csv",
+)
+"""Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.scoring`)."""
+
+
+def kind_of(backbone):
+    """Return what a name of a run stands for: backbone, ensemble or baseline."""
+    return "baseline" if backbone in BASELINES else "ensemble" if backbone == ENSEMBLE else "backbone"
+
 
 def _as_list(value):
     """Turn ``A,B`` or a single value (as they come from a command line) into a list."""
@@ -108,6 +133,12 @@ class Study(BaseModel):
                 hint = f", did you mean {near[0]!r}?" if near else "."
                 raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(BACKBONES)}")
         return names
+
+    @property
+    def pseudo_runs(self):
+        """Runs without a network of their own, list of (strategy, name): ensembles of several backbones; baselines."""
+        ensembles = [(strategy, ENSEMBLE) for strategy in self.strategies] if len(self.backbones) > 1 else []
+        return ensembles + [("baseline", name) for name in BASELINES]
 
     @property
     def synthetic(self):

@@ -1,7 +1,8 @@
 """Tables: what the finished runs of a study say, as the report needs it.
 
-Takes the files of a study's runs, ``metrics.csv`` and the published numbers; gives `StudyFiles` and the tables of the
-report (pandas DataFrames, each written as a CSV file beside it).  `skin_tl.facts` names their cells.
+Takes the files of a study's runs, what `skin_tl.scoring` made of their predictions, and the published numbers; gives
+`StudyFiles` and the tables of the report (pandas DataFrames, each written as a CSV file beside it).  `skin_tl.facts`
+names their cells.
 """
 
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ import pandas as pd
 
 from skin_tl.backbones import BACKBONES
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, read_json, write_csv
-from skin_tl.study import CLASSES, SUBSETS
+from skin_tl.evaluation import read_predictions
+from skin_tl.files import ROOT, read_json
+from skin_tl.study import BASELINES, CLASSES, SUBSETS, check_study, kind_of
 
 TEXTS = ROOT / "report" / "text"
 """The sources of the report's words, with the tables of published numbers beside them."""
@@ -51,6 +53,10 @@ class Setup:
             & (table["preprocessing"] == self.preprocessing)
         ]
 
+    def baselines_of(self, table):
+        """Return the rows of `table` that belong to the baselines under the same split policy."""
+        return table[(table["strategy"] == "baseline") & (table["split_policy"] == self.split_policy)]
+
 
 @dataclass(frozen=True)
 class StudyFiles:
@@ -66,8 +72,11 @@ class StudyFiles:
         ``dataset/metadata.csv`` (one row per image) and ``dataset/splits.csv``.
     runs : dict
         ``run.json`` by (strategy, backbone).
-    predictions, history : pandas.DataFrame
-        Those of all runs, one below the other, with the columns strategy and backbone in front.
+    predictions : pandas.DataFrame
+        Those of all runs, checked, one below the other, with the columns strategy and backbone: backbones, ensembles
+        and baselines (`skin_tl.study.kind_of` tells which).
+    history : pandas.DataFrame
+        Those of the backbones' runs.
     """
 
     root: Path
@@ -121,7 +130,7 @@ def read_study_files(study, root=ROOT):
 
     Parameters
     ----------
-    study : str
+    study : str or pathlib.Path
         The study's name, or the path of ``…/runs/<name>/study.json``.
     root : pathlib.Path, optional
         Folder that holds ``runs/``, where a name is given.
@@ -143,55 +152,59 @@ def read_study_files(study, root=ROOT):
     if not (folder / "study.json").is_file():
         raise SkinTLError(f"The study {study!r} has no runs in {folder}. Run `{command}` first.")
     settings = read_json(folder / "study.json", command)
+    splits = read_table(folder / "dataset" / "splits.csv", command)
     runs, predictions, history = {}, [], []
     for strategy in settings["strategies"]:
         for backbone in settings["backbones"]:
-            run = folder / strategy / backbone
+            run, names = folder / strategy / backbone, {"strategy": strategy, "backbone": backbone}
             runs[strategy, backbone] = read_json(run / "run.json", command)
-            names = {"strategy": strategy, "backbone": backbone}
-            predictions.append(_read_csv(run / "predictions.csv", command).assign(**names))
-            history.append(_read_csv(run / "history.csv", command).assign(**names))
+            predictions.append(run_predictions(settings, run, splits, command).assign(**names))
+            history.append(read_table(run / "history.csv", command).assign(**names))
+    for strategy, name in check_study(settings).pseudo_runs:
+        file = folder / strategy / name / "predictions.csv"
+        predictions.append(read_predictions(file, splits, command).assign(strategy=strategy, backbone=name))
     return StudyFiles(
         root=Path(root),
         study=settings,
         weights=read_json(folder / "weights.json", command),
         images=read_json(folder / "dataset" / "images.json", command),
-        metadata=_read_csv(folder / "dataset" / "metadata.csv", command, na_filter=False, dtype=str),
-        splits=_read_csv(folder / "dataset" / "splits.csv", command),
+        metadata=read_table(folder / "dataset" / "metadata.csv", command, na_filter=False, dtype=str),
+        splits=splits,
         runs=runs,
         predictions=pd.concat(predictions, ignore_index=True),
         history=pd.concat(history, ignore_index=True),
     )
 
 
-def read_metrics(files, folder):
-    """Read ``metrics.csv`` of a study's report, or compute it where it was never written.
+def run_predictions(study, run, splits, made_by):
+    """Read and check the predictions of a backbone's run: on the study's own images, and on each external test set.
 
     Parameters
     ----------
-    files : StudyFiles
-    folder : pathlib.Path
-        Where a computed table is kept.
+    study : dict
+        ``study.json``.
+    run : pathlib.Path
+        Folder of the run.
+    splits : pandas.DataFrame
+    made_by : str
+        The command that errors name.
 
     Returns
     -------
     pandas.DataFrame
-        In the columns of the project's contract; `seed` is text.
     """
-    made = files.root / "report" / files.study["name"] / "metrics.csv"
-    if not made.is_file():
-        from skin_tl.evaluation import metrics_table
-
-        parts = [
-            metrics_table(table.drop(columns=["strategy", "backbone"]), strategy, backbone)
-            for (strategy, backbone), table in files.predictions.groupby(["strategy", "backbone"], sort=False)
-        ]
-        made = Path(folder) / "metrics.csv"
-        write_csv(made, pd.concat(parts, ignore_index=True))
-    return _read_csv(made, f"./run_all.sh {files.study['name']}", dtype={"seed": str})
+    external = study.get("external")
+    names = ["predictions.csv", *([f"predictions_{external}.csv"] if external else [])]
+    return pd.concat([read_predictions(run / name, splits, made_by) for name in names], ignore_index=True)
 
 
-def _read_csv(path, command, **options):
+def published_results():
+    """Return the presentation's classification reports: backbone, row, precision, recall, f1_score, support, source."""
+    return pd.read_csv(TEXTS / "published_results.csv")
+
+
+def read_table(path, command, **options):
+    """Read a CSV file that `command` writes; errors name both."""
     try:
         return pd.read_csv(path, **options)
     except FileNotFoundError:
@@ -203,29 +216,28 @@ def _read_csv(path, command, **options):
 # Tables of the report, each from the files of the runs ---------------------------------------------------------
 
 
-def report_tables(files, metrics):
+def report_tables(files, evaluated):
     """Make every table that the report shows or takes a number from.
 
     Parameters
     ----------
     files : StudyFiles
-    metrics : pandas.DataFrame
-        As `read_metrics` gives it.
+    evaluated : dict of pandas.DataFrame
+        As `skin_tl.scoring.read_evaluation` gives them.
 
     Returns
     -------
     dict of pandas.DataFrame
-        By the name of their CSV file.
+        By the name of their CSV file; those of `evaluated` are among them.
     """
     literature = pd.read_csv(TEXTS / "literature.csv")
-    published = pd.read_csv(TEXTS / "published_results.csv")
-    main = _main_rows(files, metrics)
+    published = published_results()
+    main = _main_rows(files, evaluated["metrics.csv"])
+    backbones = main[main["backbone"].map(kind_of) == "backbone"]
     scores = score_table(main)
-    reports = classification_reports(main, published)
+    reports = classification_reports(backbones, published)
     confusion = confusion_table(files.predictions)
-    comparisons = comparison_table(files)
-    return {
-        "metrics.csv": metrics,
+    return evaluated | {
         "literature.csv": literature,
         "published_results.csv": published,
         "classes.csv": class_table(files.metadata),
@@ -234,8 +246,7 @@ def report_tables(files, metrics):
         "settings.csv": settings_table(files),
         "backbones.csv": backbone_table(files, literature),
         "scores.csv": scores,
-        "comparisons.csv": comparisons,
-        "setups.csv": setup_table(scores, reports, comparisons),
+        "setups.csv": setup_table(scores, evaluated["comparisons.csv"]),
         "classification_reports.csv": reports,
         "confusion.csv": confusion,
         "extremes.csv": extreme_table(reports, confusion),
@@ -248,16 +259,19 @@ def report_tables(files, metrics):
 
 
 def _main_rows(files, metrics):
-    """Keep what the study's own backbones scored on its own test subsets, over all images of them."""
+    """Keep what the study's own runs scored on its own test subsets, over all images of them."""
     columns = {"dataset": "internal", "arm": "main", "subgroup": "all"}
-    keep = metrics["backbone"].isin(files.study["backbones"]) & (metrics["train_fraction"] == 1)
+    known = [*files.study["backbones"], *(name for _, name in check_study(files.study).pseudo_runs)]
+    keep = metrics["backbone"].isin(known) & (metrics["train_fraction"] == 1)
     for column, value in columns.items():
         keep &= metrics[column] == value
-    missing = {
+    wanted = {
         (*[getattr(setup, name) for name in SETUP], backbone)
         for setup in files.setups
         for backbone in files.study["backbones"]
-    } - set(metrics.loc[keep, [*SETUP, "backbone"]].itertuples(index=False, name=None))
+    }
+    wanted |= {("baseline", policy, "native", name) for policy in files.study["split_policies"] for name in BASELINES}
+    missing = wanted - set(metrics.loc[keep, [*SETUP, "backbone"]].itertuples(index=False, name=None))
     if missing:
         raise SkinTLError(
             f"metrics.csv of the study {files.study['name']!r} has no rows for {', '.join(sorted(missing)[0])}. "
@@ -396,14 +410,16 @@ def score_table(metrics):
     Returns
     -------
     pandas.DataFrame
-        strategy, split_policy, preprocessing, metric, backbone, value (mean over the seeds), ci_low, ci_high,
-        seed_sd, seed_min, seed_max (empty with one seed), n_seeds, n_seeds_best (in how many seeds no other
-        backbone scored higher), n_images (test images, mean over the seeds) and rank (1 is best).
+        strategy, split_policy, preprocessing, metric, backbone, kind (backbone, ensemble or baseline), value (mean
+        over the seeds), ci_low, ci_high, seed_sd, seed_min, seed_max (empty with one seed), n_seeds, n_seeds_best (in
+        how many seeds no other backbone scored higher), n_images (test images, mean over the seeds) and rank (1 is
+        best, among backbones; empty for the others).
     """
     overall = metrics[metrics["metric"].isin(SCORES) & (metrics["class"] == "all")]
+    overall = overall.assign(kind=overall["backbone"].map(kind_of))
     by_seed = overall[overall["seed"] != "all"]
-    keys = [*SETUP, "metric", "backbone"]
-    best = by_seed.groupby([*SETUP, "metric", "seed"])["value"].transform("max") == by_seed["value"]
+    keys = [*SETUP, "metric", "backbone", "kind"]
+    best = by_seed.groupby([*SETUP, "metric", "kind", "seed"])["value"].transform("max") == by_seed["value"]
     spread = (
         by_seed.assign(best=best)
         .groupby(keys)
@@ -420,39 +436,21 @@ def score_table(metrics):
     spread.loc[single, ["seed_sd", "seed_min", "seed_max"]] = np.nan
     means = overall[overall["seed"] == "all"].set_index(keys)[["value", "ci_low", "ci_high"]]
     table = means.join(spread).reset_index()
-    ranks = table.groupby([*SETUP, "metric"])["value"].rank(ascending=False, method="first")
-    return table.assign(rank=ranks.astype(int)).sort_values([*SETUP, "metric", "rank"], ignore_index=True)
-
-
-def comparison_table(files):
-    """Compare all pairs of backbones on the same test lesions, with p-values corrected after Holm.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As `skin_tl.comparison.compare_backbones` gives it, of all strategies; `real` says whether p_holm is below
-        1 − `CONFIDENCE`.  Without rows where the study has one backbone.
-    """
-    from skin_tl.comparison import compare_backbones
-
-    parts = []
-    for strategy, of_strategy in _main_arm(files.predictions).groupby("strategy", sort=False):
-        of_backbone = of_strategy.drop(columns="strategy").groupby("backbone", sort=False)
-        predictions = {name: part.drop(columns="backbone") for name, part in of_backbone}
-        parts.append(compare_backbones(predictions, strategy))
-    table = pd.concat(parts, ignore_index=True)
-    return table.assign(real=table["p_holm"] < 1 - CONFIDENCE)
+    ranks = table.groupby([*SETUP, "metric", "kind"])["value"].rank(ascending=False, method="first")
+    others = table["kind"] != "backbone"
+    table = table.assign(rank=ranks.astype("Int64").mask(others), n_seeds_best=table["n_seeds_best"].mask(others))
+    return table.sort_values([*SETUP, "metric", "kind", "rank", "backbone"], ignore_index=True)
 
 
 def _main_arm(table):
-    """Keep the rows of the study's own training, on all of its training subset."""
-    keep = (table["arm"] == "main") & (table["train_fraction"] == 1)
+    """Keep the rows of the backbones' own training on all of its training subset, scored on the study's own images."""
+    keep = (table["arm"] == "main") & (table["train_fraction"] == 1) & (table["backbone"].map(kind_of) == "backbone")
     return table[keep & (table["dataset"] == "internal")] if "dataset" in table else table[keep]
 
 
 def _lead(comparisons, setup, first, second):
     """Return the paired comparison of two backbones, turned so that a positive lead is the first one's."""
-    rows = Setup(*(setup[name] for name in SETUP)).of(comparisons)
+    rows = Setup(*(setup[name] for name in SETUP)).of(comparisons[comparisons["dataset"] == "internal"])
     rows = rows[(rows["metric"] == setup["metric"]) & rows["backbone_a"].isin([first, second])]
     rows = rows[rows["backbone_b"].isin([first, second])]
     if rows.empty:
@@ -466,26 +464,27 @@ def _lead(comparisons, setup, first, second):
     return found | {"real": bool(row["real"] and lead > 0)}
 
 
-def setup_table(scores, reports, comparisons):
+def setup_table(scores, comparisons):
     """Say for each set-up and metric which backbone comes first and how far ahead it is.
 
     Returns
     -------
     pandas.DataFrame
         strategy, split_policy, preprocessing, metric, best, best_value, second, second_value, last, last_value,
-        gap (best less second), gap_to_last, n_seeds, n_seeds_best, majority_value (what always answering the most
-        frequent diagnosis scores), gain (best less that), and of the paired comparison of best and second (empty for
+        gap (best less second), gap_to_last, n_seeds, n_seeds_best, majority_value (the baseline ``majority``), gain
+        (best less that), baseline and baseline_value (the best of the baselines), ensemble_value and ensemble_gain
+        (ensemble less best; empty for one backbone), and of the paired comparison of best and second (empty for
         weighted F1, which is not compared) lead, lead_low, lead_high, lead_p (corrected) and real.
     """
     rows = []
-    for keys, part in scores.groupby([*SETUP, "metric"], sort=False):
+    for keys, part in scores[scores["kind"] == "backbone"].groupby([*SETUP, "metric"], sort=False):
         part = part.sort_values("rank")
         best, last = part.iloc[0], part.iloc[-1]
         second = part.iloc[1] if len(part) > 1 else None
         setup = dict(zip([*SETUP, "metric"], keys, strict=True))
-        support = Setup(*keys[:3]).of(reports)
-        support = support[(support["backbone"] == best["backbone"]) & support["row"].isin(CLASSES)]["support"]
-        majority = majority_scores(support.to_numpy(float))[setup["metric"]]
+        of_metric = scores[scores["metric"] == setup["metric"]]
+        baselines = Setup(*keys[:3]).baselines_of(of_metric).set_index("backbone")["value"]
+        ensemble = Setup(*keys[:3]).of(of_metric[of_metric["kind"] == "ensemble"])["value"].mean()
         rows.append(
             setup
             | {
@@ -499,36 +498,16 @@ def setup_table(scores, reports, comparisons):
                 "gap_to_last": best["value"] - last["value"],
                 "n_seeds": best["n_seeds"],
                 "n_seeds_best": best["n_seeds_best"],
-                "majority_value": majority,
-                "gain": best["value"] - majority,
+                "majority_value": baselines["majority"],
+                "gain": best["value"] - baselines["majority"],
+                "baseline": baselines.idxmax(),
+                "baseline_value": baselines.max(),
+                "ensemble_value": ensemble,
+                "ensemble_gain": ensemble - best["value"],
             }
             | _lead(comparisons, setup, best["backbone"], None if second is None else second["backbone"])
         )
     return pd.DataFrame(rows)
-
-
-def majority_scores(support):
-    """Return what always answering the most frequent class scores.
-
-    Parameters
-    ----------
-    support : array_like of float, shape (n_classes,)
-        Test images per class.
-
-    Returns
-    -------
-    dict
-        accuracy, balanced_accuracy, macro_f1 and weighted_f1 (0…1).
-    """
-    share = np.max(support) / np.sum(support)
-    n_classes = np.count_nonzero(support)
-    f1 = 2 * share / (1 + share)  # precision is the share, recall is one
-    return {
-        "accuracy": share,
-        "balanced_accuracy": 1 / n_classes,
-        "macro_f1": f1 / n_classes,
-        "weighted_f1": f1 * share,
-    }
 
 
 def classification_reports(metrics, published):
@@ -636,6 +615,7 @@ def contrast_table(scores):
     """
     columns = ["factor", "strategy", "other", "metric", "backbone", "level_a", "level_b"]
     columns += ["value_a", "value_b", "difference", "rank_a", "rank_b"]
+    scores = scores[scores["kind"] == "backbone"]
     rows = []
     for factor, other, level_a, level_b in (
         ("split_policy", "preprocessing", "lesion", "image"),
