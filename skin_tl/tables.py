@@ -13,7 +13,7 @@ import pandas as pd
 
 from skin_tl.backbones import BACKBONES
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation import read_predictions
+from skin_tl.evaluation import approximate, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.study import BASELINES, CLASSES, SUBSETS, check_study, kind_of
 
@@ -27,6 +27,12 @@ AVERAGES = ("accuracy", "macro_avg", "weighted_avg")
 """The last rows of a classification report, under the names of the published table."""
 
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
+"""Scores of the predicted diagnosis; more is better."""
+
+PROBABILITY_SCORES = ("roc_auc", "average_precision", "log_loss", "log_loss_scaled", "ece", "ece_scaled", "temperature")
+"""Scores of the probabilities."""
+
+LESS_IS_BETTER = ("log_loss", "log_loss_scaled", "ece", "ece_scaled")
 
 CONFIDENCE = 0.95
 """Level of every interval of the report."""
@@ -250,6 +256,8 @@ def report_tables(files, evaluated):
         "classification_reports.csv": reports,
         "confusion.csv": confusion,
         "extremes.csv": extreme_table(reports, confusion),
+        "ranking.csv": ranking_table(backbones),
+        "subgroup_ranges.csv": subgroup_range_table(evaluated["subgroups.csv"]),
         "contrasts.csv": contrast_table(scores),
         "history.csv": files.history,
         "training.csv": training_table(files.history),
@@ -410,16 +418,18 @@ def score_table(metrics):
     Returns
     -------
     pandas.DataFrame
-        strategy, split_policy, preprocessing, metric, backbone, kind (backbone, ensemble or baseline), value (mean
-        over the seeds), ci_low, ci_high, seed_sd, seed_min, seed_max (empty with one seed), n_seeds, n_seeds_best (in
-        how many seeds no other backbone scored higher), n_images (test images, mean over the seeds) and rank (1 is
-        best, among backbones; empty for the others).
+        strategy, split_policy, preprocessing, metric (`SCORES` and `PROBABILITY_SCORES`), backbone, kind (backbone,
+        ensemble or baseline), value (mean over the seeds), ci_low, ci_high, approximate (whether the interval is),
+        seed_sd, seed_min, seed_max (empty with one seed), n_seeds, n_seeds_best (in how many seeds no other backbone
+        did better), n_images (test images, mean over the seeds) and rank (1 is best, among backbones; empty for the
+        others).
     """
-    overall = metrics[metrics["metric"].isin(SCORES) & (metrics["class"] == "all")]
-    overall = overall.assign(kind=overall["backbone"].map(kind_of))
+    overall = metrics[metrics["metric"].isin((*SCORES, *PROBABILITY_SCORES)) & (metrics["class"] == "all")]
+    turned = np.where(overall["metric"].isin(LESS_IS_BETTER), -overall["value"], overall["value"])
+    overall = overall.assign(kind=overall["backbone"].map(kind_of), turned=turned, approximate=approximate(overall))
     by_seed = overall[overall["seed"] != "all"]
     keys = [*SETUP, "metric", "backbone", "kind"]
-    best = by_seed.groupby([*SETUP, "metric", "kind", "seed"])["value"].transform("max") == by_seed["value"]
+    best = by_seed.groupby([*SETUP, "metric", "kind", "seed"])["turned"].transform("max") == by_seed["turned"]
     spread = (
         by_seed.assign(best=best)
         .groupby(keys)
@@ -434,12 +444,13 @@ def score_table(metrics):
     )
     single = spread["n_seeds"] < 2
     spread.loc[single, ["seed_sd", "seed_min", "seed_max"]] = np.nan
-    means = overall[overall["seed"] == "all"].set_index(keys)[["value", "ci_low", "ci_high"]]
-    table = means.join(spread).reset_index()
-    ranks = table.groupby([*SETUP, "metric", "kind"])["value"].rank(ascending=False, method="first")
+    means = overall[overall["seed"] == "all"].set_index(keys)
+    table = means[["value", "ci_low", "ci_high", "approximate", "turned"]].join(spread).reset_index()
+    ranks = table.groupby([*SETUP, "metric", "kind"])["turned"].rank(ascending=False, method="first")
     others = table["kind"] != "backbone"
     table = table.assign(rank=ranks.astype("Int64").mask(others), n_seeds_best=table["n_seeds_best"].mask(others))
-    return table.sort_values([*SETUP, "metric", "kind", "rank", "backbone"], ignore_index=True)
+    table = table.sort_values([*SETUP, "metric", "kind", "rank", "backbone"], ignore_index=True)
+    return table.drop(columns="turned")
 
 
 def _main_arm(table):
@@ -477,7 +488,8 @@ def setup_table(scores, comparisons):
         weighted F1, which is not compared) lead, lead_low, lead_high, lead_p (corrected) and real.
     """
     rows = []
-    for keys, part in scores[scores["kind"] == "backbone"].groupby([*SETUP, "metric"], sort=False):
+    own = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
+    for keys, part in own.groupby([*SETUP, "metric"], sort=False):
         part = part.sort_values("rank")
         best, last = part.iloc[0], part.iloc[-1]
         second = part.iloc[1] if len(part) > 1 else None
@@ -522,7 +534,7 @@ def classification_reports(metrics, published):
         strategy, split_policy, preprocessing, backbone, row (the classes, then accuracy, macro_avg and
         weighted_avg), precision, recall, f1_score, support (test images, mean over the seeds), published_… for each
         of the four, missed (1 − recall), and …_difference for the first three (ours less published), empty where
-        nothing was published.
+        nothing was published; and …_low and …_high for the first three, the ends of their 95 % intervals.
     """
     by_seed = metrics[metrics["seed"] != "all"]
     keys = [*SETUP, "backbone", "seed"]
@@ -546,6 +558,7 @@ def classification_reports(metrics, published):
     old = published.rename(columns={name: f"published_{name}" for name in [*shape, "support"]})
     table = table.merge(old.drop(columns="source"), on=["backbone", "row"], how="left")
     table["missed"] = 1 - table["recall"]
+    table = table.merge(_report_intervals(metrics), on=[*SETUP, "backbone", "row"], how="left")
     for name in shape:
         table[f"{name}_difference"] = table[name] - table[f"published_{name}"]
     order = [*CLASSES, *AVERAGES, *metrics["backbone"].unique()]
@@ -553,6 +566,79 @@ def classification_reports(metrics, published):
     return table.sort_values(
         [*SETUP, "backbone", "row"], key=lambda names: names.map(lambda name: ranks.get(name, name)), ignore_index=True
     )
+
+
+# Which metric stands in a classification report where: (row, column) by metric.
+_IN_REPORTS = {
+    "accuracy": [("accuracy", "f1_score"), ("weighted_avg", "recall")],
+    "macro_precision": [("macro_avg", "precision")],
+    "balanced_accuracy": [("macro_avg", "recall")],
+    "macro_f1": [("macro_avg", "f1_score")],
+    "weighted_precision": [("weighted_avg", "precision")],
+    "weighted_f1": [("weighted_avg", "f1_score")],
+}
+
+
+def _report_intervals(metrics):
+    """Return the intervals of the cells of classification reports: `SETUP`, backbone, row, precision_low …"""
+    means = metrics[metrics["seed"] == "all"]
+    cells = []
+    names = {"precision": "precision", "recall": "recall", "f1": "f1_score"}
+    of_class = means[(means["class"] != "all") & means["metric"].isin(names)]
+    cells.append(of_class.assign(row=of_class["class"], column=of_class["metric"].map(names)))
+    for metric, places in _IN_REPORTS.items():
+        overall = means[(means["class"] == "all") & (means["metric"] == metric)]
+        cells += [overall.assign(row=row, column=column) for row, column in places]
+    cells = pd.concat(cells).rename(columns={"ci_low": "low", "ci_high": "high"})
+    table = cells.pivot(index=[*SETUP, "backbone", "row"], columns="column", values=["low", "high"])
+    table.columns = [f"{column}_{end}" for end, column in table.columns]
+    return table.reset_index()
+
+
+def ranking_table(metrics):
+    """List ROC AUC and average precision of each diagnosis against the rest, means over the seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, dx, metric (roc_auc or average_precision), value, ci_low,
+        ci_high, approximate, n_images, n_lesions.
+    """
+    rows = metrics[(metrics["seed"] == "all") & (metrics["class"] != "all")]
+    rows = rows[rows["metric"].isin(["roc_auc", "average_precision"])]
+    columns = ["value", "ci_low", "ci_high", "approximate", "n_images", "n_lesions"]
+    rows = rows.assign(approximate=approximate(rows), dx=rows["class"])
+    return rows[[*SETUP, "backbone", "dx", "metric", *columns]].reset_index(drop=True)
+
+
+def subgroup_range_table(subgroups):
+    """Say for each set-up, backbone, variable and metric between which subgroups a score ranges.
+
+    Only subgroups that allow a conclusion count, see `skin_tl.subgroups.conclusive`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, variable (sex, age, site, dx_type), metric, class, n_subgroups,
+        n_conclusive and, with two conclusive ones at least, lowest, lowest_value, lowest_low, lowest_high, highest,
+        highest_value, highest_low, highest_high and apart (whether their intervals do not overlap).
+    """
+    rows = []
+    table = subgroups[subgroups["metric"] != "support"]
+    table = table.assign(variable=table["subgroup"].str.partition("=")[0], name=table["subgroup"].str.partition("=")[2])
+    keys = [*SETUP, "backbone", "variable", "metric", "class"]
+    for names, part in table.groupby(keys, sort=False):
+        told = part[part["conclusive"].astype(bool)]
+        row = dict(zip(keys, names, strict=True)) | {"n_subgroups": len(part), "n_conclusive": len(told)}
+        if len(told) > 1:
+            ends = {"lowest": told.loc[told["value"].idxmin()], "highest": told.loc[told["value"].idxmax()]}
+            for end, of in ends.items():
+                row |= {end: of["name"], f"{end}_value": of["value"]}
+                row |= {f"{end}_low": of["ci_low"], f"{end}_high": of["ci_high"]}
+            row["apart"] = bool(row["lowest_high"] < row["highest_low"])
+        rows.append(row)
+    columns = [f"{end}{part}" for end in ("lowest", "highest") for part in ("", "_value", "_low", "_high")]
+    return pd.DataFrame(rows, columns=[*keys, "n_subgroups", "n_conclusive", *columns, "apart"])
 
 
 def confusion_table(predictions):
@@ -615,7 +701,7 @@ def contrast_table(scores):
     """
     columns = ["factor", "strategy", "other", "metric", "backbone", "level_a", "level_b"]
     columns += ["value_a", "value_b", "difference", "rank_a", "rank_b"]
-    scores = scores[scores["kind"] == "backbone"]
+    scores = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
     rows = []
     for factor, other, level_a, level_b in (
         ("split_policy", "preprocessing", "lesion", "image"),
