@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.backbones import BACKBONES
+from skin_tl.decisions import SENSITIVITY
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import approximate, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.study import BASELINES, CLASSES, SUBSETS, check_study, kind_of
+from skin_tl.subgroups import MAX_WIDTH, MIN_LESIONS
 
 TEXTS = ROOT / "report" / "text"
 """The sources of the report's words, with the tables of published numbers beside them."""
@@ -124,6 +126,12 @@ class StudyFiles:
     def synthetic(self):
         """Whether the images are drawn, not photographed."""
         return self.study["dataset"] == "synthetic"
+
+    @property
+    def n_duplicates(self):
+        """How many external images look like images of the study; 0 without an external test set."""
+        file = self.folder / "external" / "duplicates.csv"
+        return len(pd.read_csv(file)) if self.study.get("external") else 0
 
     @property
     def random_weights(self):
@@ -370,6 +378,9 @@ def settings_table(files):
         "n_classes": len(CLASSES),
         "n_setups": len(files.setups),
         "confidence": CONFIDENCE,
+        "sensitivity": SENSITIVITY,
+        "min_lesions": MIN_LESIONS,
+        "max_width": MAX_WIDTH,
         "level": round(1 - CONFIDENCE, 6),
     }
     return pd.DataFrame({"setting": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)})
