@@ -8,6 +8,7 @@ a page, the same bytes for the same figure.
 import base64
 import io
 import re
+import textwrap
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -15,7 +16,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MultipleLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 INK, SOFT, GRID = "#1f2933", "#52606d", "#d9dfe5"
 
@@ -38,12 +39,12 @@ BACKBONE_STYLES = {
     "EfficientNetB7": ("#88671A", "^"),
     "MobileNetV2": ("#882255", "v"),
     "ConvNeXtTiny": ("#2E8BB0", "P"),
-    "ensemble": ("#1F2933", "*"),
+    "ensemble": ("#1F2933", "X"),
     "majority": ("#767676", "<"),
     "metadata_only": ("#767676", ">"),
     "colour_histogram": ("#767676", "d"),
 }
-_OTHER_STYLES = (("#AA4499", "X"), ("#6B6B00", "p"), ("#4A4A4A", "h"))
+_OTHER_STYLES = (("#AA4499", "8"), ("#6B6B00", "p"), ("#4A4A4A", "h"))
 
 THEME = {
     **sns.axes_style(
@@ -185,11 +186,99 @@ def write_numbers(axis, labels, spec):
 
 
 def score_axis(axes, labels, low, high):
-    """Set the x-axis of a score (0 to 1), with ticks as fine as its span allows."""
-    step, spec = (0.1, ".1f") if high - low > 0.35 else (0.05, ".2f")
+    """Set the x-axis of a score (0 to 1) from `low` to `high`, with ticks as fine as its span allows."""
+    span = high - low
+    steps = ((0.7, 0.2, ".1f"), (0.35, 0.1, ".1f"), (0.12, 0.05, ".2f"), (0.0, 0.02, ".2f"))
+    step, spec = next((step, spec) for least, step, spec in steps if span > least)
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(MultipleLocator(step))
+    first, last = np.ceil(max(low, 0) / step - 1e-9), np.floor(min(high, 1) / step + 1e-9)
+    axes.set_xticks(np.arange(first, last + 1) * step)
     write_numbers(axes.xaxis, labels, spec)
+
+
+def difference_axis(axes, labels, values):
+    """Set the x-axis of a difference so that it holds zero, with a line there, and `values`, and room around."""
+    low, high = np.nanmin([0.0, *values]), np.nanmax([0.0, *values])
+    room = 0.12 * max(high - low, 0.02)
+    axes.set_xlim(low - room, high + room)
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low - room, high + room)
+    axes.set_xticks([tick for tick in ticks if low - room <= tick <= high + room])
+    write_numbers(axes.xaxis, labels, "+.2f" if ticks[1] - ticks[0] > 0.0099 else "+.3f")
+    axes.axvline(0, color=SOFT, linewidth=1.2, zorder=1)
+
+
+def with_room(values, share=0.28):
+    """Return the ends of an axis of scores on which a number fits beside the lowest and the highest of `values`."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    room = share * max(high - low, 0.1)
+    return low - room, high + room
+
+
+def in_lines(name, width=17):
+    """Break a long name into lines of so many letters, at its spaces."""
+    return textwrap.fill(name, width, break_long_words=False, break_on_hyphens=False)
+
+
+def write_below(axes, text, width=45):
+    """Write the label of the x-axis, lines longer than `width` letters broken."""
+    axes.set_xlabel("\n".join(in_lines(line, width) for line in text.split("\n")))
+
+
+def rows_figure(names, width=4.6, margin=1.0, height=0.42):
+    """Return a figure and its axes, a row for each of `names` from the bottom up; `margin` and `height` in inches."""
+    figure, axes = new_figure(width, margin + height * len(names))
+    axes.set_yticks(range(len(names)), [in_lines(name) for name in names], linespacing=1.05)
+    axes.set_ylim(-0.5, len(names) - 0.35)
+    axes.grid(visible=False, axis="y")
+    return figure, axes
+
+
+def interval_line(axes, low, high, place, colour, width=2):
+    """Draw an interval in a row, nothing where it has no ends."""
+    if np.isfinite([low, high]).all():
+        axes.plot([low, high], [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
+
+
+def dumbbell(axes, place, hollow, full, backbone):
+    """Draw two values of a backbone in a row, the markers hollow and full, with a line between; NaN is left out."""
+    colour, marker = backbone_style(backbone)
+    axes.plot([hollow, full], [place] * 2, color=colour, linewidth=1.6, alpha=0.6, zorder=1)
+    style = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.6}
+    axes.plot(hollow, place, marker, markersize=7, **style)
+    axes.plot(full, place, marker, markersize=8.5, color=colour, markeredgecolor="white")
+
+
+def above_row(axes, x, place, text):
+    """Write a number above a row."""
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    axes.text(x, place + 0.19, text, ha="center", va="bottom", fontsize=8, bbox=ground)
+
+
+def beside_row(axes, place, values, labels, spec):
+    """Write the lower of two values left of its marker in a row, the higher one right of it; NaN is left out."""
+    values = sorted((value for value in values if np.isfinite(value)), reverse=True)
+    for value, (side, shift) in zip(values, (("left", 7), ("right", -7)), strict=False):
+        style = {"xytext": (shift, 0), "textcoords": "offset points", "ha": side, "va": "center", "fontsize": 8}
+        axes.annotate(labels.number(value, spec), (value, place), **style)
+
+
+def marker_legend(figure, names, faces, others=(), ncols=1):
+    """Put a legend above a figure: round markers, hollow (``white``) or full, then `others`, a list of handles.
+
+    Parameters
+    ----------
+    names, faces : list of str
+        What the markers mean, and their colour inside.
+    others : list of matplotlib.artist.Artist
+        With labels of their own.
+    ncols : int
+    """
+    style = {"linestyle": "", "marker": "o", "markersize": 7, "markeredgecolor": SOFT}
+    handles = [
+        mpl.lines.Line2D([], [], markerfacecolor=face, label=name, **style)
+        for name, face in zip(names, faces, strict=True)
+    ]
+    return figure.legend(handles=[*handles, *others], loc="outside upper center", ncols=ncols)
 
 
 def spread_out(heights, least):
