@@ -169,7 +169,7 @@ rule report:
         rules.evaluate.output,
         [f"{run}/{name}" for run in ALL_RUNS for name in ("predictions.csv", "history.csv", "run.json")],
         lambda wildcards: [f"report/text/{wildcards.language}"],
-        sources("tables", "facts", "texts", "figures", "report"),
+        sources("tables", "facts", "texts", "drawing", "result_figures", "figures", "report"),
         "notebooks/3_report.ipynb",
     output: f"{RUNS}/report/report.{{language}}.ipynb"
     params: depends=depends(title=study.title, overrides=study.overrides)
