@@ -181,7 +181,7 @@ class Report:
         return table.groupby(["factor", "strategy", "other"], sort=False)
 
     def own(self, name, **values):
-        """Return the rows of a table that belong to the main set-up, on the study's own images if not said otherwise."""
+        """Return the rows of a table that belong to the main set-up, on the study's own images by default."""
         table = self.main.of(self.tables[name])
         for column, value in ({"dataset": "internal"} | values).items():
             table = table[table[column] == value] if column in table else table
@@ -479,7 +479,8 @@ class Report:
     def _table_effects(self, column):
         table = self.tables["effects.csv"]
         rows = []
-        for row in table[table["column"] == column].to_dict("records"):
+        table = table[table["column"] == column]
+        for row in table[table["metric"].isin(["accuracy", "macro_f1"])].to_dict("records"):
             names = [self.labels(f"metric.{row['metric']}")]
             if column == "arm":
                 names.append(self.labels(f"tested.{row['tested']}"))
@@ -490,7 +491,7 @@ class Report:
             p = format_p(row["p_holm"], self.language)
             cells = self._cells(row, {"value_a": ".3f", "value_b": ".3f"})
             rows.append([row["backbone"], *names, *cells, difference, p])
-        first = table[table["column"] == column].iloc[0]
+        first = table.iloc[0]
         heads = [(self.labels(f"{column}.{first[side]}"), True) for side in ("a", "b")]
         names = self._heads("backbone", "row", "tested" if column == "arm" else "split_policy")
         return [*names, *heads, *self._heads("#difference", "#p_holm")], rows, "effects.csv"
