@@ -568,11 +568,11 @@ class Report:
         seconds = [name for name in table.columns if name.endswith("_s")]
         rows = []
         for row in table.to_dict("records"):
-            times = [self._cell(row[name], ",.1f") for name in seconds]
+            times = [self._cell(row[name], ",.1f") for name in seconds] + [self._cell(row["core_hours"], ",.2f")]
             days = [Markup('<time datetime="{}">{}</time>').format(row[name], _minute(row[name])) for name in _MOMENTS]
             rows.append([row["backbone"], self.labels(f"strategy.{row['strategy']}"), *times, *days])
         heads = [(self._step(name), True) for name in seconds]
-        return [*self._heads("backbone", "strategy"), *heads, *self._heads(*_MOMENTS)], rows, "runs.csv"
+        return [*self._heads("backbone", "strategy"), *heads, *self._heads("#core_hours", *_MOMENTS)], rows, "runs.csv"
 
     def _step(self, name):
         """Return the heading of a duration: ``features_native_s`` is the features' step under native scaling."""

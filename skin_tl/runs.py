@@ -196,6 +196,7 @@ def run_record(study, strategy, backbone, data_fingerprint, splits, started):
         "data_fingerprint": data_fingerprint,
         "split_fingerprints": split_fingerprints(splits),
         "versions": versions(),
+        "n_cores": os.cpu_count(),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

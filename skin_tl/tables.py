@@ -736,12 +736,21 @@ def training_table(history):
 
 
 def run_table(files):
-    """List the runs with their cost: the one table with times and dates in it."""
+    """List the runs with their cost: the one table with times and dates in it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, backbone, device, weights, git_commit, seconds of each step (``…_s``; of the features when they were
+        computed, maybe for another study), total_s, core_hours (total_s on all cores of the machine), started, finished.
+    """
     rows = []
     for (strategy, backbone), run in files.runs.items():
         row = {"strategy": strategy, "backbone": backbone, "device": run["device"]}
         row |= {"weights": run["weights"]["source"], "git_commit": run["git_commit"]}
         row |= {name: value for name, value in sorted(run["timings"].items())}
+        total = sum(run["timings"].values())
+        row |= {"total_s": total, "core_hours": total * run["n_cores"] / 3600}
         rows.append(row | {"started": run["started"], "finished": run["finished"]})
     return pd.DataFrame(rows)
 

@@ -184,6 +184,7 @@ def _record(study, strategy, backbone, splits, key, source, weights):
         "git_commit": "0123456789ab",
         "data_fingerprint": key,
         "split_fingerprints": split_fingerprints(splits),
+        "n_cores": 2,
         "versions": {"python": "3.11.9", "keras": "3.15.1"},
         "device": "tensorflow on cpu:0 (x86_64, 2 cores)",
         "timings": {f"{step}_{name}_s": 12.5 for name in study["preprocessings"] for step in ("features", "heads")},
