@@ -8,8 +8,9 @@ and temperatures are found by another search.
 Numbers without chance in them are the same to nine decimals.  The ends of an interval come from a bootstrap: with 400
 draws in the report and `N_DRAWS` here, the standard error has itself an error of √(1/800 + 1/2000) = 4 % (6 % if draws
 have a kurtosis of 5), so each end, half a width away from the value, has one of 2 to 3 % of the width.  `TOLERANCE` is
-three to five of these errors.  An interval that is a third of its width aside, or a third wider, is not let pass.  All
-draws come from fixed seeds, so a comparison that holds once holds always.  p-values hold no further chance: they follow
+three to five of these errors.  An interval that is a third of its width aside, or a third wider, is not let pass; where
+all are somewhat too wide or too narrow, the mean of `Recomputation.outward` tells.  All draws come from fixed seeds, so
+a comparison that holds once holds always.  p-values hold no further chance: they follow
 from a difference and the width of its interval, corrected ones from all of a family, and both are compared to nine
 decimals as well.
 """
@@ -44,23 +45,31 @@ AGES = {"0-29": (0, 30), "30-44": (30, 45), "45-59": (45, 60), "60-74": (60, 75)
 
 @dataclass(frozen=True)
 class Between:
-    """A number that chance has a part in."""
+    """A number that a search found, and how far another search may be from it."""
 
     low: float
     high: float
 
-    @classmethod
-    def near(cls, value, width):
-        return cls(value - TOLERANCE * width - 1e-9, value + TOLERANCE * width + 1e-9)
 
-    def admits(self, found):
-        return self.low <= found <= self.high
+@dataclass(frozen=True)
+class End:
+    """An end of an interval that a bootstrap gave."""
+
+    value: float
+    width: float
+    side: int
+
+    def outward(self, found):
+        """Return how far outward another bootstrap's end lies, as a share of the width."""
+        return self.side * (found - self.value) / self.width if self.width else float(found != self.value)
 
 
 def agree(found, expected):
     """Tell whether a value of the report is what it must be: exact but for rounding, unless chance has a part in it."""
     if isinstance(expected, Between):
-        return expected.admits(found)
+        return expected.low <= found <= expected.high
+    if isinstance(expected, End):
+        return abs(expected.outward(found)) <= TOLERANCE
     if isinstance(expected, (str, bool, np.bool_)):
         return found == expected
     return bool(np.isclose(float(found), float(expected), rtol=1e-12, atol=1e-9))
@@ -198,16 +207,9 @@ def wilson(value, draws, n_units):
 
 
 def near(ends):
-    """Turn both ends of an interval into what the report's may be."""
+    """Turn both ends of an interval into what the report's are compared with."""
     low, high = ends
-    return {"low": Between.near(low, high - low), "high": Between.near(high, high - low)}
-
-
-def check_interval(row, ends):
-    """Compare both ends of an interval of the report with those of another bootstrap."""
-    for end, expected in near(ends).items():
-        found = row[f"ci_{end}"]
-        assert expected.admits(found), f"interval from {row['ci_low']} to {row['ci_high']}, by other draws {ends}"
+    return {"low": End(low, high - low, -1), "high": End(high, high - low, 1)}
 
 
 def holm(p):
@@ -243,10 +245,15 @@ class Recomputation:
     runs, report : pathlib.Path
         ``runs/<study>`` and ``report/<study>``.  Of the report nothing is read but intervals and fitted temperatures,
         from which p-values and what allows a conclusion follow; each is itself compared with what is found here.
+
+    Attributes
+    ----------
+    outward : list of float
+        How far outward each compared end of an interval lies, as a share of the width.
     """
 
     def __init__(self, runs, report):
-        self.runs, self.report, self.known = runs, report, {}
+        self.runs, self.report, self.known, self.outward = runs, report, {}, []
         self.study = json.loads((runs / "study.json").read_text(encoding="utf-8"))
         self.metadata = pd.read_csv(runs / "dataset" / "metadata.csv", dtype=str, na_filter=False)
         self.splits = pd.read_csv(runs / "dataset" / "splits.csv")
@@ -260,6 +267,18 @@ class Recomputation:
         if f"of_{family}" not in dir(self):
             raise KeyError(f"no recomputation for the family of {key!r}: add one to {__name__}")
         return getattr(self, f"of_{family}")(*parts)
+
+    def agree(self, found, expected):
+        """Compare a value of the report with what it must be."""
+        if isinstance(expected, End):
+            self.outward.append(expected.outward(found))
+        return agree(found, expected)
+
+    def check_interval(self, row, ends):
+        """Compare both ends of an interval of the report with those of another bootstrap."""
+        for end, expected in near(ends).items():
+            message = f"interval from {row['ci_low']} to {row['ci_high']}, by other draws {ends}"
+            assert self.agree(row[f"ci_{end}"], expected), message
 
     # Files
 
@@ -289,7 +308,7 @@ class Recomputation:
 
     @stored
     def table(self, file):
-        return pd.read_csv(self.report / file, dtype={"seed": str}, float_precision="round_trip")
+        return pd.read_csv(self.report / file, dtype={"seed": str})
 
     def cell(self, file, **where):
         """Return one row of a table of the report."""
@@ -518,7 +537,7 @@ class Recomputation:
         quantile = stats.t.ppf((1 + CONFIDENCE) / 2, max(n_units - 1, 1))
         half = quantile * np.std(draws[~np.isnan(draws)], ddof=1)
         low, high = difference - half, difference + half
-        check_interval(row, (low, high))
+        self.check_interval(row, (low, high))
         error = (row["ci_high"] - row["ci_low"]) / 2 / quantile
         p = 2 * stats.t.sf(abs(difference) / error, max(n_units - 1, 1)) if error > 0 else float(difference == 0)
         return {"difference": difference, "low": low, "high": high, "p": p}
@@ -719,7 +738,7 @@ class Recomputation:
             if n_lesions:
                 draws = bootstrap_metric(rows.reset_index(drop=True), metric, label)
                 ends = wilson(value, draws, units_of(metric, lesions) if label == "all" else n_lesions)
-                check_interval(row, ends)
+                self.check_interval(row, ends)
             low, high = row["ci_low"], row["ci_high"]
             enough = n_lesions >= MIN_LESIONS and high - low <= MAX_WIDTH
             if metric in ("balanced_accuracy", "macro_f1"):
