@@ -741,8 +741,8 @@ def run_table(files):
     Returns
     -------
     pandas.DataFrame
-        strategy, backbone, device, weights, git_commit, seconds of each step (``…_s``; of the features when they were
-        computed, maybe for another study), total_s, core_hours (total_s on all cores of the machine), started, finished.
+        strategy, backbone, device, weights, git_commit, seconds of each step (``…_s``; of the features, when they were
+        computed, maybe for another study), total_s, core_hours (of all cores of the machine), started, finished.
     """
     rows = []
     for (strategy, backbone), run in files.runs.items():
