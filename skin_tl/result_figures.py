@@ -536,8 +536,9 @@ def published_classes(table, labels=None):
         Of the backbones that something was published of; the rarest diagnosis is at the bottom.
     """
     labels = labels or labels_of()
-    table = table[table["row"].isin(CLASSES) & table["published_f1_score"].notna()]
-    support = table.groupby("row")["published_support"].mean()
+    known = table.groupby("backbone")["published_f1_score"].transform("count") > 0
+    table = table[table["row"].isin(CLASSES) & known]
+    support = table.groupby("row")["support"].mean()
     order = sorted(support.index, key=lambda dx: (support[dx], dx))
     drawings = []
     for backbone, part in table.groupby("backbone", sort=False):
