@@ -4,6 +4,11 @@
 #   images ──┼────────────┼─ train (once per strategy and backbone) ─ ensemble ─┬─ evaluate ─ report ─ render
 #   dataset ─┴────────────┴─ baselines ─────────────────────────────────────────┘
 #
+# and where the study has an external test set, the heads that `train` wrote predict it before `ensemble`:
+#
+#   external_images ─ external_features ─┬─ external
+#                                        └─ external_duplicates
+#
 # Called by ./run_all.sh with --configfile studies/<study>.yaml. Each step is `python -m skin_tl STEP`; `params.depends` holds
 # the settings that a step depends on, so that changing them, and nothing else, runs it again.
 
@@ -34,6 +39,13 @@ RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train
 # Files outside of the project that a data set starts from: a changed metadata table decodes and checks again.
 HAM10000 = os.environ.get("SKIN_TL_HAM10000", "")
 SOURCE = "" if study.synthetic else os.path.abspath(HAM10000) if HAM10000 else "download"
+ISIC2018 = os.environ.get("SKIN_TL_ISIC2018", "")
+
+PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
+EXTERNAL_FILES = []
+if study.external:
+    PREDICTIONS += [f"{run}/predictions_{study.external}.csv" for run in ALL_RUNS]
+    EXTERNAL_FILES += [f"{RUNS}/external/{name}" for name in ("metadata.csv", "images.json", "duplicates.csv")]
 
 
 def depends(**settings):
@@ -64,6 +76,8 @@ rule all:
         # Named here so that a run that was deleted is missed, though the report that was made from it is there.
         [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
+        PREDICTIONS,
+        EXTERNAL_FILES,
 
 
 rule weights:
@@ -130,6 +144,69 @@ rule train:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
 
 
+if study.external:
+
+    rule external_images:
+        message: "checking and decoding the external test set"
+        input:
+            rules.images.output.metadata,
+            sources("dataset", "images", "external"),
+        output:
+            metadata=f"{RUNS}/external/metadata.csv",
+            images=f"{RUNS}/external/images.json",
+        params:
+            depends=depends(
+                external=study.external,
+                image_size=study.image_size,
+                source=os.path.abspath(ISIC2018) if ISIC2018 else "download",
+            ),
+        threads: workflow.cores
+        log: f"{RUNS}/logs/external_images.log"
+        shell: "{STEP} external_images {STUDY} > {log} 2>&1"
+
+    rule external_features:
+        message: "computing the features of the external test set by {wildcards.backbone} ({wildcards.preprocessing})"
+        input:
+            rules.weights.output,
+            rules.external_images.output.images,
+            sources("backbones", "features"),
+        output: f"{RUNS}/external/features_{{backbone}}_{{preprocessing}}.json"
+        threads: workflow.cores
+        log: f"{RUNS}/logs/external_features_{{backbone}}_{{preprocessing}}.log"
+        shell:
+            "{STEP} external_features {STUDY} --backbone {wildcards.backbone} "
+            "--preprocessing {wildcards.preprocessing} > {log} 2>&1"
+
+    rule external_duplicates:
+        message: "looking for images of the data set in the external test set"
+        input:
+            f"{RUNS}/features/{'_'.join(study.features_of_duplicates)}.json",
+            f"{RUNS}/external/features_{'_'.join(study.features_of_duplicates)}.json",
+            sources("external"),
+        output: f"{RUNS}/external/duplicates.csv"
+        params: depends=depends(by=study.features_of_duplicates)
+        threads: workflow.cores
+        log: f"{RUNS}/logs/external_duplicates.log"
+        shell: "{STEP} external_duplicates {STUDY} > {log} 2>&1"
+
+    rule external:
+        message: "predicting the external test set by {wildcards.backbone}, {wildcards.strategy}"
+        input:
+            # A run's record is written last: its heads are there.
+            f"{RUNS}/{{strategy}}/{{backbone}}/run.json",
+            rules.external_images.output.metadata,
+            lambda wildcards: [
+                f"{RUNS}/external/features_{wildcards.backbone}_{name}.json" for name in study.preprocessings
+            ],
+            sources("external"),
+        output: f"{RUNS}/{{strategy}}/{{backbone}}/predictions_{study.external}.csv"
+        params: depends=depends(**study.training_settings())
+        threads: workflow.cores
+        log: f"{RUNS}/logs/external_{{strategy}}_{{backbone}}.log"
+        shell:
+            "{STEP} external {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
+
+
 rule baselines:
     message: "predicting without a network: majority, metadata, colours"
     input:
@@ -143,7 +220,7 @@ rule baselines:
 
 rule ensemble:
     message: "averaging the backbones, {wildcards.strategy}"
-    input: lambda wildcards: [f"{run}/predictions.csv" for run in ALL_RUNS if f"/{wildcards.strategy}/" in run]
+    input: lambda wildcards: [file for file in PREDICTIONS if f"/{wildcards.strategy}/" in file]
     output: [f"{RUNS}/{{strategy}}/ensemble/{file}" for file in ("predictions.csv", "run.json")]
     params: depends=depends(backbones=study.backbones)
     log: f"{RUNS}/logs/ensemble_{{strategy}}.log"
@@ -153,7 +230,8 @@ rule ensemble:
 rule evaluate:
     message: "computing the metrics"
     input:
-        [f"{run}/predictions.csv" for run in (*ALL_RUNS, *PSEUDO_RUNS)],
+        PREDICTIONS,
+        [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
         rules.images.output.metadata,
         rules.dataset.output[0],
         sources("evaluation", "uncertainty", "comparison", "decisions", "subgroups", "leakage", "scoring"),
@@ -167,7 +245,9 @@ rule report:
     message: "writing the report (notebook 3_report, {wildcards.language})"
     input:
         rules.evaluate.output,
-        [f"{run}/{name}" for run in ALL_RUNS for name in ("predictions.csv", "history.csv", "run.json")],
+        PREDICTIONS,
+        [f"{run}/{name}" for run in ALL_RUNS for name in ("history.csv", "run.json")],
+        EXTERNAL_FILES,
         lambda wildcards: [f"report/text/{wildcards.language}"],
         sources("tables", "facts", "texts", "drawing", "result_figures", "figures", "report"),
         "notebooks/3_report.ipynb",

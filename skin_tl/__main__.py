@@ -41,21 +41,47 @@ def dataset(study, folder, options):
 
 def features(study, folder, options):
     """Compute one backbone's features of all images."""
-    from skin_tl.backbones import build_backbone
-    from skin_tl.features import extract
-    from skin_tl.files import read_json
+    _write_features(study, folder, options, "dataset", folder / "features")
+
+
+def _write_features(study, folder, options, part, target, prefix=""):
+    from skin_tl.features import features_of
     from skin_tl.runs import read_images
 
-    found = read_json(folder / "weights.json")["backbones"][options.backbone]
-    model = build_backbone(options.backbone, options.preprocessing, study.image_size, found)
-    _, about = extract(read_images(folder), options.backbone, options.preprocessing, model)
-    write_json(folder / "features" / f"{options.backbone}_{options.preprocessing}.json", about)
+    _, about = features_of(study, folder, read_images(folder, part), options.backbone, options.preprocessing)
+    write_json(target / f"{prefix}{options.backbone}_{options.preprocessing}.json", about)
 
 
 def train(study, folder, options):
     """Execute the training notebook for one backbone and strategy."""
     run = folder / options.strategy / options.backbone
     execute("2_train", run / "train.ipynb", study, folder, backbone=options.backbone, strategy=options.strategy)
+
+
+def external_images(study, folder, options):
+    """Open the external test set, check it and decode its images."""
+    from skin_tl.external import prepare_external
+
+    prepare_external(study, folder)
+
+
+def external_features(study, folder, options):
+    """Compute one backbone's features of the external images."""
+    _write_features(study, folder, options, "external", folder / "external", "features_")
+
+
+def external_duplicates(study, folder, options):
+    """List the external images that look like images of the data set."""
+    from skin_tl.external import find_duplicates
+
+    find_duplicates(study, folder)
+
+
+def external(study, folder, options):
+    """Predict the external test set with the heads of one backbone and strategy."""
+    from skin_tl.external import predict_external
+
+    predict_external(study, options.strategy, options.backbone, folder)
 
 
 def baselines(study, folder, options):
@@ -163,6 +189,7 @@ def execute(name, target, study, folder, **parameters):
 
 
 STEPS = (weights, images, dataset, features, train, baselines, ensemble, evaluate, report, render)
+STEPS += (external_images, external_features, external_duplicates, external)
 STEPS = {step.__name__: step for step in STEPS}
 
 

@@ -88,20 +88,40 @@ def prepare_images(study, folder):
     images : skin_tl.images.ImageSet
     """
     data = open_dataset(study)
-    images = decode(data.files, study.image_size)
-    write_csv(folder / "dataset" / "metadata.csv", data.metadata)
+    return data.metadata, write_images(data, study.dataset, study.image_size, folder / "dataset")
+
+
+def write_images(data, name, size, folder):
+    """Decode the images of a data set and write metadata.csv and images.json.
+
+    Parameters
+    ----------
+    data : skin_tl.dataset.Dataset
+    name : str
+        Of the data set, as a study calls it.
+    size : int
+        Side of the decoded images, in pixels.
+    folder : pathlib.Path
+        Where the two files go.
+
+    Returns
+    -------
+    skin_tl.images.ImageSet
+    """
+    images = decode(data.files, size)
+    write_csv(folder / "metadata.csv", data.metadata)
     about = {
         "key": images.key,
         "folder": os.path.relpath(images.folder),
         "n_images": len(data.files),
         "image_size": images.size,
-        "dataset": study.dataset,
+        "dataset": name,
         "synthetic": data.synthetic,
         "fingerprint": data.fingerprint,
         "source": data.source,
     }
-    write_json(folder / "dataset" / "images.json", about)
-    return data.metadata, images
+    write_json(folder / "images.json", about)
+    return images
 
 
 def prepare_splits(study, metadata, folder):
@@ -119,9 +139,9 @@ def prepare_splits(study, metadata, folder):
     return splits, experiments
 
 
-def read_metadata_table(folder):
-    """Read dataset/metadata.csv back as `prepare_images` wrote it."""
-    return _read_csv(folder / "dataset" / "metadata.csv", dtype={"age": float})
+def read_metadata_table(folder, part="dataset"):
+    """Read dataset/metadata.csv (or external/metadata.csv) back as `write_images` wrote it."""
+    return _read_csv(folder / part / "metadata.csv", dtype={"age": float})
 
 
 def read_splits(folder):
@@ -134,19 +154,19 @@ def read_experiments(folder):
     return _read_csv(folder / "dataset" / "experiments.csv")
 
 
-def read_images(folder):
-    """Return the decoded images that dataset/images.json names.
+def read_images(folder, part="dataset"):
+    """Return the decoded images that dataset/images.json (or external/images.json) names.
 
     Raises
     ------
     SkinTLError
         If the cache no longer holds them.
     """
-    about = read_json(folder / "dataset" / "images.json")
+    about = read_json(folder / part / "images.json")
     images = ImageSet(about["key"], about["image_size"])
     if not images.folder.is_dir():
         raise SkinTLError(
-            f"{images.folder} is gone, though {folder / 'dataset' / 'images.json'} names it (was the cache deleted?). "
+            f"{images.folder} is gone, though {folder / part / 'images.json'} names it (was the cache deleted?). "
             "Delete that file and start again: the images are decoded anew, and runs that are finished stay."
         )
     return images

@@ -83,6 +83,8 @@ class Study(BaseModel):
         Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.leakage`.
     other_splits : int
         How many further random splits are drawn and scored, to see how far a score moves between them.
+    external : {'isic2018'}, optional
+        A test set from elsewhere that every head predicts once it is trained, see `skin_tl.external`.
     l2, max_epochs, patience
         How heads are trained: the penalty on the square of the weights, the largest number of epochs, and after how
         many without a better validation macro F1 a head stops.  The defaults were chosen on validation subsets of
@@ -105,6 +107,7 @@ class Study(BaseModel):
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
     leakage: bool = False
     other_splits: int = Field(0, ge=0, le=1000)
+    external: Literal["isic2018"] | None = None
     l2: float = Field(1e-4, ge=0)
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(40, ge=1)
@@ -148,6 +151,11 @@ class Study(BaseModel):
     def run_folder(self, runs="runs"):
         """Return the folder of the study's runs, below the project's root."""
         return ROOT / runs / self.name
+
+    @property
+    def features_of_duplicates(self):
+        """Backbone and preprocessing by whose features near-duplicates are told: the first, native if it is listed."""
+        return self.backbones[0], "native" if "native" in self.preprocessings else self.preprocessings[0]
 
     def split_settings(self):
         """Return what the splits depend on besides the data, as a dict (the reason to draw them again)."""

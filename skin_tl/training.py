@@ -246,8 +246,8 @@ def train_run(study, strategy, backbone, prepared, folder):
                     ]
                     for subset in ("val", "test")
                 ]
-                with write_atomically(folder / "heads" / _head_file(*name)) as part:
-                    head.save_weights(part)
+                with write_atomically(folder / "heads" / head_file(*name)) as part:
+                    head.save(part)
                 if shown.n == 0:
                     save_model(model, head, folder / "model.keras")
                 shown.update()
@@ -288,8 +288,9 @@ def _heads(study, prepared, image_ids):
     return heads
 
 
-def _head_file(arm, policy, preprocessing, seed):
-    name = f"{policy}_{preprocessing}_seed{seed}.weights.h5"
+def head_file(arm, policy, preprocessing, seed):
+    """Return the name of a head's file below ``heads/``, a Keras model from features to probabilities."""
+    name = f"{policy}_{preprocessing}_seed{seed}.keras"
     return name if arm == "main" else f"{arm}_{name}"
 
 
