@@ -371,7 +371,7 @@ def subset_table(splits):
 def settings_table(files):
     """List the numbers of the study's settings: setting, value."""
     study = files.study
-    numbers = {key: study[key] for key in sorted(study) if isinstance(study[key], (int, float))}
+    numbers = {key: study[key] for key in sorted(study) if type(study[key]) in (int, float)}
     numbers |= {
         "n_backbones": len(study["backbones"]),
         "n_seeds": len(study["seeds"]),
