@@ -56,6 +56,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         "preprocessings": ["native"],
         "seeds": [1, 2],
         "weights": "imagenet_or_random",
+        "external": None,
         "leakage": True,
         "other_splits": 4,
         "l2": 0.001,
