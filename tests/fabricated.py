@@ -56,11 +56,10 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         "preprocessings": ["native"],
         "seeds": [1, 2],
         "weights": "imagenet_or_random",
-        "external": None,
         "leakage": True,
         "other_splits": 4,
         "external": None,
-        "l2": 0.001,
+        "l2": [0.001, 0.01],
         "max_epochs": 100,
         "patience": 8,
         "overrides": [],
@@ -194,10 +193,11 @@ def _history(study, rng):
         table["val_loss"] = loss + 0.1 + 0.01 * epochs
         table["val_accuracy"] = 1 - table["val_loss"] / 2
         table["macro_f1"], table["val_macro_f1"] = 1 - loss / 2, 1 - table["val_loss"] / 2
-        parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", **cell))
-    columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "epoch"]
+        table["kept"] = table["epoch"] == table.loc[table["val_macro_f1"].idxmax(), "epoch"]
+        parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", l2=0.01, **cell))
+    columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"]
     return pd.concat(parts, ignore_index=True)[
-        [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1"]
+        [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"]
     ]
 
 

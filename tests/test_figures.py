@@ -72,7 +72,7 @@ def history_rows():
     epochs = np.arange(1, 41)
     parts = [
         pd.DataFrame({"epoch": epochs, "loss": 2 / epochs, "val_loss": 2 / epochs + 0.01 * epochs}).assign(
-            split_policy="lesion", preprocessing="native", seed=seed, val_macro_f1=1 - 1 / epochs
+            split_policy="lesion", preprocessing="native", seed=seed, kept=epochs == epochs.max()
         )
         for seed in (1, 2, 3)
     ]
