@@ -17,6 +17,7 @@ from skin_tl.dataset import (
     DX_TYPES,
     Dataset,
     check_metadata,
+    find_images,
     find_metadata,
     find_release,
     images_of,
@@ -31,10 +32,10 @@ from skin_tl.study import CLASSES
 LABELS = "ISIC2018_Task3_Test_GroundTruth"
 FILES = (LABELS, "ISIC2018_Task3_Test_Images.zip")
 
-NOT_SCORED = "ISIC_0035068"
-"""An image that the challenge leaves out of its scores, and the release out of its archive, though its row is there.
+NOT_RELEASED = "ISIC_0035068"
+"""An image that tables of the release may list although its archive lacks it; it alone may be missing.
 
-Source: the challenge's scoring code (ImageMarkup/isic-challenge-scoring), which excludes it."""
+Source: the challenge's scoring code (ImageMarkup/isic-challenge-scoring), which leaves it out of its scores."""
 
 NEAR_DUPLICATE = 0.6
 """Images are near-duplicates if their distance is at most this share of that to the nearest image of any other lesion.
@@ -75,10 +76,10 @@ def open_isic2018():
     folder, source = find_release("ISIC2018", files=FILES, check=read_labels)
     table = find_metadata(folder, LABELS)
     labels = read_labels(table)
-    metadata = labels[labels["image_id"].str.upper() != NOT_SCORED].reset_index(drop=True)
-    if len(metadata) < len(labels):
-        say(f"  note: {NOT_SCORED} is left out, as in the scores of the challenge.")
-    return Dataset(metadata, images_of(metadata, folder, table), source, synthetic=False)
+    if NOT_RELEASED in set(labels["image_id"]) and NOT_RELEASED not in find_images(folder):
+        labels = labels[labels["image_id"] != NOT_RELEASED].reset_index(drop=True)
+        say(f"  note: {NOT_RELEASED} is left out: the release has its label and not its picture.")
+    return Dataset(labels, images_of(labels, folder, table), source, synthetic=False)
 
 
 def read_labels(path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from skin_tl.backbones import BACKBONES
 from skin_tl.errors import SkinTLError
@@ -87,8 +87,8 @@ class Study(BaseModel):
         A test set from elsewhere that every head predicts once it is trained, see `skin_tl.external`.
     l2, max_epochs, patience
         How heads are trained: the penalties on the square of the weights, of which the validation subset chooses one
-        for each head; the largest number of epochs; and after how many without a better validation macro F1 a head stops.
-        The defaults were chosen with ResNet50 features, on images of HAM10000 outside of a test subset.
+        for each head; the largest number of epochs; and after how many without a better validation macro F1 a head
+        stops.  The defaults were chosen with ResNet50 features, on images of HAM10000 outside of a test subset.
     overrides : list of str
         The keys that a command line changed.
     """
