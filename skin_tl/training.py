@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from scipy import optimize, special
-from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits
 
 from skin_tl.backbones import build_backbone, count_parameters, transform_of
@@ -29,6 +28,7 @@ from skin_tl.progress import bar
 from skin_tl.runs import run_record
 from skin_tl.splits import EXPERIMENT, subset_rows
 from skin_tl.study import CLASSES
+from skin_tl.uncertainty import confusion_metrics
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
 PREDICTION_COLUMNS += ["image_id", "lesion_id", "dx", *(f"p_{name}" for name in CLASSES)]
@@ -194,10 +194,11 @@ def _standardised(head, features, rows, chunk=1024):
 
 def _scores(log_p, y):
     predicted = log_p.argmax(axis=1)
+    confusion = np.bincount(y * len(CLASSES) + predicted, minlength=len(CLASSES) ** 2).reshape(2 * (len(CLASSES),))
     return {
         "loss": -log_p[np.arange(len(y)), y].mean(),
         "accuracy": (predicted == y).mean(),
-        "macro_f1": f1_score(y, predicted, average="macro", zero_division=0),
+        "macro_f1": float(confusion_metrics(confusion)[0]["macro_f1"]),
     }
 
 
