@@ -1,8 +1,13 @@
 # The study's story, step by step: what each step reads, what it writes, and what makes it run again.
 #
 #   weights ─┬─ features ─┐
-#   images ──┼────────────┼─ train (once per strategy and backbone) ─ evaluate ─ report ─ render
-#   dataset ─┴────────────┘
+#   images ──┼────────────┼─ train (once per strategy and backbone) ─ ensemble ─┬─ evaluate ─ report ─ render
+#   dataset ─┴────────────┴─ baselines ─────────────────────────────────────────┘
+#
+# and where the study has an external test set, the heads that `train` wrote predict it before `ensemble`:
+#
+#   external_images ─ external_features ─┬─ external
+#                                        └─ external_duplicates
 #
 # Called by ./run_all.sh with --configfile studies/<study>.yaml. Each step is `python -m skin_tl STEP`; `params.depends` holds
 # the settings that a step depends on, so that changing them, and nothing else, runs it again.
@@ -14,7 +19,7 @@ import sys
 
 import yaml
 
-from skin_tl.study import check_study, save_study
+from skin_tl.study import BASELINES, EVALUATED, check_study, save_study
 
 with open(workflow.configfiles[0]) as file:
     settings = yaml.safe_load(file)
@@ -28,11 +33,19 @@ STUDY = f"--study {RUNS}/study.json"
 LANGUAGES = {"en": "report", "fr": "report.fr"}
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
+PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
 RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train.ipynb")
 
 # Files outside of the project that a data set starts from: a changed metadata table decodes and checks again.
 HAM10000 = os.environ.get("SKIN_TL_HAM10000", "")
 SOURCE = "" if study.synthetic else os.path.abspath(HAM10000) if HAM10000 else "download"
+ISIC2018 = os.environ.get("SKIN_TL_ISIC2018", "")
+
+PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
+EXTERNAL_FILES = []
+if study.external:
+    PREDICTIONS += [f"{run}/predictions_{study.external}.csv" for run in ALL_RUNS]
+    EXTERNAL_FILES += [f"{RUNS}/external/{name}" for name in ("metadata.csv", "images.json", "duplicates.csv")]
 
 
 def depends(**settings):
@@ -62,6 +75,9 @@ rule all:
         [f"{REPORT}/{name}.{kind}" for name in LANGUAGES.values() for kind in ("html", "pdf")],
         # Named here so that a run that was deleted is missed, though the report that was made from it is there.
         [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
+        [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
+        PREDICTIONS,
+        EXTERNAL_FILES,
 
 
 rule weights:
@@ -128,13 +144,98 @@ rule train:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
 
 
+if study.external:
+
+    rule external_images:
+        message: "checking and decoding the external test set"
+        input:
+            rules.images.output.metadata,
+            sources("dataset", "images", "external"),
+        output:
+            metadata=f"{RUNS}/external/metadata.csv",
+            images=f"{RUNS}/external/images.json",
+        params:
+            depends=depends(
+                external=study.external,
+                image_size=study.image_size,
+                source=os.path.abspath(ISIC2018) if ISIC2018 else "download",
+            ),
+        threads: workflow.cores
+        log: f"{RUNS}/logs/external_images.log"
+        shell: "{STEP} external_images {STUDY} > {log} 2>&1"
+
+    rule external_features:
+        message: "computing the features of the external test set by {wildcards.backbone} ({wildcards.preprocessing})"
+        input:
+            rules.weights.output,
+            rules.external_images.output.images,
+            sources("backbones", "features"),
+        output: f"{RUNS}/external/features_{{backbone}}_{{preprocessing}}.json"
+        threads: workflow.cores
+        log: f"{RUNS}/logs/external_features_{{backbone}}_{{preprocessing}}.log"
+        shell:
+            "{STEP} external_features {STUDY} --backbone {wildcards.backbone} "
+            "--preprocessing {wildcards.preprocessing} > {log} 2>&1"
+
+    rule external_duplicates:
+        message: "looking for images of the data set in the external test set"
+        input:
+            f"{RUNS}/features/{'_'.join(study.features_of_duplicates)}.json",
+            f"{RUNS}/external/features_{'_'.join(study.features_of_duplicates)}.json",
+            sources("external"),
+        output: f"{RUNS}/external/duplicates.csv"
+        params: depends=depends(by=study.features_of_duplicates)
+        threads: workflow.cores
+        log: f"{RUNS}/logs/external_duplicates.log"
+        shell: "{STEP} external_duplicates {STUDY} > {log} 2>&1"
+
+    rule external:
+        message: "predicting the external test set by {wildcards.backbone}, {wildcards.strategy}"
+        input:
+            # A run's record is written last: its heads are there.
+            f"{RUNS}/{{strategy}}/{{backbone}}/run.json",
+            rules.external_images.output.metadata,
+            lambda wildcards: [
+                f"{RUNS}/external/features_{wildcards.backbone}_{name}.json" for name in study.preprocessings
+            ],
+            sources("external"),
+        output: f"{RUNS}/{{strategy}}/{{backbone}}/predictions_{study.external}.csv"
+        params: depends=depends(**study.training_settings())
+        threads: workflow.cores
+        log: f"{RUNS}/logs/external_{{strategy}}_{{backbone}}.log"
+        shell:
+            "{STEP} external {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
+
+
+rule baselines:
+    message: "predicting without a network: majority, metadata, colours"
+    input:
+        rules.images.output,
+        rules.dataset.output[0],
+        sources("baselines"),
+    output: [f"{RUNS}/baseline/{name}/{file}" for name in BASELINES for file in ("predictions.csv", "run.json")]
+    log: f"{RUNS}/logs/baselines.log"
+    shell: "{STEP} baselines {STUDY} > {log} 2>&1"
+
+
+rule ensemble:
+    message: "averaging the backbones, {wildcards.strategy}"
+    input: lambda wildcards: [file for file in PREDICTIONS if f"/{wildcards.strategy}/" in file]
+    output: [f"{RUNS}/{{strategy}}/ensemble/{file}" for file in ("predictions.csv", "run.json")]
+    params: depends=depends(backbones=study.backbones)
+    log: f"{RUNS}/logs/ensemble_{{strategy}}.log"
+    shell: "{STEP} ensemble {STUDY} --strategy {wildcards.strategy} > {log} 2>&1"
+
+
 rule evaluate:
     message: "computing the metrics"
     input:
-        [f"{run}/predictions.csv" for run in ALL_RUNS],
+        PREDICTIONS,
+        [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
+        rules.images.output.metadata,
         rules.dataset.output[0],
-        sources("evaluation", "uncertainty"),
-    output: f"{REPORT}/metrics.csv"
+        sources("evaluation", "uncertainty", "comparison", "decisions", "subgroups", "leakage", "scoring"),
+    output: [f"{REPORT}/{name}" for name in EVALUATED]
     params: depends=depends(backbones=study.backbones, strategies=study.strategies)
     log: f"{RUNS}/logs/evaluate.log"
     shell: "{STEP} evaluate {STUDY} > {log} 2>&1"
@@ -144,9 +245,11 @@ rule report:
     message: "writing the report (notebook 3_report, {wildcards.language})"
     input:
         rules.evaluate.output,
-        [f"{run}/{name}" for run in ALL_RUNS for name in ("predictions.csv", "history.csv", "run.json")],
+        PREDICTIONS,
+        [f"{run}/{name}" for run in ALL_RUNS for name in ("history.csv", "run.json")],
+        EXTERNAL_FILES,
         lambda wildcards: [f"report/text/{wildcards.language}"],
-        sources("tables", "facts", "texts", "figures", "report", "comparison"),
+        sources("tables", "facts", "texts", "drawing", "result_figures", "figures", "report"),
         "notebooks/3_report.ipynb",
     output: f"{RUNS}/report/report.{{language}}.ipynb"
     params: depends=depends(title=study.title, overrides=study.overrides)

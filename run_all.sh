@@ -36,6 +36,8 @@ Results
 
 Environment variables
   SKIN_TL_HAM10000    folder with HAM10000 (otherwise it is downloaded)
+  SKIN_TL_ISIC2018    folder with the ISIC 2018 Task 3 test set, likewise, for
+                      studies that name it: --config external=isic2018
   SKIN_TL_WEIGHTS     folder with BACKBONE_notop.weights.h5 files, for a
                       machine that cannot download them
   SKIN_TL_CACHE       folder for decoded images and features (otherwise cache/)

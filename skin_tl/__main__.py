@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, write_atomically, write_csv, write_json
+from skin_tl.files import ROOT, write_atomically, write_json
 from skin_tl.progress import say
-from skin_tl.study import load_study
+from skin_tl.study import BASELINES, ENSEMBLE, load_study
 
 
 def weights(study, folder, options):
@@ -41,15 +41,15 @@ def dataset(study, folder, options):
 
 def features(study, folder, options):
     """Compute one backbone's features of all images."""
-    from skin_tl.backbones import build_backbone
-    from skin_tl.features import extract
-    from skin_tl.files import read_json
+    _write_features(study, folder, options, "dataset", folder / "features")
+
+
+def _write_features(study, folder, options, part, target, prefix=""):
+    from skin_tl.features import features_of
     from skin_tl.runs import read_images
 
-    found = read_json(folder / "weights.json")["backbones"][options.backbone]
-    model = build_backbone(options.backbone, options.preprocessing, study.image_size, found)
-    _, about = extract(read_images(folder), options.backbone, options.preprocessing, model)
-    write_json(folder / "features" / f"{options.backbone}_{options.preprocessing}.json", about)
+    _, about = features_of(study, folder, read_images(folder, part), options.backbone, options.preprocessing)
+    write_json(target / f"{prefix}{options.backbone}_{options.preprocessing}.json", about)
 
 
 def train(study, folder, options):
@@ -58,20 +58,70 @@ def train(study, folder, options):
     execute("2_train", run / "train.ipynb", study, folder, backbone=options.backbone, strategy=options.strategy)
 
 
-def evaluate(study, folder, options):
-    """Compute metrics.csv from the predictions of all runs."""
-    import pandas as pd
+def external_images(study, folder, options):
+    """Open the external test set, check it and decode its images."""
+    from skin_tl.external import prepare_external
 
-    from skin_tl.evaluation import metrics_table, read_predictions
-    from skin_tl.runs import read_splits
+    prepare_external(study, folder)
 
-    splits = read_splits(folder)
-    tables = [
-        metrics_table(read_predictions(folder / strategy / backbone / "predictions.csv", splits), strategy, backbone)
-        for strategy in study.strategies
+
+def external_features(study, folder, options):
+    """Compute one backbone's features of the external images."""
+    _write_features(study, folder, options, "external", folder / "external", "features_")
+
+
+def external_duplicates(study, folder, options):
+    """List the external images that look like images of the data set."""
+    from skin_tl.external import find_duplicates
+
+    find_duplicates(study, folder)
+
+
+def external(study, folder, options):
+    """Predict the external test set with the heads of one backbone and strategy."""
+    from skin_tl.external import predict_external
+
+    predict_external(study, options.strategy, options.backbone, folder)
+
+
+def baselines(study, folder, options):
+    """Predict without a network, for comparison."""
+    from datetime import UTC, datetime
+
+    from skin_tl import baselines as methods
+    from skin_tl.runs import read_images, read_metadata_table, read_splits, write_pseudo_run
+
+    metadata, splits, images = read_metadata_table(folder), read_splits(folder), read_images(folder)
+    for name in BASELINES:
+        started = datetime.now(UTC)
+        pixels = (images.pixels, images.ids) if name == "colour_histogram" else ()
+        predictions = getattr(methods, name)(metadata, splits, *pixels)
+        write_pseudo_run(study, folder, "baseline", name, predictions, started)
+
+
+def ensemble(study, folder, options):
+    """Average the probabilities of a strategy's backbones."""
+    from datetime import UTC, datetime
+
+    from skin_tl.evaluation import ensemble as average
+    from skin_tl.runs import read_splits, write_pseudo_run
+    from skin_tl.scoring import main_arm
+    from skin_tl.tables import run_predictions
+
+    started, splits, of_strategy = datetime.now(UTC), read_splits(folder), folder / options.strategy
+    predictions = {
+        backbone: main_arm(run_predictions(study.model_dump(), of_strategy / backbone, splits, "./run_all.sh"))
         for backbone in study.backbones
-    ]
-    write_csv(ROOT / "report" / study.name / "metrics.csv", pd.concat(tables, ignore_index=True))
+    }
+    write_pseudo_run(study, folder, options.strategy, ENSEMBLE, average(predictions), started)
+
+
+def evaluate(study, folder, options):
+    """Compute the metrics and all that comes from the predictions of all runs."""
+    from skin_tl.scoring import write_evaluation
+    from skin_tl.tables import read_study_files
+
+    write_evaluation(read_study_files(folder / "study.json"), ROOT / "report" / study.name)
 
 
 def report(study, folder, options):
@@ -138,7 +188,9 @@ def execute(name, target, study, folder, **parameters):
             ) from None
 
 
-STEPS = {step.__name__: step for step in (weights, images, dataset, features, train, evaluate, report, render)}
+STEPS = (weights, images, dataset, features, train, baselines, ensemble, evaluate, report, render)
+STEPS += (external_images, external_features, external_duplicates, external)
+STEPS = {step.__name__: step for step in STEPS}
 
 
 def main(arguments=None):

@@ -168,9 +168,7 @@ def compare_lesions(lesions, n_boot=N_BOOT, seed=0):
                     "n_lesions": len(y),
                 }
             )
-        if found:
-            corrected = multipletests([row["p"] for row in found], method="holm")[1]
-            rows += [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
+        rows += with_holm(pd.DataFrame(found), ["metric"]).to_dict("records") if found else []
     return rows
 
 
@@ -212,6 +210,46 @@ def paired_interval(difference, draws, n_units):
     freedom = max(n_units - 1, 1)
     half = stats.t.ppf((1 + uncertainty.LEVEL) / 2, freedom) * error
     return difference - half, difference + half, float(2 * stats.t.sf(abs(difference) / error, freedom))
+
+
+def with_holm(rows, family):
+    """Add `p_holm`: p-values corrected for the number of comparisons after Holm, within each family.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        With a column `p`; one that is not defined stays so and does not count.
+    family : list of str
+        Columns whose values name a family of comparisons.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    corrected = pd.Series(np.nan, index=rows.index)
+    for _, p in rows[rows["p"].notna()].groupby(family)["p"]:
+        corrected[p.index] = multipletests(p, method="holm")[1]
+    return rows.assign(p_holm=corrected)
+
+
+def independent_interval(a, b):
+    """Give the 95 % interval of a difference of two values of independent test sets from their own intervals.
+
+    Parameters
+    ----------
+    a, b : mapping
+        value, ci_low and ci_high of each; the difference is that of `a` less that of `b`.
+
+    Returns
+    -------
+    low, high : float
+        By the method of variance estimates recovery (Newcombe 1998; Zou and Donner 2008), which keeps the intervals'
+        lopsidedness.
+    """
+    difference = a["value"] - b["value"]
+    below = np.hypot(a["value"] - a["ci_low"], b["ci_high"] - b["value"])
+    above = np.hypot(a["ci_high"] - a["value"], b["value"] - b["ci_low"])
+    return difference - below, difference + above
 
 
 def contrast(predictions, column, a, b, strategy, backbone, n_boot=N_BOOT, seed=0):

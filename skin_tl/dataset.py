@@ -24,8 +24,14 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 DATAVERSE = "https://dataverse.harvard.edu"
 DOI = "doi:10.7910/DVN/DBW86T"
 HAM10000_FILES = ("HAM10000_metadata", "HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
-DX_TYPES = {"histopathology": "histo", "follow-up": "follow_up", "followup": "follow_up", "follow up": "follow_up"}
-"""Other spellings of `dx_type` seen in copies of the table, and the release's own."""
+DX_TYPES = ("histo", "follow_up", "consensus", "confocal")
+DX_TYPE_SPELLINGS = {
+    "histopathology": "histo",
+    "follow-up": "follow_up",
+    "followup": "follow_up",
+    "follow up": "follow_up",
+}
+"""Other spellings of `DX_TYPES` seen in copies of the table, and the release's own."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,37 @@ def open_dataset(study):
     """
     if study.synthetic:
         folder, source = _drawn(), "drawn by skin_tl.synthetic: no photographs"
-    elif os.environ.get("SKIN_TL_HAM10000"):
-        folder, source = Path(os.environ["SKIN_TL_HAM10000"]), "the folder named by SKIN_TL_HAM10000"
-        if not folder.is_dir():
-            raise SkinTLError(f"SKIN_TL_HAM10000={folder} is not a folder. Name the folder that holds HAM10000.")
     else:
-        folder, source = download(cache_folder() / "downloads" / "HAM10000"), f"Harvard Dataverse, {DOI}"
+        folder, source = find_release("HAM10000")
     return read_folder(folder, source, study.synthetic)
+
+
+def find_release(name, **how):
+    """Return the folder that ``SKIN_TL_<name>`` names, or one that the release is downloaded to.
+
+    Parameters
+    ----------
+    name : {'HAM10000', 'ISIC2018'}
+    **how
+        Arguments of `download`.
+
+    Returns
+    -------
+    folder : pathlib.Path
+    source : str
+        Where it came from, for people.
+
+    Raises
+    ------
+    SkinTLError
+    """
+    variable = f"SKIN_TL_{name}"
+    if not os.environ.get(variable):
+        return download(cache_folder() / "downloads" / name, name=name, **how), f"Harvard Dataverse, {DOI}"
+    folder = Path(os.environ[variable])
+    if not folder.is_dir():
+        raise SkinTLError(f"{variable}={folder} is not a folder. Name the folder that holds {name}.")
+    return folder, f"the folder named by {variable}"
 
 
 def _drawn():
@@ -114,28 +144,59 @@ def read_folder(folder, source="a folder", synthetic=False):
     folder = Path(folder)
     table = find_metadata(folder)
     metadata = read_metadata(table)
+    return Dataset(metadata, images_of(metadata, folder, table), source, synthetic)
+
+
+def images_of(metadata, folder, table):
+    """Return the path of each image of a table, and say how many image files are not of it.
+
+    Parameters
+    ----------
+    metadata : pandas.DataFrame
+        Its column image_id is used.
+    folder : pathlib.Path
+        Holds the images, in any sub-folder.
+    table : pathlib.Path
+        What errors and notes call the table.
+
+    Returns
+    -------
+    dict
+        Path by image id.
+
+    Raises
+    ------
+    SkinTLError
+        If images are missing.
+    """
     found = find_images(folder)
     files = match_images(metadata["image_id"], found, folder)
     unused = len(found) - len(files)
     if unused:
         say(f"  note: {unused} image files below {folder} have no row in {table.name} and are not used.")
-    return Dataset(metadata, files, source, synthetic)
+    return files
 
 
-def find_metadata(folder):
+def find_metadata(folder, name="HAM10000_metadata"):
     """Return the path of the metadata table below a folder.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+    name : str
+        Of the table, without ending; its case does not matter.
 
     Raises
     ------
     SkinTLError
         If there is none, or several of different content.
     """
-    pattern = re.compile(r"ham10000_metadata(\.(csv|tab|tsv|txt))?", re.IGNORECASE)
+    pattern = re.compile(rf"{name}(\.(csv|tab|tsv|txt))?", re.IGNORECASE)
     tables = sorted(path for path in Path(folder).rglob("*") if pattern.fullmatch(path.name) and path.is_file())
     if not tables:
         raise SkinTLError(
-            f"{folder} holds no metadata table. Expected a file HAM10000_metadata.csv (also without ending, or .tab, "
-            f"as Harvard Dataverse serves it); it belongs to the release, {DOI}."
+            f"{folder} holds no metadata table. Expected a file {name}.csv (also without ending, or .tab, as Harvard "
+            f"Dataverse serves it); it belongs to the release, {DOI}."
         )
     if len({path.read_bytes() for path in tables}) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in tables)
@@ -160,8 +221,26 @@ def read_metadata(path):
     SkinTLError
         If it is empty, lacks a column, or a value is not allowed; the message names rows.
     """
-    import pandera.pandas as pa
+    return check_metadata(read_table(path), path)
 
+
+def read_table(path):
+    """Read a comma- or tab-separated table as text.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    pandas.DataFrame
+        Of str, stripped, nothing missing; names of columns in lower case.
+
+    Raises
+    ------
+    SkinTLError
+        If it is no table, or has no rows.
+    """
     path = Path(path)
     text = _text(path)
     header = text.split("\n", 1)[0]
@@ -171,15 +250,42 @@ def read_metadata(path):
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise SkinTLError(f"{path} is not a table that can be read: {error}") from None
     table.columns = [str(name).strip().strip('"').lower() for name in table.columns]
+    if table.empty:
+        raise SkinTLError(f"{path} has a header but no rows. Expected one row per image.")
+    return table.fillna("").apply(lambda column: column.str.strip())
+
+
+def check_metadata(table, path, dx_types=DX_TYPES):
+    """Check a metadata table as `read_table` gave it, and give its values their types.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Of str; further columns are left out.
+    path : str or pathlib.Path
+        What errors call the table.
+    dx_types : sequence of str
+        Values that `dx_type` may have.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As from `read_metadata`.
+
+    Raises
+    ------
+    SkinTLError
+        If it lacks a column, or a value is not allowed; the message names rows.
+    """
+    import pandera.pandas as pa
+
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise SkinTLError(f"{path}: no column {', '.join(missing)}. Expected the columns {', '.join(COLUMNS)}.")
-    table = table[list(COLUMNS)].apply(lambda column: column.str.strip())
-    if table.empty:
-        raise SkinTLError(f"{path} has a header but no rows. Expected one row per image.")
+    table = table[list(COLUMNS)].copy()
     for name in ("dx", "dx_type", "sex", "localization"):
         table[name] = table[name].str.lower()
-    table["dx_type"] = table["dx_type"].replace(DX_TYPES)
+    table["dx_type"] = table["dx_type"].replace(DX_TYPE_SPELLINGS)
     table[["sex", "localization"]] = table[["sex", "localization"]].replace("", "unknown")
     ages = table["age"].replace({"": None, "unknown": None, "nan": None, "NA": None})
     table["age"] = pd.to_numeric(ages, errors="coerce").where(ages.notna())
@@ -191,7 +297,7 @@ def read_metadata(path):
             "lesion_id": pa.Column(str, pa.Check.str_length(min_value=1)),
             "image_id": pa.Column(str, pa.Check.str_matches(r"^[\w.-]+$"), unique=True),
             "dx": pa.Column(str, pa.Check.isin(CLASSES)),
-            "dx_type": pa.Column(str, pa.Check.isin(["histo", "follow_up", "consensus", "confocal"])),
+            "dx_type": pa.Column(str, pa.Check.isin(dx_types)),
             "age": pa.Column(float, pa.Check.in_range(0, 120), nullable=True),
             "sex": pa.Column(str, pa.Check.isin(["female", "male", "unknown"])),
             "localization": pa.Column(str),
@@ -200,7 +306,7 @@ def read_metadata(path):
     try:
         schema.validate(table, lazy=True)
     except pa.errors.SchemaErrors as errors:
-        raise SkinTLError(_explain(path, errors.failure_cases)) from None
+        raise SkinTLError(_explain(path, errors.failure_cases, dx_types)) from None
     several = table.groupby("lesion_id")["dx"].nunique()
     if (several > 1).any():
         lesion = several.index[several > 1][0]
@@ -214,17 +320,17 @@ def _text(path):
     except UnicodeDecodeError:
         raise SkinTLError(f"{path} is not a text table in UTF-8. Expected comma- or tab-separated values.") from None
     if not text.strip():
-        raise SkinTLError(f"{path} is empty. Expected a table with the columns {', '.join(COLUMNS)}.")
+        raise SkinTLError(f"{path} is empty. Expected a table with a header and one row per image.")
     return text
 
 
-def _explain(path, cases):
+def _explain(path, cases, dx_types):
     """Turn pandera's failure cases into one message: per column what is wrong, how often, and where first."""
     allowed = {
         "lesion_id": "a lesion's id",
         "image_id": "an id of letters, digits, '.', '_' or '-', once per table",
         "dx": f"one of {', '.join(CLASSES)}",
-        "dx_type": "one of histo, follow_up, consensus, confocal",
+        "dx_type": f"one of {', '.join(dx_types)}",
         "age": "0 to 120 years, or empty",
         "sex": "female, male or unknown",
     }
@@ -272,12 +378,12 @@ def match_images(image_ids, found, folder):
     return files
 
 
-def download(folder, server=None, files=HAM10000_FILES):
+def download(folder, server=None, files=HAM10000_FILES, name="HAM10000", check=read_metadata):
     """Download files of the release from Harvard Dataverse, check them, and unpack the archives.
 
     What is there already is not fetched again.  The list of files, their ids and hashes come from the DOI at run
     time.  Archives are checked by MD5; the table is asked for in its original form, to which the listed hash does not
-    belong, and is checked by `read_metadata` instead.
+    belong, and is checked by `check` instead.
 
     Parameters
     ----------
@@ -287,6 +393,10 @@ def download(folder, server=None, files=HAM10000_FILES):
         Address of the Dataverse; the environment variable ``SKIN_TL_DATAVERSE`` or Harvard's where it is not given.
     files : sequence of str
         Names in the release; one without ending stands for whatever form the server keeps.
+    name : {'HAM10000', 'ISIC2018'}
+        What errors call it, and of the variable that they tell to set.
+    check : callable
+        Takes the path of the table, and raises a SkinTLError if it is not as it should be.
 
     Returns
     -------
@@ -300,13 +410,17 @@ def download(folder, server=None, files=HAM10000_FILES):
     """
     server = (server or os.environ.get("SKIN_TL_DATAVERSE") or DATAVERSE).rstrip("/")
     folder = Path(folder)
-    wanted = [name for name in files if not _present(folder, name)]
-    listing = _listing(server) if wanted else {}
-    for name in wanted:
-        entry = listing.get(name) or listing.get(name.lower())
+    by_hand = (
+        f"Without access, download {name} elsewhere (https://doi.org/{DOI.removeprefix('doi:')}) and name its "
+        f"folder: SKIN_TL_{name}=/path/to/{name} ./run_all.sh …"
+    )
+    wanted = [file for file in files if not _present(folder, file)]
+    listing = _listing(server, name, by_hand) if wanted else {}
+    for file in wanted:
+        entry = listing.get(file) or listing.get(file.lower())
         if entry is None:
-            raise SkinTLError(f"The release {DOI} at {server} lists no file {name}. {_by_hand()}")
-        _fetch(server, entry, folder, name)
+            raise SkinTLError(f"The release {DOI} at {server} lists no file {file}. {by_hand}")
+        _fetch(server, entry, folder, file, check, by_hand)
     return folder
 
 
@@ -314,14 +428,7 @@ def _present(folder, name):
     return (folder / Path(name).stem).is_dir() if name.endswith(".zip") else (folder / f"{name}.csv").is_file()
 
 
-def _by_hand():
-    return (
-        f"Without access, download HAM10000 elsewhere (https://doi.org/{DOI.removeprefix('doi:')}) and name its "
-        "folder: SKIN_TL_HAM10000=/path/to/HAM10000 ./run_all.sh …"
-    )
-
-
-def _listing(server):
+def _listing(server, what, by_hand):
     """Return the release's files by name, and by lower-case name without a table's ending."""
     import requests
 
@@ -331,7 +438,7 @@ def _listing(server):
         reply.raise_for_status()
         entries = [file["dataFile"] for file in reply.json()["data"]["latestVersion"]["files"]]
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-        raise SkinTLError(f"{server} cannot be asked for HAM10000 ({_short(error)}). {_by_hand()}") from None
+        raise SkinTLError(f"{server} cannot be asked for {what} ({_short(error)}). {by_hand}") from None
     listing = {}
     for entry in entries:
         for name in {entry.get("filename"), entry.get("originalFileName")} - {None}:
@@ -346,7 +453,7 @@ def _short(error):
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _fetch(server, entry, folder, name):
+def _fetch(server, entry, folder, name, check, by_hand):
     """Fetch one file and put it (unpacked, if an archive) into `folder`, whole or not at all."""
     import pooch
     import requests
@@ -363,18 +470,18 @@ def _fetch(server, entry, folder, name):
                 downloader=pooch.HTTPDownloader(progressbar=_Bar(shown), timeout=60),
             )
         except requests.RequestException as error:
-            raise SkinTLError(f"Downloading {name} from {server} failed ({_short(error)}). {_by_hand()}") from None
+            raise SkinTLError(f"Downloading {name} from {server} failed ({_short(error)}). {by_hand}") from None
         except ValueError as error:
             if "hash" not in str(error):
                 raise
             raise SkinTLError(
                 f"{name} from {server} is not the file that was published (its MD5 differs): the download was damaged, "
-                f"or the file was changed. It was not kept. Start again. {_by_hand()}"
+                f"or the file was changed. It was not kept. Start again. {by_hand}"
             ) from None
     if archive:
         unpack_images(file, folder / Path(name).stem)
     else:
-        read_metadata(file)
+        check(file)
         os.replace(file, folder / f"{name}.csv")
     Path(file).unlink(missing_ok=True)
 

@@ -69,7 +69,7 @@ SUM_TOLERANCE = 1e-3
 """How far the sum of an image's probabilities may be from one."""
 
 
-def read_predictions(path, splits=None):
+def read_predictions(path, splits=None, made_by="./run_all.sh"):
     """Read and check a ``predictions.csv``.
 
     Parameters
@@ -77,6 +77,8 @@ def read_predictions(path, splits=None):
     path : str or pathlib.Path
     splits : pandas.DataFrame, optional
         See `check_predictions`.
+    made_by : str
+        The command that errors name.
 
     Returns
     -------
@@ -90,9 +92,9 @@ def read_predictions(path, splits=None):
     try:
         predictions = pd.read_csv(path, dtype={"image_id": str, "lesion_id": str, "dx": str})
     except FileNotFoundError:
-        raise SkinTLError(f"{path} is missing. Run the study again: only what is missing is redone.") from None
+        raise SkinTLError(f"{path} is missing. It is written by `{made_by}`: run that first.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise SkinTLError(f"{path} is not a CSV table ({error}). Delete it and run the study again.") from None
+        raise SkinTLError(f"{path} cannot be read ({error}). Delete it and run `{made_by}` again.") from None
     return check_predictions(predictions, splits, source=str(path))
 
 
@@ -270,6 +272,40 @@ def expected_calibration_error(dx, probability):
     return float(np.abs(gaps.sum(0)).sum() / len(gaps))
 
 
+def reliability(predictions, strategy, backbone):
+    """Compare how sure a backbone is with how often it is right, over the test images of all seeds.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `read_predictions`.
+    strategy, backbone : str
+        Written into the rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        For each configuration and bin of the largest probability (those of the ECE; empty bins are left out): `CELL`,
+        strategy, backbone, confidence_low and confidence_high (the bin), confidence (mean in it), accuracy, n_images
+        (mean over the seeds).
+    """
+    rows = []
+    for cell, part in predictions[predictions["subset"] == "test"].groupby(CELL):
+        probability = part[PROBABILITIES].to_numpy(float)
+        confidence, right = probability.max(1), probability.argmax(1) == class_codes(part["dx"])
+        bins = uncertainty.confidence_bins(confidence)
+        labels = {**dict(zip(CELL, cell, strict=True)), "strategy": strategy, "backbone": backbone}
+        for place in np.unique(bins):
+            at = bins == place
+            edges = {
+                "confidence_low": place / uncertainty.ECE_BINS,
+                "confidence_high": (place + 1) / uncertainty.ECE_BINS,
+            }
+            means = {"confidence": confidence[at].mean(), "accuracy": right[at].mean()}
+            rows.append({**labels, **edges, **means, "n_images": at.sum() / part["seed"].nunique()})
+    return pd.DataFrame(rows)
+
+
 def class_codes(dx):
     return pd.Categorical(dx, categories=CLASSES).codes.astype(int)
 
@@ -320,13 +356,17 @@ def metrics_table(predictions, strategy, backbone, n_boot=N_BOOT, seed=0):
     Returns
     -------
     pandas.DataFrame
-        Columns `METRIC_COLUMNS`: for each configuration the rows of each seed, then those of seed ``all``.
+        Columns `METRIC_COLUMNS`: for each configuration the rows of each seed, then those of seed ``all``.  Arms of
+        experiments have the metrics of the predicted diagnosis alone.
     """
     rows = []
     test = predictions[predictions["subset"] == "test"]
     for cell, part in test.groupby(CELL):
-        temperatures = _temperatures(predictions, dict(zip(CELL, cell, strict=True)))
-        rows += metric_rows(part, "all", n_boot, seed, temperatures)
+        labels = dict(zip(CELL, cell, strict=True))
+        if labels["arm"] == "main":
+            rows += metric_rows(part, "all", n_boot, seed, _temperatures(predictions, labels))
+        else:
+            rows += metric_rows(part, "all", n_boot, seed, groups=["confusion"])
     table = pd.DataFrame(rows)
     table["strategy"], table["backbone"] = strategy, backbone
     return table[METRIC_COLUMNS]

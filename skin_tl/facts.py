@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.files import write_csv, write_json
+from skin_tl.study import EVALUATED
 from skin_tl.tables import SETUP
 
 
@@ -92,10 +93,10 @@ class Facts:
         return {key: vars(fact) for key, fact in sorted(self._facts.items())}
 
     def write(self, folder):
-        """Write ``facts.json`` and the tables to a folder; ``metrics.csv`` is left alone where it is there."""
+        """Write ``facts.json`` and the tables to a folder; those of `skin_tl.scoring` are left alone where they are."""
         folder = Path(folder)
         for name, table in self.tables.items():
-            if name != "metrics.csv" or not (folder / name).is_file():
+            if name not in EVALUATED or not (folder / name).is_file():
                 write_csv(folder / name, table)
         write_json(folder / "facts.json", self.as_dict())
 
@@ -123,7 +124,9 @@ def collect_facts(tables):
         Keys begin with ``data`` (the data set), ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one
         backbone under one set-up), ``class`` (one row of a classification report), ``extreme`` (its easiest and hardest
         diagnosis), ``best`` (who comes first under one set-up), ``contrast`` (two set-ups that differ in one thing),
-        ``training``, ``published`` and ``literature``.
+        ``training``, ``published`` and ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage or of
+        the scaling), ``decision``, ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average
+        precision of a diagnosis).
     """
     facts = Facts(tables)
     setup = "{strategy}.{split_policy}.{preprocessing}"
@@ -144,10 +147,12 @@ def collect_facts(tables):
     facts.add(f"score.{setup}.{{backbone}}.{{metric}}", "scores.csv", [*SETUP, "backbone", "metric"], values)
     names = ["best", "best_value", "second", "second_value", "last", "last_value", "gap", "gap_to_last"]
     names += ["n_seeds", "n_seeds_best", "majority_value", "gain"]
+    names += ["baseline", "baseline_value", "ensemble_value", "ensemble_gain"]
     names += ["lead", "lead_low", "lead_high", "lead_p", "real"]
     facts.add(f"best.{setup}.{{metric}}", "setups.csv", [*SETUP, "metric"], {name: f".{name}" for name in names})
     shape = ["precision", "recall", "f1_score", "support"]
     shape += [f"published_{name}" for name in shape] + [f"{name}_difference" for name in shape[:3]] + ["missed"]
+    shape += [f"{name}_{end}" for name in ("precision", "recall", "f1_score") for end in ("low", "high")]
     reports = tables["classification_reports.csv"]
     identity = [*SETUP, "backbone", "row"]
     facts.add(
@@ -168,4 +173,49 @@ def collect_facts(tables):
     names = {name: f".{name}" for name in ("precision", "recall", "f1_score", "support")}
     facts.add("published.{backbone}.{row}", "published_results.csv", ["backbone", "row"], names)
     facts.add("literature.{key}", "literature.csv", ["key"], {"value": ""})
+    _collect_evaluation(facts)
     return facts
+
+
+def _collect_evaluation(facts):
+    """Name the facts of the tables that `skin_tl.scoring` made."""
+    tables, setup = facts.tables, "{strategy}.{split_policy}.{preprocessing}"
+    own = {"dataset": "internal", "arm": "main", "train_fraction": 1.0, "seed": "all"}
+
+    def of_own(name):
+        table = tables[name]
+        keep = np.ones(len(table), bool)
+        for column, value in own.items():
+            keep &= table[column] == value if column in table else True
+        return table[keep]
+
+    ends = {"ci_low": ".low", "ci_high": ".high"}
+    numbers = {"difference": ".difference", "p": ".p", "p_holm": ".p_holm", "real": ".real"} | ends
+    identity = ["dataset", "arm", "train_fraction", *SETUP, "backbone_a", "backbone_b", "metric"]
+    pattern = f"pair.{setup}.{{backbone_a}}.{{backbone_b}}.{{metric}}"
+    facts.add(pattern, "comparisons.csv", identity, numbers, of_own("comparisons.csv"))
+    numbers |= {"value_a": ".value_a", "value_b": ".value_b", "n_images": ".n_images", "n_lesions": ".n_lesions"}
+    identity = ["column", "tested", "strategy", "split_policy", "preprocessing", "backbone", "metric"]
+    pattern = "effect.{column}.{tested}.{strategy}.{split_policy}.{backbone}.{metric}"
+    facts.add(pattern, "effects.csv", identity, numbers)
+    identity = ["dataset", "arm", "train_fraction", "seed", *SETUP, "backbone", "decision", "point", "metric"]
+    pattern = f"decision.{setup}.{{backbone}}.{{decision}}.{{point}}.{{metric}}"
+    numbers = {"value": "", "n_lesions": ".n_lesions"} | ends
+    facts.add(pattern, "decisions.csv", identity, numbers, of_own("decisions.csv"))
+    names = ["n_splits", "n_images", "mean", "sd", "lowest", "highest", "typical_gap"]
+    names += ["published_first", "published_second", "published_gap", "share_as_far"]
+    identity = ["strategy", "backbone", "split_policy", "preprocessing", "metric"]
+    pattern = "other_splits.{strategy}.{backbone}.{metric}"
+    facts.add(pattern, "other_splits.csv", identity, {name: f".{name}" for name in names})
+    names = ["internal", "external", "difference", "n_images_internal", "n_images_external"]
+    names = {name: f".{name}" for name in names} | ends
+    identity = ["dataset", "arm", "train_fraction", *SETUP, "backbone", "metric"]
+    facts.add(f"external.{setup}.{{backbone}}.{{metric}}", "external.csv", identity, names)
+    names = ["n_subgroups", "n_conclusive", "lowest", "lowest_value", "highest", "highest_value", "apart"]
+    names += [f"{side}_{end}" for side in ("lowest", "highest") for end in ("low", "high")]
+    identity = [*SETUP, "backbone", "variable", "metric", "class"]
+    pattern = f"subgroup.{setup}.{{backbone}}.{{variable}}.{{metric}}"
+    facts.add(pattern, "subgroup_ranges.csv", identity, {name: f".{name}" for name in names})
+    names = {"value": "", "n_images": ".n_images", "n_lesions": ".n_lesions"} | ends
+    identity = [*SETUP, "backbone", "dx", "metric"]
+    facts.add(f"ranking.{setup}.{{backbone}}.{{dx}}.{{metric}}", "ranking.csv", identity, names)

@@ -12,9 +12,9 @@ import time
 import keras
 import numpy as np
 
-from skin_tl.backbones import model_fingerprint, transform_of
+from skin_tl.backbones import build_backbone, model_fingerprint, transform_of
 from skin_tl.errors import SkinTLError
-from skin_tl.files import claim_space, disk_full_message, fingerprint, is_disk_full
+from skin_tl.files import claim_space, disk_full_message, fingerprint, is_disk_full, read_json
 from skin_tl.images import cache_folder
 from skin_tl.progress import bar
 
@@ -69,6 +69,28 @@ def extract(images, backbone, preprocessing, model):
                     raise SkinTLError(disk_full_message(folder)) from error
                 raise
     return np.load(folder / "features.npy", mmap_mode="r"), json.loads((folder / "about.json").read_text())
+
+
+def features_of(study, folder, images, backbone, preprocessing):
+    """Compute the features of images with a study's backbone, or find them computed.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``, whose weights.json is read.
+    images : skin_tl.images.ImageSet
+    backbone : str
+    preprocessing : {'native', 'unit'}
+
+    Returns
+    -------
+    features, about
+        As from `extract`.
+    """
+    weights = read_json(folder / "weights.json")["backbones"][backbone]
+    model = build_backbone(backbone, preprocessing, study.image_size, weights)
+    return extract(images, backbone, preprocessing, model)
 
 
 @contextlib.contextmanager

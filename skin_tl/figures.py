@@ -3,194 +3,88 @@
 Takes pandas DataFrames (and decoded images for `example_grid`) and the labels of a language; gives `Drawing`, a
 matplotlib figure that shows itself in a notebook, or a list of them where panels stand beside each other in a grid
 that follows the width of the page.  Every diagnosis and every backbone has one colour (and marker) everywhere; all
-colours can be told apart with the common forms of colour blindness.  `to_svg` makes them vector graphics to be
-put inline into a page, the same bytes for the same figure.
+colours can be told apart with the common forms of colour blindness.
+
+All figures are called by this module's name.  It holds those that explain and those of the data set; training and
+results are in `skin_tl.result_figures`, theme and helpers in `skin_tl.drawing`.
 """
 
 import base64
 import io
-import re
-from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from PIL import Image
 from scipy import signal
 
+from skin_tl.drawing import (
+    BACKBONE_STYLES,
+    DIAGNOSES,
+    GRID,
+    INK,
+    SOFT,
+    THEME,
+    Drawing,
+    backbone_name,
+    backbone_style,
+    new_figure,
+    themed,
+    to_svg,
+    write_numbers,
+)
+from skin_tl.result_figures import (
+    calibration,
+    class_scores,
+    confusion_matrix,
+    contrast,
+    effects,
+    external,
+    operating_points,
+    published,
+    published_classes,
+    rank_changes,
+    roc,
+    scores,
+    split_spread,
+    subgroups,
+    training_curves,
+)
 from skin_tl.study import CLASSES
 from skin_tl.texts import labels as labels_of
 
-INK, SOFT, GRID = "#1f2933", "#52606d", "#d9dfe5"
-
-# Okabe and Ito's palette, its black left to the text.
-DIAGNOSES = {
-    "akiec": "#E69F00",
-    "bcc": "#56B4E9",
-    "bkl": "#009E73",
-    "df": "#F0E442",
-    "mel": "#D55E00",
-    "nv": "#0072B2",
-    "vasc": "#CC79A7",
-}
-
-# Paul Tol's muted palette; a marker each, so that no colour is needed to tell them apart.
-BACKBONE_STYLES = {
-    "VGG16": ("#332288", "o"),
-    "Xception": ("#117733", "s"),
-    "ResNet50": ("#CC6677", "D"),
-    "EfficientNetB7": ("#88671A", "^"),
-    "MobileNetV2": ("#882255", "v"),
-    "ConvNeXtTiny": ("#2E8BB0", "P"),
-}
-_OTHER_STYLES = (("#AA4499", "X"), ("#6B6B00", "p"), ("#4A4A4A", "h"))
-
-THEME = {
-    **sns.axes_style(
-        "whitegrid",
-        {"grid.color": GRID, "axes.edgecolor": GRID, "text.color": INK, "axes.labelcolor": INK, "axes.axisbelow": True},
-    ),
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that a figure is the same everywhere
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "skin-tl",
-    "figure.dpi": 100,
-    "savefig.facecolor": "white",
-}
-"""The theme of all figures, seaborn's ``whitegrid`` with our ink; used by everything below and nowhere else."""
-
-
-class Drawing(Figure):
-    """A matplotlib figure that a notebook shows as it is, without pyplot's global state."""
-
-    photographs = False
-    """Whether it holds pixels of images, which a vector graphic would only make larger."""
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        if self.photographs:
-            with mpl.rc_context(THEME):
-                buffer = io.BytesIO()
-                self.savefig(buffer, format="png", dpi=110)
-            return {"image/png": base64.b64encode(buffer.getvalue()).decode()}
-        return {"image/svg+xml": to_svg(self)}
-
-
-def themed(draw):
-    """Run a drawing function under `THEME`."""
-
-    def drawn(*arguments, **keywords):
-        with mpl.rc_context(THEME):
-            return draw(*arguments, **keywords)
-
-    drawn.__name__, drawn.__doc__, drawn.__wrapped__ = draw.__name__, draw.__doc__, draw
-    return drawn
-
-
-def backbone_style(backbone):
-    """Return the colour and the marker of a backbone; one that is not listed gets those of its name's length."""
-    return BACKBONE_STYLES.get(backbone) or _OTHER_STYLES[len(backbone) % len(_OTHER_STYLES)]
-
-
-def to_svg(figure, prefix="figure"):
-    """Return a figure as an SVG element to be put inline.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    prefix : str
-        Begins every id inside, so that no two figures of a page share one.
-
-    Returns
-    -------
-    str
-        Without date, comments, style sheet or needless groups.  Words are text; they were laid out with the widest of
-        the usual fonts, so that they fit in others.
-    """
-    with mpl.rc_context(THEME):
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    root = ElementTree.fromstring(buffer.getvalue())
-    kept = set(re.findall(r"#([^\s\")]+)", buffer.getvalue()))
-    _tidy(root, kept, prefix)
-    attributes = {"viewBox": root.get("viewBox"), "font-family": _FONTS, "stroke-linejoin": "round"}
-    attributes |= {"width": f"{figure.get_figwidth() * 96:g}", "height": f"{figure.get_figheight() * 96:g}"}
-    root.attrib.clear()
-    root.attrib.update(xmlns="http://www.w3.org/2000/svg", **attributes)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-_FONTS = "'Report Sans', 'DejaVu Sans', Verdana, sans-serif"
-_POINTS = ("d", "x", "y", "transform", "width", "height")
-
-
-def _tidy(element, kept, prefix):
-    """Strip an SVG element: no namespaces, style attributes or groups without a purpose, two decimals, own ids."""
-    element.tag = element.tag.rpartition("}")[2]
-    attributes = {}
-    for name, value in element.attrib.items():
-        name = name.rpartition("}")[2]
-        if name == "style":
-            attributes |= dict(re.split(r":\s*", rule, maxsplit=1) for rule in re.split(r";\s*", value) if rule)
-        elif name != "id":
-            attributes[name] = value
-        elif value in kept:
-            attributes["id"] = f"{prefix}-{value}"
-    attributes.pop("font-family", None)
-    if attributes.get("transform", "").startswith("rotate(-0 "):
-        del attributes["transform"]
-    for name, value in attributes.items():
-        if name in _POINTS:
-            value = re.sub(r"-?\d+\.\d+", lambda number: f"{round(float(number[0]), 2):g}", value)
-        if name == "href" or "url(#" in value:
-            value = re.sub(r"^#|url\(#", rf"\g<0>{prefix}-", value)
-        attributes[name] = " ".join(value.split())
-    element.attrib.clear()
-    element.attrib.update(attributes)
-    children = []
-    for child in element:
-        if child.tag.endswith(("}metadata", "}style")):
-            continue
-        _tidy(child, kept, prefix)
-        children += list(child) if child.tag == "g" and not child.attrib else [child]
-    element[:] = [child for child in children if child.tag != "defs" or len(child)]
-    if element.text and not element.text.strip():
-        element.text = None
-    element.tail = "\n" if element.tag != "tspan" else None
-
-
-def _new(width, height, **options):
-    figure = Drawing(figsize=(width, height), layout=options.pop("layout", "constrained"))
-    return figure, figure.subplots(**options)
-
-
-def _numbers(axis, labels, spec):
-    axis.set_major_formatter(FuncFormatter(lambda value, _: labels.number(value, spec)))
-
-
-def _score_axis(axes, labels, low, high):
-    """Set the x-axis of a score (0 to 1), with ticks as fine as its span allows."""
-    step, spec = (0.1, ".1f") if high - low > 0.35 else (0.05, ".2f")
-    axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(MultipleLocator(step))
-    _numbers(axes.xaxis, labels, spec)
-
+__all__ = [
+    "BACKBONE_STYLES",
+    "DIAGNOSES",
+    "THEME",
+    "Drawing",
+    "backbone_name",
+    "backbone_style",
+    "calibration",
+    "choose_examples",
+    "class_balance",
+    "class_scores",
+    "cnn_operations",
+    "confusion_matrix",
+    "contrast",
+    "effects",
+    "example_grid",
+    "example_pictures",
+    "external",
+    "operating_points",
+    "published",
+    "published_classes",
+    "rank_changes",
+    "roc",
+    "scores",
+    "split_spread",
+    "subgroups",
+    "to_svg",
+    "training_curves",
+    "transfer",
+]
 
 # Drawings that explain ------------------------------------------------------------------------------------------
 
@@ -480,7 +374,7 @@ def class_balance(metadata, labels=None):
     images = metadata["dx"].value_counts().reindex(CLASSES, fill_value=0)
     lesions = metadata.drop_duplicates("lesion_id")["dx"].value_counts().reindex(CLASSES, fill_value=0)
     order = sorted(CLASSES, key=lambda dx: (images[dx], dx))
-    figure, axes = _new(5.2, 3.9)
+    figure, axes = new_figure(5.2, 3.9)
     for place, dx in enumerate(order):
         for offset, counts, alpha, height in ((0.19, images, 1, 0.36), (-0.2, lesions, 0.45, 0.32)):
             axes.barh(
@@ -498,7 +392,7 @@ def class_balance(metadata, labels=None):
     axes.set_xlabel(
         labels("axis.number", images=labels.number(len(metadata), ",d"), lesions=labels.number(lesions.sum(), ",d"))
     )
-    _numbers(axes.xaxis, labels, ",.0f")
+    write_numbers(axes.xaxis, labels, ",.0f")
     axes.grid(visible=False, axis="y")
     handles = [Rectangle((0, 0), 1, 1, facecolor=(0.35, 0.35, 0.35, alpha), edgecolor=SOFT) for alpha in (1, 0.45)]
     axes.legend(handles, [labels("axis.images"), labels("axis.lesions")], loc="lower right")
@@ -581,7 +475,7 @@ def example_grid(images, metadata, labels=None, n_examples=5, seed=0):
     labels = labels or labels_of()
     rows = {image_id: row for row, image_id in enumerate(images.ids)}
     pixels = images.pixels
-    figure, grid = _new(7.6, 7.6, nrows=len(CLASSES), ncols=n_examples, squeeze=False)
+    figure, grid = new_figure(7.6, 7.6, nrows=len(CLASSES), ncols=n_examples, squeeze=False)
     figure.photographs = True
     for dx, axes_row, ids in zip(CLASSES, grid, choose_examples(metadata, n_examples, seed).values(), strict=True):
         for axes in axes_row:
@@ -591,301 +485,3 @@ def example_grid(images, metadata, labels=None, n_examples=5, seed=0):
         name = labels(f"diagnosis.{dx}").replace(" ", "\n", 1)
         axes_row[0].text(-0.08, 0.5, f"{name}\n({dx})", transform=axes_row[0].transAxes, ha="right", va="center")
     return figure
-
-
-# Training and results -------------------------------------------------------------------------------------------
-
-
-@themed
-def training_curves(history, labels=None, title=None):
-    """Draw training and validation loss by epoch: a thin line per seed, a dot where the weights were taken.
-
-    Parameters
-    ----------
-    history : pandas.DataFrame
-        Of the arm ``main``: columns split_policy, preprocessing, seed, epoch, loss, val_loss, val_macro_f1.
-    labels : skin_tl.texts.Labels, optional
-        English by default.
-    title : str, optional
-        Usually the backbone's name, whose colour the lines have then.
-
-    Returns
-    -------
-    Drawing
-    """
-    labels = labels or labels_of()
-    colour = backbone_style(title or "")[0]
-    figure, axes = _new(3.7, 2.7)
-    for _, part in history.groupby(["split_policy", "preprocessing", "seed"], sort=True):
-        part = part.sort_values("epoch")
-        axes.plot(part["epoch"], part["loss"], color=colour, linewidth=1, alpha=0.65, linestyle=(0, (3, 2)))
-        axes.plot(part["epoch"], part["val_loss"], color=colour, linewidth=1.4)
-        best = part.loc[part["val_macro_f1"].idxmax()]
-        axes.plot(best["epoch"], best["val_loss"], "o", color=colour, markersize=4.5, markeredgecolor="white")
-    n_heads = len(history.drop_duplicates(["split_policy", "preprocessing", "seed"]))
-    axes.set_xlabel(labels("axis.epoch", heads=labels.number(n_heads, "d")))
-    axes.set_ylabel(labels("axis.loss"))
-    axes.set_ylim(bottom=0)
-    _numbers(axes.xaxis, labels, ".0f")
-    _numbers(axes.yaxis, labels, ".1f")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_title(title or "")
-    lines = [mpl.lines.Line2D([], [], color=colour, linestyle=style) for style in ((0, (3, 2)), "-")]
-    axes.legend(lines, [labels("axis.training"), labels("axis.validation")], loc="best")
-    return figure
-
-
-@themed
-def scores(table, metrics, labels=None):
-    """Draw scores of backbones with their 95 % intervals and the values of single seeds.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``scores.csv`` of one set-up: metric, backbone, value, ci_low, ci_high, seed_min, seed_max, n_seeds.
-    metrics : list of str
-        Which scores, one panel each.
-    labels : skin_tl.texts.Labels, optional
-        English by default.
-
-    Returns
-    -------
-    list of Drawing
-    """
-    labels = labels or labels_of()
-    order = list(table.loc[table["metric"] == metrics[-1]].sort_values("value")["backbone"])
-    low = table.loc[table["metric"].isin(metrics), ["ci_low", "seed_min", "value"]].min().min()
-    low = max(0.0, np.floor(low * 10) / 10 - 0.05 if low > 0.15 else 0.0)
-    high = table.loc[table["metric"].isin(metrics), ["ci_high", "seed_max", "value"]].max().max()
-    high = min(1.0, np.ceil(high * 10) / 10)
-    drawings = []
-    for metric in metrics:
-        figure, axes = _new(4.6, 1.0 + 0.42 * len(order))
-        rows = table[table["metric"] == metric].set_index("backbone")
-        for place, backbone in enumerate(order):
-            row = rows.loc[backbone]
-            colour, marker = backbone_style(backbone)
-            axes.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=colour, linewidth=2, solid_capstyle="butt")
-            axes.plot(row["value"], place, marker, color=colour, markersize=8, markeredgecolor="white")
-            for edge in ("seed_min", "seed_max"):
-                axes.plot(row[edge], place - 0.2, "|", color=colour, markersize=6, markeredgewidth=1.4)
-            axes.plot([row["seed_min"], row["seed_max"]], [place - 0.2] * 2, color=colour, linewidth=0.8)
-            axes.text(
-                row["value"], place + 0.2, labels.number(row["value"], ".3f"), ha="center", va="bottom", fontsize=8
-            )
-        axes.set_yticks(range(len(order)), order)
-        axes.set_ylim(-0.5, len(order) - 0.35)
-        _score_axis(axes, labels, low, high)
-        n_images, n_seeds = labels.number(rows["n_images"].mean(), ",.0f"), labels.number(rows["n_seeds"].max(), "d")
-        axes.set_xlabel(labels("axis.score", metric=labels(f"metric.{metric}"), images=n_images, seeds=n_seeds))
-        axes.grid(visible=False, axis="y")
-        drawings.append(figure)
-    return drawings
-
-
-@themed
-def confusion_matrix(table, labels=None):
-    """Draw the confusion matrix of one backbone.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``confusion.csv`` of one set-up and backbone: backbone, dx, predicted, n_images (mean over the seeds), share.
-    labels : skin_tl.texts.Labels, optional
-        English by default.
-
-    Returns
-    -------
-    Drawing
-        Colour and second line: share of the images with that diagnosis; first line: mean number of images.
-    """
-    labels = labels or labels_of()
-    counts = table.pivot(index="dx", columns="predicted", values="n_images").loc[list(CLASSES), list(CLASSES)]
-    shares = table.pivot(index="dx", columns="predicted", values="share").loc[list(CLASSES), list(CLASSES)]
-    figure, axes = _new(4.5, 4.45)
-    sns.heatmap(
-        shares,
-        vmin=0,
-        vmax=1,
-        cmap=sns.light_palette(DIAGNOSES["nv"], as_cmap=True),
-        cbar=False,
-        ax=axes,
-        square=True,
-        linewidths=1,
-        linecolor="white",
-    )
-    for (row, column), count in np.ndenumerate(counts.to_numpy()):
-        share = shares.iloc[row, column]
-        if count == 0 or np.isnan(share):
-            continue
-        colour = "white" if share > 0.55 else INK
-        shown = labels.number(count, ",.0f" if count >= 10 or count == round(count) else ".1f")
-        axes.text(column + 0.5, row + 0.4, shown, ha="center", va="center", fontsize=8.5, color=colour)
-        axes.text(
-            column + 0.5, row + 0.74, labels.number(share, ".0%"), ha="center", va="center", fontsize=6.5, color=colour
-        )
-    axes.set_xlabel(labels("axis.predicted"))
-    axes.set_ylabel(labels("axis.actual", images=labels.number(counts.to_numpy().sum(), ",.0f")))
-    axes.tick_params(axis="x", rotation=0, length=0)
-    axes.tick_params(axis="y", rotation=0, length=0)
-    axes.set_title(table["backbone"].iloc[0])
-    return figure
-
-
-@themed
-def class_scores(table, labels=None):
-    """Draw F1 per diagnosis, a marker for each backbone.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``classification_reports.csv`` of one set-up: backbone, row, f1_score, support.
-    labels : skin_tl.texts.Labels, optional
-        English by default.
-
-    Returns
-    -------
-    Drawing
-    """
-    labels = labels or labels_of()
-    rows = table[table["row"].isin(CLASSES)]
-    support = rows.groupby("row")["support"].mean()
-    order = sorted(CLASSES, key=lambda dx: (support[dx], dx))
-    backbones = list(dict.fromkeys(rows["backbone"]))
-    figure, axes = _new(5.2, 4.1)
-    shift = np.linspace(0.24, -0.24, len(backbones)) if len(backbones) > 1 else [0.0]
-    for backbone, offset in zip(backbones, shift, strict=True):
-        values = rows[rows["backbone"] == backbone].set_index("row")["f1_score"]
-        colour, marker = backbone_style(backbone)
-        places = [place + offset for place in range(len(order))]
-        axes.hlines(places, 0, values[order], color=colour, linewidth=0.8, alpha=0.5)
-        axes.plot(values[order], places, marker, color=colour, markersize=6, markeredgecolor="white", label=backbone)
-    names = [f"{labels(f'diagnosis.{dx}')}\n({dx}, n = {labels.number(support[dx], ',.0f')})" for dx in order]
-    axes.set_yticks(range(len(order)), names, linespacing=1.1)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(-0.5, len(order) - 0.5)
-    axes.set_xlabel(labels("axis.f1"))
-    axes.grid(visible=False, axis="y")
-    _numbers(axes.xaxis, labels, ".1f")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(2, len(backbones)))
-    return figure
-
-
-@themed
-def published(table, rows, labels=None):
-    """Draw our scores against the published ones, a dumbbell per backbone.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``classification_reports.csv`` of one set-up: backbone, row, f1_score, support, published_f1_score,
-        published_support.
-    rows : list of str
-        Rows of the reports, one panel each, for example accuracy and macro_avg.
-    labels : skin_tl.texts.Labels, optional
-        English by default.
-
-    Returns
-    -------
-    list of Drawing
-    """
-    labels = labels or labels_of()
-    table = table[table["published_f1_score"].notna() & table["row"].isin(rows)]
-    backbones = list(dict.fromkeys(table["backbone"]))[::-1]
-    values = table[["f1_score", "published_f1_score"]].to_numpy()
-    low, high = max(0.0, np.floor(values.min() * 10 - 0.5) / 10), min(1.0, np.ceil(values.max() * 10 + 0.3) / 10)
-    drawings = []
-    for name in rows:
-        figure, axes = _new(4.6, 1.3 + 0.42 * len(backbones))
-        part = table[table["row"] == name].set_index("backbone")
-        for place, backbone in enumerate(backbones):
-            ours, theirs = part.loc[backbone, ["f1_score", "published_f1_score"]]
-            colour, marker = backbone_style(backbone)
-            axes.plot([theirs, ours], [place] * 2, color=colour, linewidth=1.6, alpha=0.6, zorder=1)
-            axes.plot(
-                theirs,
-                place,
-                marker,
-                markersize=7,
-                markerfacecolor="white",
-                markeredgecolor=colour,
-                markeredgewidth=1.6,
-            )
-            axes.plot(ours, place, marker, markersize=7.5, color=colour, markeredgecolor="white")
-            axes.text(
-                (ours + theirs) / 2,
-                place + 0.17,
-                labels.number(ours - theirs, "+.2f"),
-                ha="center",
-                va="bottom",
-                fontsize=8,
-            )
-        axes.set_yticks(range(len(backbones)), backbones)
-        axes.set_ylim(-0.5, len(backbones) - 0.3)
-        _score_axis(axes, labels, low, high)
-        sizes = {"images": part["support"].mean(), "published": part["published_support"].mean()}
-        sizes = {key: labels.number(value, ",.0f") for key, value in sizes.items()}
-        axes.set_xlabel(labels(f"axis.published_{name}", **sizes))
-        axes.grid(visible=False, axis="y")
-        style = {"linestyle": "", "marker": "o", "markersize": 7, "markeredgecolor": SOFT}
-        handles = [mpl.lines.Line2D([], [], markerfacecolor=face, **style) for face in ("white", SOFT)]
-        figure.legend(handles, [labels("axis.published"), labels("axis.ours")], loc="outside upper center", ncols=2)
-        drawings.append(figure)
-    return drawings
-
-
-@themed
-def contrast(table, labels=None):
-    """Draw how one score moves between two levels of a factor, a line per backbone.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Rows of ``contrasts.csv`` of one factor, strategy, held level and metric.
-    labels : skin_tl.texts.Labels, optional
-        English by default.
-
-    Returns
-    -------
-    Drawing
-    """
-    labels = labels or labels_of()
-    first = table.iloc[0]
-    figure, axes = _new(4.6, 3.3)
-    ends = table.sort_values("value_b")["value_b"].to_numpy()
-    span = max(np.ptp(table[["value_a", "value_b"]].to_numpy()), 0.05)
-    heights = _spread(ends, 0.075 * span)
-    for (_, row), height in zip(table.sort_values("value_b").iterrows(), heights, strict=True):
-        colour, marker = backbone_style(row["backbone"])
-        axes.plot(
-            [0, 1],
-            [row["value_a"], row["value_b"]],
-            marker=marker,
-            color=colour,
-            linewidth=1.8,
-            markeredgecolor="white",
-            markersize=7,
-        )
-        text = f"{row['backbone']} {labels.number(row['difference'], '+.2f')}"
-        axes.text(1.05, height, text, va="center", fontsize=8, color=colour)
-    names = [labels(f"{first['factor']}.{first[level]}") for level in ("level_a", "level_b")]
-    axes.set_xticks([0, 1], names)
-    axes.set_xlim(-0.25, 2.0)
-    axes.set_ylabel(labels(f"metric.{first['metric']}"))
-    axes.grid(visible=False, axis="x")
-    axes.spines["bottom"].set_bounds(-0.25, 1.1)
-    _numbers(axes.yaxis, labels, ".2f")
-    return figure
-
-
-def _spread(heights, least):
-    """Move sorted heights apart until none is nearer than `least` to the next."""
-    heights = np.array(heights, dtype=float)
-    for _ in range(50):
-        for low in range(len(heights) - 1):
-            lacking = least - (heights[low + 1] - heights[low])
-            if lacking > 1e-9:
-                heights[low] -= lacking / 2
-                heights[low + 1] += lacking / 2
-    return heights

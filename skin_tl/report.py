@@ -14,12 +14,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from skin_tl import figures, runs
+from skin_tl.decisions import SENSITIVITY
 from skin_tl.errors import SkinTLError
 from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
-from skin_tl.study import CLASSES
-from skin_tl.tables import AVERAGES, SCORES, TEXTS, read_metrics, read_study_files, report_tables
-from skin_tl.texts import Labels, Texts, format_number, format_p, languages, without_tags
+from skin_tl.scoring import read_evaluation
+from skin_tl.study import BASELINES, CLASSES, ENSEMBLE
+from skin_tl.tables import AVERAGES, PROBABILITY_SCORES, SCORES, TEXTS, read_study_files, report_tables
+from skin_tl.texts import Labels, Texts, format_number, format_p, languages, plain, without_tags
 
 _GRID = "display:grid;gap:12px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,360px),1fr))"
 """Panels stand beside each other where there is room; written into each figure, for it holds in a notebook too."""
@@ -91,20 +93,19 @@ class Report:
         self.files = read_study_files(study)
         self.study = self.files.study
         self.folder = _report_folder(output, self.study["name"])
-        metrics = read_metrics(self.files, self.folder)
-        self.tables = report_tables(self.files, metrics)
+        self.tables = report_tables(self.files, read_evaluation(self.files, self.folder))
         self.facts = collect_facts(self.tables)
         self.setups, self.main = self.files.setups, self.files.main_setup
         self.labels, self.language = Labels(language, texts), language
         published = set(self.tables["published_results.csv"]["backbone"])
         self.published_backbones = [name for name in self.study["backbones"] if name in published]
+        self.external = self.study.get("external")
         self.texts = Texts(language, self.facts, self._context(), texts)
         self._numbers = {}
 
     def _context(self):
         """Return what the templates may look at: flags, names and lists, no numbers to be shown."""
         study = self.study
-        moved = self.tables["contrasts.csv"].query("factor == 'preprocessing' and metric == 'macro_f1'")
         same = self.tables["backbones.csv"]["parameters_difference"].dropna() == 0
         repeats = [s for s in self.files.setups if s.split_policy == "image" and s.preprocessing == "unit"]
         return {
@@ -124,14 +125,29 @@ class Report:
             "main": self.files.main_setup,
             "reproduction": repeats[0] if repeats else None,
             "parameters_agree": bool(same.all()),
-            "rank_changes": bool((moved["rank_a"] != moved["rank_b"]).any()),
             "setup_name": self.setup_name,
             "anchor": lambda setup: setup.key.replace(".", "-"),
             "figure": lambda name, **context: f"#{_anchor('figure', name, context)}",
             "table": lambda name, **context: f"#{_anchor('table', name, context)}",
             "ranked": self.ranked,
+            "pairs": self.pairs,
+            "effects": self.effects,
+            "real_effects": lambda key, names: [n for n in names if self.facts[f"{key}{n}.macro_f1.real"].value],
+            "moved": lambda key, names: [n for n in names if self._moves(f"{key}{n}.macro_f1")],
+            "subgroup_name": self._subgroup_name,
+            "n_duplicates": self.files.n_duplicates,
+            "variables": list(dict.fromkeys(self.tables["subgroup_ranges.csv"]["variable"])),
             "as_list": lambda value: [str(v) for v in (value if isinstance(value, list) else [value])],
         }
+
+    def _moves(self, key):
+        return self.facts[f"{key}.rank_a"].value != self.facts[f"{key}.rank_b"].value
+
+    def _subgroup_name(self, variable, key):
+        """Return the name of a subgroup, a fact, in the report's language."""
+        value = self.facts[key].value
+        shown = self.labels.known({"site": "localization"}.get(variable, variable), value)
+        return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, plain(shown))
 
     # What a cell may ask
 
@@ -145,12 +161,58 @@ class Report:
     def ranked(self, setup, metric):
         """Return the backbones of a set-up, the highest score first."""
         scores = setup.of(self.tables["scores.csv"])
-        return scores[scores["metric"] == metric].sort_values("rank")["backbone"].tolist()
+        scores = scores[(scores["metric"] == metric) & (scores["kind"] == "backbone")]
+        return scores.sort_values("rank")["backbone"].tolist()
 
-    def contrasts(self, metric):
+    def pairs(self, setup, metric):
+        """Return the compared pairs of a set-up, list of dict: better, worse, key (of its facts) and real."""
+        table = setup.of(self.tables["comparisons.csv"])
+        rows = []
+        for row in table[(table["metric"] == metric) & (table["dataset"] == "internal")].to_dict("records"):
+            a, b = row["backbone_a"], row["backbone_b"]
+            better, worse = (a, b) if row["difference"] >= 0 else (b, a)
+            key = f"pair.{setup.key}.{a}.{b}.{metric}"
+            rows.append({"better": better, "worse": worse, "key": key, "real": bool(row["real"])})
+        return rows
+
+    def effects(self, column, metric="macro_f1", tested="all"):
+        """Return the paired effects of one thing, grouped by (strategy, split policy): rows of ``effects.csv``."""
+        table = self.tables["effects.csv"]
+        table = table[(table["column"] == column) & (table["metric"] == metric) & (table["tested"] == tested)]
+        return list(table.groupby(["strategy", "split_policy"], sort=False))
+
+    def contrasts(self, metric, factor):
         """Return the comparisons of set-ups that differ in one thing, grouped by (factor, strategy, held level)."""
         table = self.tables["contrasts.csv"]
-        return table[table["metric"] == metric].groupby(["factor", "strategy", "other"], sort=False)
+        table = table[(table["metric"] == metric) & (table["factor"] == factor)]
+        return table.groupby(["factor", "strategy", "other"], sort=False)
+
+    def own(self, name, **values):
+        """Return the rows of a table that belong to the main set-up, on the study's own images by default."""
+        table = self.main.of(self.tables[name])
+        for column, value in ({"dataset": "internal"} | values).items():
+            table = table[table[column] == value] if column in table else table
+        return table
+
+    def ece(self, setup):
+        """Return the expected calibration error of each backbone (and the ensemble) of a set-up, dict of float."""
+        table = setup.of(self.tables["scores.csv"])
+        return table[table["metric"] == "ece"].set_index("backbone")["value"].to_dict()
+
+    def shown_metric(self, metric):
+        """Return the label of a subgroup's metric: its recall is that of melanoma."""
+        return "recall_mel" if metric == "recall" else metric
+
+    def overall(self, metric, backbone):
+        """Return a subgroup's metric for all test images of the main set-up."""
+        key = f"{self.main.key}.{backbone}."
+        return self.facts[f"class.{key}mel.recall" if metric == "recall" else f"score.{key}{metric}"].value
+
+    def other_splits(self, metric):
+        """Return a score on each further split: backbone, seed, value, n_images."""
+        table = self.tables["metrics.csv"]
+        table = table[(table["arm"] == "other_split") & (table["metric"] == metric) & (table["class"] == "all")]
+        return table[(table["seed"] != "all") & (table["subgroup"] == "all")]
 
     def numbers(self, spec=",d", **keys):
         """Return facts as text for a drawing's words: ``numbers(images="data.all.n_images")``."""
@@ -356,26 +418,130 @@ class Report:
             rows.append([row["backbone"], *self._cells(row, specs), self.labels(f"transform.{row['transform']}")])
         return self._heads("backbone", *(f"#{name}" for name in specs), "transform"), rows, "backbones.csv"
 
-    def _table_scores(self, setup):
-        table = setup.of(self.tables["scores.csv"]).set_index(["backbone", "metric"])
-        spread = table["seed_sd"].notna().any()
+    def _interval(self, low, high, spec=".2f", approximate=False):
+        """Return an interval in brackets, with a mark where it is approximate."""
+        if pd.isna(low):
+            return Markup("")
+        low, high = (format_number(end, spec, self.language) for end in (low, high))
+        mark = "≈ " if approximate else ""
+        return Markup(' <span class="interval">{}[{}; {}]</span>').format(mark, low, high)
+
+    def compared(self, setup):
+        """Return the rows of ``scores.csv`` of a set-up: backbones, the best macro F1 first, ensemble and baselines."""
+        table = self.tables["scores.csv"]
+        rows = pd.concat([setup.of(table), setup.baselines_of(table)])
+        order = [*self.ranked(setup, "macro_f1"), ENSEMBLE, *BASELINES]
+        return rows.sort_values("backbone", key=lambda names: names.map(order.index), kind="stable")
+
+    def _score_rows(self, setup, specs, kinds):
+        """Return rows of a table: per run the scores `specs` (format by metric) with their intervals."""
+        table = self.compared(setup)
+        table = table[table["kind"].isin(kinds)]
         rows = []
-        for backbone in self.ranked(setup, "macro_f1"):
+        for backbone in dict.fromkeys(table["backbone"]):
+            of_run = table[table["backbone"] == backbone].set_index("metric")
             cells = []
-            for metric in SCORES:
-                row = table.loc[(backbone, metric)]
-                low, high = (format_number(row[name], ".2f", self.language) for name in ("ci_low", "ci_high"))
-                interval = Markup(' <span class="interval">[{}–{}]</span>').format(low, high)
-                cells.append(self._cell(row["value"], ".3f") + interval)
-            if spread:
-                cells.append(self._cell(table.loc[(backbone, "macro_f1"), "seed_sd"], ".3f"))
-            rows.append([backbone, *cells])
+            for metric, spec in specs.items():
+                row = of_run.loc[metric]
+                ends = self._interval(row["ci_low"], row["ci_high"], approximate=row["approximate"])
+                cells.append(self._cell(row["value"], spec) + ends)
+            rows.append([self.labels.known("backbone", backbone), *cells, of_run.loc["macro_f1", "seed_sd"]])
+        return rows
+
+    def _table_scores(self, setup):
+        rows = self._score_rows(setup, dict.fromkeys(SCORES, ".3f"), ("backbone", "ensemble", "baseline"))
+        spread = any(pd.notna(row[-1]) for row in rows)
+        rows = [[*row[:-1], *([self._cell(row[-1], ".3f")] if spread else [])] for row in rows]
         heads = [(self.labels(f"metric.{metric}"), True) for metric in SCORES]
         heads = [*self._heads("backbone"), *heads, *(self._heads("#seed_sd") if spread else [])]
         return heads, rows, "scores.csv"
 
+    def _table_probabilities(self, setup):
+        specs = {name: ".3f" for name in PROBABILITY_SCORES}
+        rows = [row[:-1] for row in self._score_rows(setup, specs, ("backbone", "ensemble"))]
+        heads = [(self.labels(f"metric.{metric}"), True) for metric in specs]
+        return [*self._heads("backbone"), *heads], rows, "scores.csv"
+
+    def _table_ranking(self, setup):
+        table = setup.of(self.tables["ranking.csv"])
+        backbones = self.ranked(setup, "macro_f1")
+        rows = []
+        for metric in ("roc_auc", "average_precision"):
+            cells = table[table["metric"] == metric].set_index(["backbone", "dx"])
+            for dx in CLASSES:
+                row = []
+                for backbone in backbones:
+                    cell = cells.loc[(backbone, dx)]
+                    ends = self._interval(cell["ci_low"], cell["ci_high"], approximate=cell["approximate"])
+                    row.append(self._cell(cell["value"], ".2f") + ends)
+                rows.append([f"{self.labels(f'metric.{metric}')}, {dx}", *row])
+        heads = [*self._heads("row"), *((backbone, True) for backbone in backbones)]
+        return heads, rows, "ranking.csv"
+
+    def _table_decisions(self, setup, decision):
+        table = setup.of(self.tables["decisions.csv"])
+        table = table[(table["seed"] == "all") & (table["dataset"] == "internal") & (table["decision"] == decision)]
+        specs = {"sensitivity": ".0%", "specificity": ".0%", "missed": ".1f", "flagged_benign": ".1f"}
+        rows = []
+        for point in ("diagnosis", "sensitivity_95"):
+            cells = table[table["point"] == point].set_index(["backbone", "metric"])
+            for backbone in [*self.ranked(setup, "macro_f1"), ENSEMBLE]:
+                if (backbone, "sensitivity") not in cells.index:
+                    continue
+                row = []
+                for metric, spec in specs.items():
+                    cell = cells.loc[(backbone, metric)]
+                    shown = self._cell(cell["value"], spec)
+                    if metric in ("missed", "flagged_benign"):
+                        of = cells.loc[(backbone, {"missed": "tested", "flagged_benign": "benign"}[metric]), "value"]
+                        shown = Markup("{} / {}").format(shown, self._cell(of, ",.0f" if of % 1 == 0 else ",.1f"))
+                    row.append(shown + self._interval(cell["ci_low"], cell["ci_high"], spec))
+                point_name = self.labels(f"point.{point}", sensitivity=format_number(SENSITIVITY, ".0%", self.language))
+                rows.append([self.labels.known("backbone", backbone), point_name, *row])
+        return self._heads("backbone", "point", *(f"#{name}" for name in specs)), rows, "decisions.csv"
+
+    def _table_effects(self, column):
+        table = self.tables["effects.csv"]
+        rows = []
+        table = table[table["column"] == column]
+        for row in table[table["metric"].isin(["accuracy", "macro_f1"])].to_dict("records"):
+            names = [self.labels(f"metric.{row['metric']}")]
+            if column == "arm":
+                names.append(self.labels(f"tested.{row['tested']}"))
+            else:
+                names.append(self.labels(f"split_policy.{row['split_policy']}"))
+            difference = self._cell(row["difference"], "+.3f")
+            difference += self._interval(row["ci_low"], row["ci_high"], "+.2f")
+            p = format_p(row["p_holm"], self.language)
+            cells = self._cells(row, {"value_a": ".3f", "value_b": ".3f"})
+            rows.append([row["backbone"], *names, *cells, difference, p])
+        first = table.iloc[0]
+        heads = [(self.labels(f"{column}.{first[side]}"), True) for side in ("a", "b")]
+        names = self._heads("backbone", "row", "tested" if column == "arm" else "split_policy")
+        return [*names, *heads, *self._heads("#difference", "#p_holm")], rows, "effects.csv"
+
+    def _table_other_splits(self):
+        specs = {"n_splits": "d", "n_images": ",.0f", "mean": ".3f", "sd": ".3f", "lowest": ".3f", "highest": ".3f"}
+        specs |= {"typical_gap": ".3f"}
+        table = self.tables["other_splits.csv"]
+        rows = [
+            [row["backbone"], *self._cells(row, specs)]
+            for row in table[table["metric"] == "macro_f1"].to_dict("records")
+        ]
+        return self._heads("backbone", *(f"#{name}" for name in specs)), rows, "other_splits.csv"
+
+    def _table_external(self, setup):
+        rows = []
+        for row in setup.of(self.tables["external.csv"]).to_dict("records"):
+            difference = self._cell(row["difference"], "+.3f") + self._interval(row["ci_low"], row["ci_high"], "+.2f")
+            cells = self._cells(row, {"internal": ".3f", "external": ".3f"})
+            name = self.labels.known("backbone", row["backbone"])
+            rows.append([name, self.labels(f"metric.{row['metric']}"), *cells, difference])
+        return self._heads("backbone", "row", "#internal", "#external", "#difference"), rows, "external.csv"
+
     def _table_comparisons(self, setup):
-        table = setup.of(self.tables["comparisons.csv"])
+        table = self.tables["comparisons.csv"]
+        table = setup.of(table[table["dataset"] == "internal"])
         metrics = list(dict.fromkeys(table["metric"]))
         rows = []
         for (a, b), pair in table.groupby(["backbone_a", "backbone_b"], sort=False):
@@ -401,7 +567,11 @@ class Report:
         rows = []
         for row in table.to_dict("records"):
             name = self.labels(f"row.{row['row']}") if row["row"] in AVERAGES else self._diagnosis(row["row"])
-            rows.append([name, *self._cells(row, specs)])
+            cells = []
+            for column, spec in specs.items():
+                ends = [row.get(f"{column}_{end}", float("nan")) for end in ("low", "high")]
+                cells.append(self._cell(row[column], spec) + self._interval(*ends))
+            rows.append([name, *cells])
         return self._heads("diagnosis", *(f"#{name}" for name in specs)), rows, "classification_reports.csv"
 
     def _table_published(self, setup):
@@ -422,11 +592,11 @@ class Report:
         seconds = [name for name in table.columns if name.endswith("_s")]
         rows = []
         for row in table.to_dict("records"):
-            times = [self._cell(row[name], ",.1f") for name in seconds]
+            times = [self._cell(row[name], ",.1f") for name in seconds] + [self._cell(row["core_hours"], ",.2f")]
             days = [Markup('<time datetime="{}">{}</time>').format(row[name], _minute(row[name])) for name in _MOMENTS]
             rows.append([row["backbone"], self.labels(f"strategy.{row['strategy']}"), *times, *days])
         heads = [(self._step(name), True) for name in seconds]
-        return [*self._heads("backbone", "strategy"), *heads, *self._heads(*_MOMENTS)], rows, "runs.csv"
+        return [*self._heads("backbone", "strategy"), *heads, *self._heads("#core_hours", *_MOMENTS)], rows, "runs.csv"
 
     def _step(self, name):
         """Return the heading of a duration: ``features_native_s`` is the features' step under native scaling."""

@@ -3,17 +3,24 @@
 Takes a study and its folder ``runs/<study>``; gives what a training run needs (`Prepared`), made or read back.
 """
 
+import importlib.metadata
 import os
+import platform
+import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pandas as pd
 
 from skin_tl.backbones import resolve_weights
 from skin_tl.dataset import open_dataset
 from skin_tl.errors import SkinTLError
-from skin_tl.files import read_json, write_csv, write_json
+from skin_tl.files import ROOT, read_json, write_csv, write_json
 from skin_tl.images import ImageSet, decode
-from skin_tl.splits import draw_experiments, draw_splits
+from skin_tl.splits import draw_experiments, draw_splits, split_fingerprints
+
+PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "pandas", "pillow", "skin-tl")
+"""Packages whose versions a run's record names."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +88,40 @@ def prepare_images(study, folder):
     images : skin_tl.images.ImageSet
     """
     data = open_dataset(study)
-    images = decode(data.files, study.image_size)
-    write_csv(folder / "dataset" / "metadata.csv", data.metadata)
+    return data.metadata, write_images(data, study.dataset, study.image_size, folder / "dataset")
+
+
+def write_images(data, name, size, folder):
+    """Decode the images of a data set and write metadata.csv and images.json.
+
+    Parameters
+    ----------
+    data : skin_tl.dataset.Dataset
+    name : str
+        Of the data set, as a study calls it.
+    size : int
+        Side of the decoded images, in pixels.
+    folder : pathlib.Path
+        Where the two files go.
+
+    Returns
+    -------
+    skin_tl.images.ImageSet
+    """
+    images = decode(data.files, size)
+    write_csv(folder / "metadata.csv", data.metadata)
     about = {
         "key": images.key,
         "folder": os.path.relpath(images.folder),
         "n_images": len(data.files),
         "image_size": images.size,
-        "dataset": study.dataset,
+        "dataset": name,
         "synthetic": data.synthetic,
         "fingerprint": data.fingerprint,
         "source": data.source,
     }
-    write_json(folder / "dataset" / "images.json", about)
-    return data.metadata, images
+    write_json(folder / "images.json", about)
+    return images
 
 
 def prepare_splits(study, metadata, folder):
@@ -112,9 +139,9 @@ def prepare_splits(study, metadata, folder):
     return splits, experiments
 
 
-def read_metadata_table(folder):
-    """Read dataset/metadata.csv back as `prepare_images` wrote it."""
-    return _read_csv(folder / "dataset" / "metadata.csv", dtype={"age": float})
+def read_metadata_table(folder, part="dataset"):
+    """Read dataset/metadata.csv (or external/metadata.csv) back as `write_images` wrote it."""
+    return _read_csv(folder / part / "metadata.csv", dtype={"age": float})
 
 
 def read_splits(folder):
@@ -127,19 +154,19 @@ def read_experiments(folder):
     return _read_csv(folder / "dataset" / "experiments.csv")
 
 
-def read_images(folder):
-    """Return the decoded images that dataset/images.json names.
+def read_images(folder, part="dataset"):
+    """Return the decoded images that dataset/images.json (or external/images.json) names.
 
     Raises
     ------
     SkinTLError
         If the cache no longer holds them.
     """
-    about = read_json(folder / "dataset" / "images.json")
+    about = read_json(folder / part / "images.json")
     images = ImageSet(about["key"], about["image_size"])
     if not images.folder.is_dir():
         raise SkinTLError(
-            f"{images.folder} is gone, though {folder / 'dataset' / 'images.json'} names it (was the cache deleted?). "
+            f"{images.folder} is gone, though {folder / part / 'images.json'} names it (was the cache deleted?). "
             "Delete that file and start again: the images are decoded anew, and runs that are finished stay."
         )
     return images
@@ -164,3 +191,74 @@ def weights_note(weights):
     if weights["source"] == "random":
         return f"Random weights, not ImageNet's: {weights['reason']}. The scores show what untrained networks give."
     return "ImageNet weights."
+
+
+def run_record(study, strategy, backbone, data_fingerprint, splits, started):
+    """Return what every ``run.json`` holds, as a dict.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    strategy, backbone : str
+    data_fingerprint : str
+        Key of the decoded images.
+    splits : pandas.DataFrame
+    started : datetime.datetime
+        In UTC.
+    """
+    return {
+        "study": study.name,
+        "strategy": strategy,
+        "backbone": backbone,
+        "parameters": study.model_dump(),
+        "synthetic_data": study.synthetic,
+        "git_commit": git_commit(),
+        "data_fingerprint": data_fingerprint,
+        "split_fingerprints": split_fingerprints(splits),
+        "versions": versions(),
+        "n_cores": os.cpu_count(),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write_pseudo_run(study, folder, strategy, name, predictions, started):
+    """Write the run of a baseline or an ensemble: predictions.csv and run.json, as a backbone's run has them.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+    strategy, name : str
+        Of `skin_tl.study.Study.pseudo_runs`.
+    predictions : pandas.DataFrame
+        Columns of ``predictions.csv``.
+    started : datetime.datetime
+        In UTC.
+    """
+    run = folder / strategy / name
+    write_csv(run / "predictions.csv", predictions)
+    record = run_record(study, strategy, name, read_images(folder).key, read_splits(folder), started)
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    write_json(run / "run.json", record | {"timings": {"heads_s": round(seconds, 3)}})
+
+
+def git_commit():
+    """Return the project's commit, with ``-dirty`` where tracked files differ, or ``unknown`` outside git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions():
+    """Return the versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

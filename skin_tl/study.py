@@ -20,6 +20,31 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 SUBSETS = ("train", "val", "test")
 
+BASELINES = ("majority", "metadata_only", "colour_histogram")
+"""Pseudo-backbones that use no network; their runs stand under the strategy ``baseline``."""
+
+ENSEMBLE = "ensemble"
+"""Pseudo-backbone of a strategy: the mean of its backbones' probabilities."""
+
+
+EVALUATED = (
+    "metrics.csv",
+    "comparisons.csv",
+    "effects.csv",
+    "decisions.csv",
+    "roc.csv",
+    "subgroups.csv",
+    "calibration.csv",
+    "other_splits.csv",
+    "external.csv",
+)
+"""Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.scoring`)."""
+
+
+def kind_of(backbone):
+    """Return what a name of a run stands for: backbone, ensemble or baseline."""
+    return "baseline" if backbone in BASELINES else "ensemble" if backbone == ENSEMBLE else "backbone"
+
 
 def _as_list(value):
     """Turn ``A,B`` or a single value (as they come from a command line) into a list."""
@@ -58,6 +83,8 @@ class Study(BaseModel):
         Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.leakage`.
     other_splits : int
         How many further random splits are drawn and scored, to see how far a score moves between them.
+    external : {'isic2018'}, optional
+        A test set from elsewhere that every head predicts once it is trained, see `skin_tl.external`.
     l2, max_epochs, patience
         How heads are trained: the penalty on the square of the weights, the largest number of epochs, and after how
         many without a better validation macro F1 a head stops.  The defaults were chosen on validation subsets of
@@ -80,6 +107,7 @@ class Study(BaseModel):
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
     leakage: bool = False
     other_splits: int = Field(0, ge=0, le=1000)
+    external: Literal["isic2018"] | None = None
     l2: float = Field(1e-4, ge=0)
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(40, ge=1)
@@ -110,6 +138,12 @@ class Study(BaseModel):
         return names
 
     @property
+    def pseudo_runs(self):
+        """Runs without a network of their own, list of (strategy, name): ensembles of several backbones; baselines."""
+        ensembles = [(strategy, ENSEMBLE) for strategy in self.strategies] if len(self.backbones) > 1 else []
+        return ensembles + [("baseline", name) for name in BASELINES]
+
+    @property
     def synthetic(self):
         """Whether the images are drawn, not photographed."""
         return self.dataset == "synthetic"
@@ -117,6 +151,11 @@ class Study(BaseModel):
     def run_folder(self, runs="runs"):
         """Return the folder of the study's runs, below the project's root."""
         return ROOT / runs / self.name
+
+    @property
+    def features_of_duplicates(self):
+        """Backbone and preprocessing by whose features near-duplicates are told: the first, native if it is listed."""
+        return self.backbones[0], "native" if "native" in self.preprocessings else self.preprocessings[0]
 
     def split_settings(self):
         """Return what the splits depend on besides the data, as a dict (the reason to draw them again)."""

@@ -1,7 +1,8 @@
 """Tables: what the finished runs of a study say, as the report needs it.
 
-Takes the files of a study's runs, ``metrics.csv`` and the published numbers; gives `StudyFiles` and the tables of the
-report (pandas DataFrames, each written as a CSV file beside it).  `skin_tl.facts` names their cells.
+Takes the files of a study's runs, what `skin_tl.scoring` made of their predictions, and the published numbers; gives
+`StudyFiles` and the tables of the report (pandas DataFrames, each written as a CSV file beside it).  `skin_tl.facts`
+names their cells.
 """
 
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.backbones import BACKBONES
+from skin_tl.decisions import SENSITIVITY
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, read_json, write_csv
-from skin_tl.study import CLASSES, SUBSETS
+from skin_tl.evaluation import approximate, read_predictions
+from skin_tl.files import ROOT, read_json
+from skin_tl.study import BASELINES, CLASSES, SUBSETS, check_study, kind_of
+from skin_tl.subgroups import MAX_WIDTH, MIN_LESIONS
 
 TEXTS = ROOT / "report" / "text"
 """The sources of the report's words, with the tables of published numbers beside them."""
@@ -25,6 +29,12 @@ AVERAGES = ("accuracy", "macro_avg", "weighted_avg")
 """The last rows of a classification report, under the names of the published table."""
 
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
+"""Scores of the predicted diagnosis; more is better."""
+
+PROBABILITY_SCORES = ("roc_auc", "average_precision", "log_loss", "log_loss_scaled", "ece", "ece_scaled", "temperature")
+"""Scores of the probabilities."""
+
+LESS_IS_BETTER = ("log_loss", "log_loss_scaled", "ece", "ece_scaled")
 
 CONFIDENCE = 0.95
 """Level of every interval of the report."""
@@ -51,6 +61,10 @@ class Setup:
             & (table["preprocessing"] == self.preprocessing)
         ]
 
+    def baselines_of(self, table):
+        """Return the rows of `table` that belong to the baselines under the same split policy."""
+        return table[(table["strategy"] == "baseline") & (table["split_policy"] == self.split_policy)]
+
 
 @dataclass(frozen=True)
 class StudyFiles:
@@ -66,8 +80,11 @@ class StudyFiles:
         ``dataset/metadata.csv`` (one row per image) and ``dataset/splits.csv``.
     runs : dict
         ``run.json`` by (strategy, backbone).
-    predictions, history : pandas.DataFrame
-        Those of all runs, one below the other, with the columns strategy and backbone in front.
+    predictions : pandas.DataFrame
+        Those of all runs, checked, one below the other, with the columns strategy and backbone: backbones, ensembles
+        and baselines (`skin_tl.study.kind_of` tells which).
+    history : pandas.DataFrame
+        Those of the backbones' runs.
     """
 
     root: Path
@@ -111,6 +128,12 @@ class StudyFiles:
         return self.study["dataset"] == "synthetic"
 
     @property
+    def n_duplicates(self):
+        """How many external images look like images of the study; 0 without an external test set."""
+        file = self.folder / "external" / "duplicates.csv"
+        return len(pd.read_csv(file)) if self.study.get("external") else 0
+
+    @property
     def random_weights(self):
         """Whether the backbones never saw a photograph."""
         return self.weights["source"] == "random"
@@ -121,7 +144,7 @@ def read_study_files(study, root=ROOT):
 
     Parameters
     ----------
-    study : str
+    study : str or pathlib.Path
         The study's name, or the path of ``…/runs/<name>/study.json``.
     root : pathlib.Path, optional
         Folder that holds ``runs/``, where a name is given.
@@ -143,55 +166,59 @@ def read_study_files(study, root=ROOT):
     if not (folder / "study.json").is_file():
         raise SkinTLError(f"The study {study!r} has no runs in {folder}. Run `{command}` first.")
     settings = read_json(folder / "study.json", command)
+    splits = read_table(folder / "dataset" / "splits.csv", command)
     runs, predictions, history = {}, [], []
     for strategy in settings["strategies"]:
         for backbone in settings["backbones"]:
-            run = folder / strategy / backbone
+            run, names = folder / strategy / backbone, {"strategy": strategy, "backbone": backbone}
             runs[strategy, backbone] = read_json(run / "run.json", command)
-            names = {"strategy": strategy, "backbone": backbone}
-            predictions.append(_read_csv(run / "predictions.csv", command).assign(**names))
-            history.append(_read_csv(run / "history.csv", command).assign(**names))
+            predictions.append(run_predictions(settings, run, splits, command).assign(**names))
+            history.append(read_table(run / "history.csv", command).assign(**names))
+    for strategy, name in check_study(settings).pseudo_runs:
+        file = folder / strategy / name / "predictions.csv"
+        predictions.append(read_predictions(file, splits, command).assign(strategy=strategy, backbone=name))
     return StudyFiles(
         root=Path(root),
         study=settings,
         weights=read_json(folder / "weights.json", command),
         images=read_json(folder / "dataset" / "images.json", command),
-        metadata=_read_csv(folder / "dataset" / "metadata.csv", command, na_filter=False, dtype=str),
-        splits=_read_csv(folder / "dataset" / "splits.csv", command),
+        metadata=read_table(folder / "dataset" / "metadata.csv", command, na_filter=False, dtype=str),
+        splits=splits,
         runs=runs,
         predictions=pd.concat(predictions, ignore_index=True),
         history=pd.concat(history, ignore_index=True),
     )
 
 
-def read_metrics(files, folder):
-    """Read ``metrics.csv`` of a study's report, or compute it where it was never written.
+def run_predictions(study, run, splits, made_by):
+    """Read and check the predictions of a backbone's run: on the study's own images, and on each external test set.
 
     Parameters
     ----------
-    files : StudyFiles
-    folder : pathlib.Path
-        Where a computed table is kept.
+    study : dict
+        ``study.json``.
+    run : pathlib.Path
+        Folder of the run.
+    splits : pandas.DataFrame
+    made_by : str
+        The command that errors name.
 
     Returns
     -------
     pandas.DataFrame
-        In the columns of the project's contract; `seed` is text.
     """
-    made = files.root / "report" / files.study["name"] / "metrics.csv"
-    if not made.is_file():
-        from skin_tl.evaluation import metrics_table
-
-        parts = [
-            metrics_table(table.drop(columns=["strategy", "backbone"]), strategy, backbone)
-            for (strategy, backbone), table in files.predictions.groupby(["strategy", "backbone"], sort=False)
-        ]
-        made = Path(folder) / "metrics.csv"
-        write_csv(made, pd.concat(parts, ignore_index=True))
-    return _read_csv(made, f"./run_all.sh {files.study['name']}", dtype={"seed": str})
+    external = study.get("external")
+    names = ["predictions.csv", *([f"predictions_{external}.csv"] if external else [])]
+    return pd.concat([read_predictions(run / name, splits, made_by) for name in names], ignore_index=True)
 
 
-def _read_csv(path, command, **options):
+def published_results():
+    """Return the presentation's classification reports: backbone, row, precision, recall, f1_score, support, source."""
+    return pd.read_csv(TEXTS / "published_results.csv")
+
+
+def read_table(path, command, **options):
+    """Read a CSV file that `command` writes; errors name both."""
     try:
         return pd.read_csv(path, **options)
     except FileNotFoundError:
@@ -203,29 +230,28 @@ def _read_csv(path, command, **options):
 # Tables of the report, each from the files of the runs ---------------------------------------------------------
 
 
-def report_tables(files, metrics):
+def report_tables(files, evaluated):
     """Make every table that the report shows or takes a number from.
 
     Parameters
     ----------
     files : StudyFiles
-    metrics : pandas.DataFrame
-        As `read_metrics` gives it.
+    evaluated : dict of pandas.DataFrame
+        As `skin_tl.scoring.read_evaluation` gives them.
 
     Returns
     -------
     dict of pandas.DataFrame
-        By the name of their CSV file.
+        By the name of their CSV file; those of `evaluated` are among them.
     """
     literature = pd.read_csv(TEXTS / "literature.csv")
-    published = pd.read_csv(TEXTS / "published_results.csv")
-    main = _main_rows(files, metrics)
+    published = published_results()
+    main = _main_rows(files, evaluated["metrics.csv"])
+    backbones = main[main["backbone"].map(kind_of) == "backbone"]
     scores = score_table(main)
-    reports = classification_reports(main, published)
+    reports = classification_reports(backbones, published)
     confusion = confusion_table(files.predictions)
-    comparisons = comparison_table(files)
-    return {
-        "metrics.csv": metrics,
+    return evaluated | {
         "literature.csv": literature,
         "published_results.csv": published,
         "classes.csv": class_table(files.metadata),
@@ -234,11 +260,12 @@ def report_tables(files, metrics):
         "settings.csv": settings_table(files),
         "backbones.csv": backbone_table(files, literature),
         "scores.csv": scores,
-        "comparisons.csv": comparisons,
-        "setups.csv": setup_table(scores, reports, comparisons),
+        "setups.csv": setup_table(scores, evaluated["comparisons.csv"]),
         "classification_reports.csv": reports,
         "confusion.csv": confusion,
         "extremes.csv": extreme_table(reports, confusion),
+        "ranking.csv": ranking_table(backbones),
+        "subgroup_ranges.csv": subgroup_range_table(evaluated["subgroups.csv"]),
         "contrasts.csv": contrast_table(scores),
         "history.csv": files.history,
         "training.csv": training_table(files.history),
@@ -248,16 +275,19 @@ def report_tables(files, metrics):
 
 
 def _main_rows(files, metrics):
-    """Keep what the study's own backbones scored on its own test subsets, over all images of them."""
+    """Keep what the study's own runs scored on its own test subsets, over all images of them."""
     columns = {"dataset": "internal", "arm": "main", "subgroup": "all"}
-    keep = metrics["backbone"].isin(files.study["backbones"]) & (metrics["train_fraction"] == 1)
+    known = [*files.study["backbones"], *(name for _, name in check_study(files.study).pseudo_runs)]
+    keep = metrics["backbone"].isin(known) & (metrics["train_fraction"] == 1)
     for column, value in columns.items():
         keep &= metrics[column] == value
-    missing = {
+    wanted = {
         (*[getattr(setup, name) for name in SETUP], backbone)
         for setup in files.setups
         for backbone in files.study["backbones"]
-    } - set(metrics.loc[keep, [*SETUP, "backbone"]].itertuples(index=False, name=None))
+    }
+    wanted |= {("baseline", policy, "native", name) for policy in files.study["split_policies"] for name in BASELINES}
+    missing = wanted - set(metrics.loc[keep, [*SETUP, "backbone"]].itertuples(index=False, name=None))
     if missing:
         raise SkinTLError(
             f"metrics.csv of the study {files.study['name']!r} has no rows for {', '.join(sorted(missing)[0])}. "
@@ -348,6 +378,9 @@ def settings_table(files):
         "n_classes": len(CLASSES),
         "n_setups": len(files.setups),
         "confidence": CONFIDENCE,
+        "sensitivity": SENSITIVITY,
+        "min_lesions": MIN_LESIONS,
+        "max_width": MAX_WIDTH,
         "level": round(1 - CONFIDENCE, 6),
     }
     return pd.DataFrame({"setting": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)})
@@ -396,14 +429,18 @@ def score_table(metrics):
     Returns
     -------
     pandas.DataFrame
-        strategy, split_policy, preprocessing, metric, backbone, value (mean over the seeds), ci_low, ci_high,
-        seed_sd, seed_min, seed_max (empty with one seed), n_seeds, n_seeds_best (in how many seeds no other
-        backbone scored higher), n_images (test images, mean over the seeds) and rank (1 is best).
+        strategy, split_policy, preprocessing, metric (`SCORES` and `PROBABILITY_SCORES`), backbone, kind (backbone,
+        ensemble or baseline), value (mean over the seeds), ci_low, ci_high, approximate (whether the interval is),
+        seed_sd, seed_min, seed_max (empty with one seed), n_seeds, n_seeds_best (in how many seeds no other backbone
+        did better), n_images (test images, mean over the seeds) and rank (1 is best, among backbones; empty for the
+        others).
     """
-    overall = metrics[metrics["metric"].isin(SCORES) & (metrics["class"] == "all")]
+    overall = metrics[metrics["metric"].isin((*SCORES, *PROBABILITY_SCORES)) & (metrics["class"] == "all")]
+    turned = np.where(overall["metric"].isin(LESS_IS_BETTER), -overall["value"], overall["value"])
+    overall = overall.assign(kind=overall["backbone"].map(kind_of), turned=turned, approximate=approximate(overall))
     by_seed = overall[overall["seed"] != "all"]
-    keys = [*SETUP, "metric", "backbone"]
-    best = by_seed.groupby([*SETUP, "metric", "seed"])["value"].transform("max") == by_seed["value"]
+    keys = [*SETUP, "metric", "backbone", "kind"]
+    best = by_seed.groupby([*SETUP, "metric", "kind", "seed"])["turned"].transform("max") == by_seed["turned"]
     spread = (
         by_seed.assign(best=best)
         .groupby(keys)
@@ -418,41 +455,24 @@ def score_table(metrics):
     )
     single = spread["n_seeds"] < 2
     spread.loc[single, ["seed_sd", "seed_min", "seed_max"]] = np.nan
-    means = overall[overall["seed"] == "all"].set_index(keys)[["value", "ci_low", "ci_high"]]
-    table = means.join(spread).reset_index()
-    ranks = table.groupby([*SETUP, "metric"])["value"].rank(ascending=False, method="first")
-    return table.assign(rank=ranks.astype(int)).sort_values([*SETUP, "metric", "rank"], ignore_index=True)
-
-
-def comparison_table(files):
-    """Compare all pairs of backbones on the same test lesions, with p-values corrected after Holm.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As `skin_tl.comparison.compare_backbones` gives it, of all strategies; `real` says whether p_holm is below
-        1 − `CONFIDENCE`.  Without rows where the study has one backbone.
-    """
-    from skin_tl.comparison import compare_backbones
-
-    parts = []
-    for strategy, of_strategy in _main_arm(files.predictions).groupby("strategy", sort=False):
-        of_backbone = of_strategy.drop(columns="strategy").groupby("backbone", sort=False)
-        predictions = {name: part.drop(columns="backbone") for name, part in of_backbone}
-        parts.append(compare_backbones(predictions, strategy))
-    table = pd.concat(parts, ignore_index=True)
-    return table.assign(real=table["p_holm"] < 1 - CONFIDENCE)
+    means = overall[overall["seed"] == "all"].set_index(keys)
+    table = means[["value", "ci_low", "ci_high", "approximate", "turned"]].join(spread).reset_index()
+    ranks = table.groupby([*SETUP, "metric", "kind"])["turned"].rank(ascending=False, method="first")
+    others = table["kind"] != "backbone"
+    table = table.assign(rank=ranks.astype("Int64").mask(others), n_seeds_best=table["n_seeds_best"].mask(others))
+    table = table.sort_values([*SETUP, "metric", "kind", "rank", "backbone"], ignore_index=True)
+    return table.drop(columns="turned")
 
 
 def _main_arm(table):
-    """Keep the rows of the study's own training, on all of its training subset."""
-    keep = (table["arm"] == "main") & (table["train_fraction"] == 1)
+    """Keep the rows of the backbones' own training on all of its training subset, scored on the study's own images."""
+    keep = (table["arm"] == "main") & (table["train_fraction"] == 1) & (table["backbone"].map(kind_of) == "backbone")
     return table[keep & (table["dataset"] == "internal")] if "dataset" in table else table[keep]
 
 
 def _lead(comparisons, setup, first, second):
     """Return the paired comparison of two backbones, turned so that a positive lead is the first one's."""
-    rows = Setup(*(setup[name] for name in SETUP)).of(comparisons)
+    rows = Setup(*(setup[name] for name in SETUP)).of(comparisons[comparisons["dataset"] == "internal"])
     rows = rows[(rows["metric"] == setup["metric"]) & rows["backbone_a"].isin([first, second])]
     rows = rows[rows["backbone_b"].isin([first, second])]
     if rows.empty:
@@ -466,26 +486,28 @@ def _lead(comparisons, setup, first, second):
     return found | {"real": bool(row["real"] and lead > 0)}
 
 
-def setup_table(scores, reports, comparisons):
+def setup_table(scores, comparisons):
     """Say for each set-up and metric which backbone comes first and how far ahead it is.
 
     Returns
     -------
     pandas.DataFrame
         strategy, split_policy, preprocessing, metric, best, best_value, second, second_value, last, last_value,
-        gap (best less second), gap_to_last, n_seeds, n_seeds_best, majority_value (what always answering the most
-        frequent diagnosis scores), gain (best less that), and of the paired comparison of best and second (empty for
+        gap (best less second), gap_to_last, n_seeds, n_seeds_best, majority_value (the baseline ``majority``), gain
+        (best less that), baseline and baseline_value (the best of the baselines), ensemble_value and ensemble_gain
+        (ensemble less best; empty for one backbone), and of the paired comparison of best and second (empty for
         weighted F1, which is not compared) lead, lead_low, lead_high, lead_p (corrected) and real.
     """
     rows = []
-    for keys, part in scores.groupby([*SETUP, "metric"], sort=False):
+    own = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
+    for keys, part in own.groupby([*SETUP, "metric"], sort=False):
         part = part.sort_values("rank")
         best, last = part.iloc[0], part.iloc[-1]
         second = part.iloc[1] if len(part) > 1 else None
         setup = dict(zip([*SETUP, "metric"], keys, strict=True))
-        support = Setup(*keys[:3]).of(reports)
-        support = support[(support["backbone"] == best["backbone"]) & support["row"].isin(CLASSES)]["support"]
-        majority = majority_scores(support.to_numpy(float))[setup["metric"]]
+        of_metric = scores[scores["metric"] == setup["metric"]]
+        baselines = Setup(*keys[:3]).baselines_of(of_metric).set_index("backbone")["value"]
+        ensemble = Setup(*keys[:3]).of(of_metric[of_metric["kind"] == "ensemble"])["value"].mean()
         rows.append(
             setup
             | {
@@ -499,36 +521,16 @@ def setup_table(scores, reports, comparisons):
                 "gap_to_last": best["value"] - last["value"],
                 "n_seeds": best["n_seeds"],
                 "n_seeds_best": best["n_seeds_best"],
-                "majority_value": majority,
-                "gain": best["value"] - majority,
+                "majority_value": baselines["majority"],
+                "gain": best["value"] - baselines["majority"],
+                "baseline": baselines.idxmax(),
+                "baseline_value": baselines.max(),
+                "ensemble_value": ensemble,
+                "ensemble_gain": ensemble - best["value"],
             }
             | _lead(comparisons, setup, best["backbone"], None if second is None else second["backbone"])
         )
     return pd.DataFrame(rows)
-
-
-def majority_scores(support):
-    """Return what always answering the most frequent class scores.
-
-    Parameters
-    ----------
-    support : array_like of float, shape (n_classes,)
-        Test images per class.
-
-    Returns
-    -------
-    dict
-        accuracy, balanced_accuracy, macro_f1 and weighted_f1 (0…1).
-    """
-    share = np.max(support) / np.sum(support)
-    n_classes = np.count_nonzero(support)
-    f1 = 2 * share / (1 + share)  # precision is the share, recall is one
-    return {
-        "accuracy": share,
-        "balanced_accuracy": 1 / n_classes,
-        "macro_f1": f1 / n_classes,
-        "weighted_f1": f1 * share,
-    }
 
 
 def classification_reports(metrics, published):
@@ -543,7 +545,7 @@ def classification_reports(metrics, published):
         strategy, split_policy, preprocessing, backbone, row (the classes, then accuracy, macro_avg and
         weighted_avg), precision, recall, f1_score, support (test images, mean over the seeds), published_… for each
         of the four, missed (1 − recall), and …_difference for the first three (ours less published), empty where
-        nothing was published.
+        nothing was published; and …_low and …_high for the first three, the ends of their 95 % intervals.
     """
     by_seed = metrics[metrics["seed"] != "all"]
     keys = [*SETUP, "backbone", "seed"]
@@ -567,6 +569,7 @@ def classification_reports(metrics, published):
     old = published.rename(columns={name: f"published_{name}" for name in [*shape, "support"]})
     table = table.merge(old.drop(columns="source"), on=["backbone", "row"], how="left")
     table["missed"] = 1 - table["recall"]
+    table = table.merge(_report_intervals(metrics), on=[*SETUP, "backbone", "row"], how="left")
     for name in shape:
         table[f"{name}_difference"] = table[name] - table[f"published_{name}"]
     order = [*CLASSES, *AVERAGES, *metrics["backbone"].unique()]
@@ -574,6 +577,79 @@ def classification_reports(metrics, published):
     return table.sort_values(
         [*SETUP, "backbone", "row"], key=lambda names: names.map(lambda name: ranks.get(name, name)), ignore_index=True
     )
+
+
+# Which metric stands in a classification report where: (row, column) by metric.
+_IN_REPORTS = {
+    "accuracy": [("accuracy", "f1_score"), ("weighted_avg", "recall")],
+    "macro_precision": [("macro_avg", "precision")],
+    "balanced_accuracy": [("macro_avg", "recall")],
+    "macro_f1": [("macro_avg", "f1_score")],
+    "weighted_precision": [("weighted_avg", "precision")],
+    "weighted_f1": [("weighted_avg", "f1_score")],
+}
+
+
+def _report_intervals(metrics):
+    """Return the intervals of the cells of classification reports: `SETUP`, backbone, row, precision_low …"""
+    means = metrics[metrics["seed"] == "all"]
+    cells = []
+    names = {"precision": "precision", "recall": "recall", "f1": "f1_score"}
+    of_class = means[(means["class"] != "all") & means["metric"].isin(names)]
+    cells.append(of_class.assign(row=of_class["class"], column=of_class["metric"].map(names)))
+    for metric, places in _IN_REPORTS.items():
+        overall = means[(means["class"] == "all") & (means["metric"] == metric)]
+        cells += [overall.assign(row=row, column=column) for row, column in places]
+    cells = pd.concat(cells).rename(columns={"ci_low": "low", "ci_high": "high"})
+    table = cells.pivot(index=[*SETUP, "backbone", "row"], columns="column", values=["low", "high"])
+    table.columns = [f"{column}_{end}" for end, column in table.columns]
+    return table.reset_index()
+
+
+def ranking_table(metrics):
+    """List ROC AUC and average precision of each diagnosis against the rest, means over the seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, dx, metric (roc_auc or average_precision), value, ci_low,
+        ci_high, approximate, n_images, n_lesions.
+    """
+    rows = metrics[(metrics["seed"] == "all") & (metrics["class"] != "all")]
+    rows = rows[rows["metric"].isin(["roc_auc", "average_precision"])]
+    columns = ["value", "ci_low", "ci_high", "approximate", "n_images", "n_lesions"]
+    rows = rows.assign(approximate=approximate(rows), dx=rows["class"])
+    return rows[[*SETUP, "backbone", "dx", "metric", *columns]].reset_index(drop=True)
+
+
+def subgroup_range_table(subgroups):
+    """Say for each set-up, backbone, variable and metric between which subgroups a score ranges.
+
+    Only subgroups that allow a conclusion count, see `skin_tl.subgroups.conclusive`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, variable (sex, age, site, dx_type), metric, class, n_subgroups,
+        n_conclusive and, with two conclusive ones at least, lowest, lowest_value, lowest_low, lowest_high, highest,
+        highest_value, highest_low, highest_high and apart (whether their intervals do not overlap).
+    """
+    rows = []
+    table = subgroups[subgroups["metric"] != "support"]
+    table = table.assign(variable=table["subgroup"].str.partition("=")[0], name=table["subgroup"].str.partition("=")[2])
+    keys = [*SETUP, "backbone", "variable", "metric", "class"]
+    for names, part in table.groupby(keys, sort=False):
+        told = part[part["conclusive"].astype(bool)]
+        row = dict(zip(keys, names, strict=True)) | {"n_subgroups": len(part), "n_conclusive": len(told)}
+        if len(told) > 1:
+            ends = {"lowest": told.loc[told["value"].idxmin()], "highest": told.loc[told["value"].idxmax()]}
+            for end, of in ends.items():
+                row |= {end: of["name"], f"{end}_value": of["value"]}
+                row |= {f"{end}_low": of["ci_low"], f"{end}_high": of["ci_high"]}
+            row["apart"] = bool(row["lowest_high"] < row["highest_low"])
+        rows.append(row)
+    columns = [f"{end}{part}" for end in ("lowest", "highest") for part in ("", "_value", "_low", "_high")]
+    return pd.DataFrame(rows, columns=[*keys, "n_subgroups", "n_conclusive", *columns, "apart"])
 
 
 def confusion_table(predictions):
@@ -636,6 +712,7 @@ def contrast_table(scores):
     """
     columns = ["factor", "strategy", "other", "metric", "backbone", "level_a", "level_b"]
     columns += ["value_a", "value_b", "difference", "rank_a", "rank_b"]
+    scores = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
     rows = []
     for factor, other, level_a, level_b in (
         ("split_policy", "preprocessing", "lesion", "image"),
@@ -659,12 +736,21 @@ def training_table(history):
 
 
 def run_table(files):
-    """List the runs with their cost: the one table with times and dates in it."""
+    """List the runs with their cost: the one table with times and dates in it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, backbone, device, weights, git_commit, seconds of each step (``…_s``; of the features, when they were
+        computed, maybe for another study), total_s, core_hours (of all cores of the machine), started, finished.
+    """
     rows = []
     for (strategy, backbone), run in files.runs.items():
         row = {"strategy": strategy, "backbone": backbone, "device": run["device"]}
         row |= {"weights": run["weights"]["source"], "git_commit": run["git_commit"]}
         row |= {name: value for name, value in sorted(run["timings"].items())}
+        total = sum(run["timings"].values())
+        row |= {"total_s": total, "core_hours": total * run["n_cores"] / 3600}
         rows.append(row | {"started": run["started"], "finished": run["finished"]})
     return pd.DataFrame(rows)
 

@@ -5,11 +5,9 @@ and its predictions on the validation and test subsets, the same for each head o
 them as one run.
 """
 
-import importlib.metadata
 import itertools
 import os
 import platform
-import subprocess
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -25,17 +23,17 @@ from threadpoolctl import threadpool_limits
 from skin_tl.backbones import build_backbone, count_parameters, transform_of
 from skin_tl.errors import SkinTLError
 from skin_tl.features import extract
-from skin_tl.files import ROOT, claim_space, disk_full_message, is_disk_full, write_atomically, write_csv, write_json
+from skin_tl.files import claim_space, disk_full_message, is_disk_full, write_atomically, write_csv, write_json
 from skin_tl.images import cache_folder
 from skin_tl.progress import bar
-from skin_tl.splits import EXPERIMENT, split_fingerprints, subset_rows
+from skin_tl.runs import run_record
+from skin_tl.splits import EXPERIMENT, subset_rows
 from skin_tl.study import CLASSES
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
 PREDICTION_COLUMNS += ["image_id", "lesion_id", "dx", *(f"p_{name}" for name in CLASSES)]
 HISTORY_COLUMNS = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "epoch"]
 HISTORY_COLUMNS += ["loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1"]
-PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "pandas", "pillow", "skin-tl")
 
 
 def build_head(features, rows):
@@ -248,8 +246,8 @@ def train_run(study, strategy, backbone, prepared, folder):
                     ]
                     for subset in ("val", "test")
                 ]
-                with write_atomically(folder / "heads" / _head_file(*name)) as part:
-                    head.save_weights(part)
+                with write_atomically(folder / "heads" / head_file(*name)) as part:
+                    head.save(part)
                 if shown.n == 0:
                     save_model(model, head, folder / "model.keras")
                 shown.update()
@@ -257,25 +255,14 @@ def train_run(study, strategy, backbone, prepared, folder):
     predictions, histories = pd.concat(predictions, ignore_index=True), pd.concat(histories, ignore_index=True)
     write_csv(folder / "history.csv", histories)
     write_csv(folder / "predictions.csv", predictions)
-    record = {
-        "study": study.name,
-        "strategy": strategy,
-        "backbone": backbone,
-        "parameters": study.model_dump(),
+    record = run_record(study, strategy, backbone, prepared.images.key, prepared.splits, started) | {
         "n_parameters": n_parameters,
         "n_features": n_features,
         "n_parameters_with_classifier": count_parameters(backbone)[1],
         "weights": weights,
         "random_weights": prepared.weights["source"] == "random",
-        "synthetic_data": study.synthetic,
-        "git_commit": git_commit(),
-        "data_fingerprint": prepared.images.key,
-        "split_fingerprints": split_fingerprints(prepared.splits),
-        "versions": versions(),
         "device": device(),
         "timings": timings,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(folder / "run.json", record)
     return predictions, histories
@@ -301,8 +288,9 @@ def _heads(study, prepared, image_ids):
     return heads
 
 
-def _head_file(arm, policy, preprocessing, seed):
-    name = f"{policy}_{preprocessing}_seed{seed}.weights.h5"
+def head_file(arm, policy, preprocessing, seed):
+    """Return the name of a head's file below ``heads/``, a Keras model from features to probabilities."""
+    name = f"{policy}_{preprocessing}_seed{seed}.keras"
     return name if arm == "main" else f"{arm}_{name}"
 
 
@@ -316,26 +304,6 @@ def save_model(backbone_model, head, path):
     whole = keras.Model(backbone_model.input, head(backbone_model.output), name=backbone_model.name)
     with write_atomically(path) as part:
         whole.save(part)
-
-
-def git_commit():
-    """Return the project's commit, with ``-dirty`` where tracked files differ, or ``unknown`` outside git."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def versions():
-    """Return the versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def device():

@@ -198,6 +198,11 @@ def image_log_loss(y, probability):
     return -np.log(np.clip(chosen, tiny, 1 - tiny))
 
 
+def confidence_bins(confidence, n_bins=ECE_BINS):
+    """Return the bin of each confidence (0…1), counted from 0; bins have equal width and hold their upper edge."""
+    return np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+
+
 def calibration_gaps(y, probability, n_bins=ECE_BINS):
     """Return each image's confidence less its correctness, in the column of its confidence's bin.
 
@@ -209,7 +214,7 @@ def calibration_gaps(y, probability, n_bins=ECE_BINS):
         The absolute values of its column sums, added and divided by the number of images, are the ECE.
     """
     confidence = probability.max(1)
-    column = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    column = confidence_bins(confidence, n_bins)
     gaps = np.zeros((len(y), n_bins))
     gaps[np.arange(len(y)), column] = confidence - (probability.argmax(1) == y)
     return gaps

@@ -519,7 +519,7 @@ def _register_logger(terminal):
             if self.estimated or self.common_settings.dryrun or not needs_room(self.study):
                 return
             self.estimated = True
-            if steps.get("images") or steps.get("features"):
+            if any(steps.get(name) for name in ("images", "features", "external_images", "external_features")):
                 terminal.line(estimate(self.study).in_words())
 
         def finish(self, succeeded, study, settings, log):
@@ -710,10 +710,9 @@ def estimate(study):
     """
     from skin_tl.backbones import transform_of
 
-    external = bool(getattr(study, "external", None))
-    n_images = N_HAM10000 + N_ISIC2018 * external
+    n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
     download = 0 if os.environ.get("SKIN_TL_HAM10000") else DOWNLOAD_BYTES["ham10000"]
-    if external and not os.environ.get("SKIN_TL_ISIC2018"):
+    if study.external and not os.environ.get("SKIN_TL_ISIC2018"):
         download += DOWNLOAD_BYTES["isic2018"]
     passes = {(name, transform_of(name, how)) for name in study.backbones for how in study.preprocessings}
     work, features = 0.0, 0

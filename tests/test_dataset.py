@@ -1,17 +1,10 @@
 """HAM10000 is read from every layout it comes in, downloaded from a server, and refused with a reason if wrong."""
 
-import hashlib
-import http.server
-import io
-import json
 import os
-import threading
-import zipfile
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from dataverse import Dataverse, archive, jpeg
 
 from skin_tl import dataset
 from skin_tl.errors import SkinTLError
@@ -31,13 +24,6 @@ def rows(n=14):
             "localization": "back",
         }
     )
-
-
-def jpeg(seed=0):
-    stream = io.BytesIO()
-    noise = np.random.default_rng(seed).integers(0, 255, (9, 12, 3), np.uint8)
-    Image.fromarray(noise).save(stream, "JPEG")
-    return stream.getvalue()
 
 
 @pytest.fixture
@@ -203,68 +189,20 @@ def test_the_variable_names_the_folder(release, monkeypatch, tmp_path):
         dataset.open_dataset(study)
 
 
-# Downloads, from a server on this machine that speaks as much of the Dataverse API as is used
-
-
-class Dataverse:
-    """A small Dataverse: serves a release's list and its files."""
-
-    def __init__(self):
-        table = rows()
-        half = len(table) // 2
-        self.files = {
-            1: ("HAM10000_metadata.tab", table.to_csv(index=False, sep="\t").encode(), "0" * 32),
-            2: self._archive("HAM10000_images_part_1.zip", table["image_id"][:half]),
-            3: self._archive("HAM10000_images_part_2.zip", table["image_id"][half:]),
-        }
-        self.asked = []
-        handler = self._handler()
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-
-    @staticmethod
-    def _archive(name, image_ids, prefix=""):
-        stream = io.BytesIO()
-        with zipfile.ZipFile(stream, "w") as archive:
-            archive.writestr("__MACOSX/._ISIC.jpg", b"junk")
-            archive.writestr("readme.txt", b"hello")
-            for index, image_id in enumerate(image_ids):
-                archive.writestr(f"{prefix}{image_id}.jpg", jpeg(index))
-        content = stream.getvalue()
-        return name, content, hashlib.md5(content).hexdigest()
-
-    def _handler(self):
-        release = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                release.asked.append(self.path)
-                if self.path.startswith("/api/datasets/"):
-                    entries = [
-                        {"dataFile": {"id": key, "filename": name, "md5": md5, "filesize": len(content)}}
-                        for key, (name, content, md5) in release.files.items()
-                    ]
-                    content = json.dumps({"data": {"latestVersion": {"files": entries}}}).encode()
-                else:
-                    content = release.files[int(self.path.split("/")[-1].split("?")[0])][1]
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *arguments):
-                pass
-
-        return Handler
+# Downloads
 
 
 @pytest.fixture
 def dataverse():
-    served = Dataverse()
+    table = rows()
+    half = len(table) // 2
+    served = Dataverse(
+        ("HAM10000_metadata.tab", table.to_csv(index=False, sep="\t").encode()),
+        archive("HAM10000_images_part_1.zip", table["image_id"][:half]),
+        archive("HAM10000_images_part_2.zip", table["image_id"][half:]),
+    )
     yield served
-    served.server.shutdown()
-    served.server.server_close()
+    served.close()
 
 
 def test_a_download_gives_a_data_set_and_is_not_repeated(dataverse, tmp_path):
@@ -292,7 +230,7 @@ def test_a_download_goes_on_where_it_was_cut_off(dataverse, tmp_path):
 
 
 def test_an_archive_cannot_write_outside_of_its_folder(dataverse, tmp_path):
-    dataverse.files[2] = Dataverse._archive("HAM10000_images_part_1.zip", rows()["image_id"][:7], "../../../evil/")
+    dataverse.files[2] = archive("HAM10000_images_part_1.zip", rows()["image_id"][:7], "../../../evil/")
     folder = dataset.download(tmp_path / "a" / "HAM10000", dataverse.address)
     assert not list(tmp_path.rglob("evil"))
     assert len(list((folder / "HAM10000_images_part_1").iterdir())) == 7

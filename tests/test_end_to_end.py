@@ -7,9 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from sklearn import metrics
 
 from skin_tl.study import CLASSES
@@ -91,6 +93,52 @@ def _metrics_are_those_of_the_predictions(predictions_file, metrics_file):
             expected = {"precision": precision[k], "recall": recall[k], "f1": f1[k], "support": support[k]}
             for metric, value in expected.items():
                 assert ours[metric, name] == value, (metric, name)
+
+
+def test_an_external_test_set_is_predicted_beside_the_internal_one(project, tmp_path):
+    source, wanted = tmp_path / "ISIC2018", ("--config", "external=isic2018", "split_policies=lesion", "seeds=1")
+    source.mkdir()
+    known = sorted((tmp_path / "HAM10000").glob("*.png"))[0]
+    colours = np.random.default_rng(1).integers(0, 255, (len(CLASSES), 6, 6, 3), np.uint8)
+    for name, picture in zip(CLASSES, colours, strict=True):
+        Image.fromarray(picture).resize((40, 40)).save(source / f"test_{name}.png")
+    shutil.copy(known, source / "test_known.png")
+    labels = pd.DataFrame({"image": [*(f"test_{name}" for name in CLASSES), "test_known"]})
+    for k, name in enumerate(CLASSES):
+        labels[name.upper()] = [float(k == row) for row in range(len(CLASSES))] + [float(name == CLASSES[0])]
+    labels.to_csv(source / "ISIC2018_Task3_Test_GroundTruth.csv", index=False)
+
+    plain = start(project, "--dry-run", SKIN_TL_ISIC2018=str(source))
+    assert plain.returncode == 0 and "external" not in plain.stdout, plain.stderr
+    listed = start(project, "--dry-run", *wanted, SKIN_TL_ISIC2018=str(source))
+    assert listed.returncode == 0 and listed.stdout.count("the external test set") == 4, listed.stdout
+
+    until = ("--until", "external", "external_duplicates")
+    first = start(project, *wanted, *until, SKIN_TL_ISIC2018=str(source))
+    assert first.returncode == 0, first.stderr
+    assert "external images look like images of the data set" in first.stderr
+    external = project / "runs/small/external"
+    duplicates = pd.read_csv(external / "duplicates.csv").set_index("image_id")
+    assert duplicates.loc["test_known", "nearest_image_id"] == known.stem
+    assert (external / "features_MobileNetV2_native.json").is_file()
+    table = pd.read_csv(project / RUN / "predictions_isic2018.csv")
+    inside = pd.read_csv(project / RUN / "predictions.csv")
+    assert table.columns.tolist() == inside.columns.tolist()
+    assert len(table) == 8 and set(table["dataset"]) == {"isic2018"} and set(inside["dataset"]) == {"internal"}
+    truth = table.drop_duplicates("image_id").set_index("image_id")["dx"].to_dict()
+    assert truth == {f"test_{name}": name for name in CLASSES} | {"test_known": CLASSES[0]}
+
+    again = start(project, *wanted, *until, SKIN_TL_ISIC2018=str(source))
+    assert again.returncode == 0 and "Done: 0 steps" in again.stderr
+
+    # an image of the data set under its own id is refused
+    labels.assign(image=[*labels["image"][:-1], known.stem]).to_csv(
+        source / "ISIC2018_Task3_Test_GroundTruth.csv", index=False
+    )
+    shutil.copy(known, source)
+    refused = start(project, *wanted, *until, "--forcerun", "external_images", SKIN_TL_ISIC2018=str(source))
+    assert refused.returncode == 1
+    assert f"1 images of the external test set are in the data set too: {known.stem}" in refused.stderr
 
 
 def test_bad_input_ends_in_one_line_and_keeps_what_was_computed(project, tmp_path):

@@ -18,11 +18,11 @@ from sklearn import metrics as skm
 
 from skin_tl import rendering
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation import metrics_table
 from skin_tl.files import ROOT, write_csv
 from skin_tl.report import Report
+from skin_tl.scoring import write_evaluation
 from skin_tl.study import CLASSES
-from skin_tl.tables import AVERAGES, SETUP, TEXTS, majority_scores
+from skin_tl.tables import AVERAGES, SETUP, TEXTS, read_study_files
 from skin_tl.texts import NARROW_SPACE, Labels, format_number, languages, typeset
 
 NOTEBOOK = ROOT / "notebooks" / "3_report.ipynb"
@@ -36,15 +36,9 @@ HOSTILE = "<script>alert(1)</script>*x*](javascript:1)"
 
 
 def evaluate(study_file, n_boot=40):
-    """Write metrics.csv as the workflow's step before the report does, with few draws."""
-    study = json.loads(study_file.read_text())
-    folder, root = study_file.parent, study_file.parents[2]
-    parts = [
-        metrics_table(pd.read_csv(folder / strategy / backbone / "predictions.csv"), strategy, backbone, n_boot)
-        for strategy in study["strategies"]
-        for backbone in study["backbones"]
-    ]
-    write_csv(root / "report" / study["name"] / "metrics.csv", pd.concat(parts, ignore_index=True))
+    """Write what the workflow's step before the report does, with few draws."""
+    files = read_study_files(study_file)
+    write_evaluation(files, files.root / "report" / files.study["name"], n_boot)
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +354,7 @@ def test_classification_reports_are_those_of_scikit_learn(make, root):
     table = report.tables["classification_reports.csv"]
     for backbone in report.study["backbones"]:
         predictions = pd.read_csv(root / "runs/presentation/feature_extraction" / backbone / "predictions.csv")
-        predictions = predictions[predictions["subset"] == "test"]
+        predictions = predictions[(predictions["subset"] == "test") & (predictions["arm"] == "main")]
         for (policy, preprocessing), part in predictions.groupby(["split_policy", "preprocessing"]):
             expected = []
             for _, of_seed in part.groupby("seed"):
@@ -382,7 +376,7 @@ def test_classification_reports_are_those_of_scikit_learn(make, root):
 def test_confusion_matrices_are_those_of_scikit_learn(make, root):
     report = make("presentation", PRESENTATION)
     predictions = pd.read_csv(root / "runs/presentation/feature_extraction/VGG16/predictions.csv")
-    test = predictions[predictions["subset"] == "test"]
+    test = predictions[(predictions["subset"] == "test") & (predictions["arm"] == "main")]
     for keys, part in report.tables["confusion.csv"].query("backbone == 'VGG16'").groupby(SETUP):
         rows = test[(test["split_policy"] == keys[1]) & (test["preprocessing"] == keys[2])]
         guess = np.array(CLASSES)[rows[[f"p_{dx}" for dx in CLASSES]].to_numpy().argmax(1)]
@@ -414,19 +408,6 @@ def test_subsets_count_images_whose_lesion_is_known_from_training(make):
     known = sum(lesion in training for lesion in one[one["subset"] == "test"]["lesion_id"])
     assert known > 0
     assert table.loc[("image", "1", "test"), "n_images_known"] == known
-
-
-@given(st.lists(st.integers(0, 40), min_size=2, max_size=7).filter(lambda counts: sum(n > 0 for n in counts) > 1))
-def test_majority_scores_are_those_of_scikit_learn(support):
-    truth = np.repeat(np.arange(len(support)), support)
-    guess = np.full(len(truth), np.argmax(support))
-    present = np.unique(truth)
-    scores = majority_scores(support)
-    assert scores["accuracy"] == pytest.approx(skm.accuracy_score(truth, guess))
-    assert scores["balanced_accuracy"] == pytest.approx(skm.balanced_accuracy_score(truth, guess))
-    for average in ("macro", "weighted"):
-        expected = skm.f1_score(truth, guess, labels=present, average=average, zero_division=0)
-        assert scores[f"{average}_f1"] == pytest.approx(expected)
 
 
 def test_the_conclusion_follows_the_paired_comparison(make):

@@ -35,6 +35,7 @@ def test_the_studies_of_the_project_are_valid_and_named_after_their_file(path):
         ({"name": "published"}, "reserved"),
         ({"name": "../elsewhere"}, "name"),
         ({"dataset": None}, "dataset"),
+        ({"external": "isic2019"}, "isic2018"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(change, named):
@@ -59,6 +60,22 @@ def test_overrides_are_read_as_a_command_line_gives_them_and_remembered():
 
 def test_an_override_that_changes_nothing_is_not_remembered():
     assert check_study(SETTINGS, {"seeds": "1,2"}).overrides == []
+
+
+def test_the_external_test_set_changes_neither_splits_nor_training():
+    plain, with_it = check_study(SETTINGS), check_study(SETTINGS, {"external": "isic2018"})
+    assert plain.external is None and with_it.external == "isic2018" and with_it.overrides == ["external"]
+    assert with_it.split_settings() == plain.split_settings()
+    assert with_it.training_settings() == plain.training_settings()
+    assert check_study({**SETTINGS, "external": "isic2018"}, {"external": None}).external is None
+
+
+@pytest.mark.parametrize(
+    ("preprocessings", "chosen"), [(["unit", "native"], "native"), (["unit"], "unit"), (["native"], "native")]
+)
+def test_near_duplicates_are_told_by_the_first_backbone(preprocessings, chosen):
+    study = check_study(SETTINGS | {"backbones": ["Xception", "VGG16"], "preprocessings": preprocessings})
+    assert study.features_of_duplicates == ("Xception", chosen)
 
 
 def test_a_wrong_override_is_named_as_the_user_typed_it():

@@ -197,7 +197,7 @@ def test_a_run_keeps_its_contract(run, tmp_path):
         for subset in ("val", "test"):
             ids = part.loc[part["subset"] == subset, "image_id"]
             assert sorted(ids) == sorted(split.loc[split["subset"] == subset, "image_id"])
-        assert (folder / "heads" / f"{policy}_{preprocessing}_seed{seed}.weights.h5").is_file()
+        assert (folder / "heads" / f"{policy}_{preprocessing}_seed{seed}.keras").is_file()
     assert main.groupby(arms).ngroups == 8
     assert set(predictions["subset"]) == {"val", "test"}
     np.testing.assert_allclose(predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1), 1, atol=1e-5)
@@ -226,7 +226,7 @@ def test_experiments_are_trained_beside_the_main_arm(run):
     leak = {arm: ("lesion", "native") for arm in ("leak_with_siblings", "leak_without_siblings")}
     for arm, setup in leak.items():
         assert cells[arm, *setup] == [1, 2]
-        assert (folder / "heads" / f"{arm}_lesion_native_seed1.weights.h5").is_file()
+        assert (folder / "heads" / f"{arm}_lesion_native_seed1.keras").is_file()
     assert set(predictions["arm"]) == {"main", "other_split", *leak}
     test = predictions[predictions["subset"] == "test"]
     tested = {arm: part["image_id"].tolist() for arm, part in test[test["arm"].isin(leak)].groupby("arm")}
@@ -263,6 +263,22 @@ def test_the_saved_model_takes_raw_pixels_and_needs_keras_alone(run, tmp_path):
     first = predictions.query("arm == 'main' and split_policy == 'lesion' and preprocessing == 'native' and seed == 1")
     expected = first[[f"p_{name}" for name in CLASSES]].to_numpy()
     np.testing.assert_allclose(chances.loc[first["image_id"]].to_numpy(), expected, atol=1e-4)
+
+
+def test_a_head_from_its_file_gives_the_predictions_of_the_run(run):
+    _, data, folder = run
+    features_file = next((folder.parent.parent.parent.parent / "cache" / "features").glob("*/features.npy"))
+    values = np.load(features_file)  # one array: both scalings are the same for this network
+    rows = {image_id: row for row, image_id in enumerate(data.images.ids)}
+    predictions = pd.read_csv(folder / "predictions.csv")
+    columns = [f"p_{name}" for name in CLASSES]
+    heads = list(predictions.groupby(["arm", "split_policy", "preprocessing", "seed"]))
+    assert {training.head_file(*name) for name, _ in heads} == {file.name for file in (folder / "heads").iterdir()}
+    for name, part in heads:
+        head = keras.models.load_model(folder / "heads" / training.head_file(*name))
+        for _, of_subset in part.groupby("subset"):
+            chances = head.predict_on_batch(values[[rows[image_id] for image_id in of_subset["image_id"]]])
+            np.testing.assert_array_equal(of_subset[columns].to_numpy(np.float32), np.asarray(chances))
 
 
 def test_a_deleted_cache_is_said(small_study, tmp_path, monkeypatch):

@@ -96,7 +96,8 @@ def start(project, *arguments, **variables):
 
 
 def environment(**variables):
-    without = ("PYTHON", "SKIN_TL_HAM10000", "SKIN_TL_WEIGHTS", "SKIN_TL_CACHE", "SKIN_TL_TERMINAL", "KERAS_BACKEND")
+    without = {"PYTHON", "SKIN_TL_HAM10000", "SKIN_TL_WEIGHTS", "SKIN_TL_CACHE", "SKIN_TL_TERMINAL", "KERAS_BACKEND"}
+    without |= {"SKIN_TL_ISIC2018"}
     return {key: value for key, value in os.environ.items() if key not in without} | {"SKIN_TL_CUDA": "0"} | variables
 
 
@@ -495,6 +496,14 @@ def test_the_estimate_counts_what_is_computed(monkeypatch):
     assert of(seeds="1,2,3,4,5") == of(seeds="1")
     monkeypatch.setenv("SKIN_TL_HAM10000", "somewhere")
     assert of().disk == pytest.approx(one.disk - one.download)
+    monkeypatch.delenv("SKIN_TL_ISIC2018", raising=False)
+    both = of(external="isic2018")
+    assert both.images == (10015 + 1512) * 224 * 224 * 3
+    assert both.features == (10015 + 1512) * 2048 * 4
+    assert both.seconds == pytest.approx(one.seconds * (10015 + 1512) / 10015)
+    assert both.download == workflow.DOWNLOAD_BYTES["isic2018"]
+    monkeypatch.setenv("SKIN_TL_ISIC2018", "somewhere")
+    assert of(external="isic2018").download == 0
     assert f"{one.disk / 1e9:.1f} GB" in one.in_words()
 
 

@@ -1,0 +1,293 @@
+"""The external test set: the ISIC 2018 Task 3 test images, which no choice ever sees.
+
+Takes the folder that ``SKIN_TL_ISIC2018`` names (or downloads it, from the release of HAM10000) and a study's trained
+heads; gives ``external/`` below the study's runs, and in each run ``predictions_isic2018.csv``.
+
+Its labels are published in two forms, and both are read: a table with HAM10000's columns, and the challenge's own with
+one column of 0 and 1 for each diagnosis, which tells nothing of lesions or patients.
+"""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from skin_tl.dataset import (
+    COLUMNS,
+    DX_TYPES,
+    Dataset,
+    check_metadata,
+    find_metadata,
+    find_release,
+    images_of,
+    read_table,
+)
+from skin_tl.errors import SkinTLError
+from skin_tl.files import write_csv
+from skin_tl.progress import say
+from skin_tl.runs import read_images, read_metadata_table, write_images
+from skin_tl.study import CLASSES
+
+LABELS = "ISIC2018_Task3_Test_GroundTruth"
+FILES = (LABELS, "ISIC2018_Task3_Test_Images.zip")
+
+NOT_SCORED = "ISIC_0035068"
+"""An image that the challenge leaves out of its scores, and the release out of its archive, though its row is there.
+
+Source: the challenge's scoring code (ImageMarkup/isic-challenge-scoring), which excludes it."""
+
+NEAR_DUPLICATE = 0.9
+
+DUPLICATE_COLUMNS = ["image_id", "nearest_image_id", "similarity"]
+
+
+# --- Reading --------------------------------------------------------------------------------------------------------
+
+
+def open_isic2018():
+    """Find (or download) and check the ISIC 2018 test set.
+
+    Returns
+    -------
+    skin_tl.dataset.Dataset
+
+    Raises
+    ------
+    SkinTLError
+        If it cannot be had, or its table or images are not what they should be.
+    """
+    folder, source = find_release("ISIC2018", files=FILES, check=read_labels)
+    table = find_metadata(folder, LABELS)
+    labels = read_labels(table)
+    metadata = labels[labels["image_id"].str.upper() != NOT_SCORED].reset_index(drop=True)
+    if len(metadata) < len(labels):
+        say(f"  note: {NOT_SCORED} is left out, as in the scores of the challenge.")
+    return Dataset(metadata, images_of(metadata, folder, table), source, synthetic=False)
+
+
+def read_labels(path):
+    """Read and check the labels in either form.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `COLUMNS`, sorted by image_id.  What the table does not tell is ``unknown``, an age missing; where it
+        does not tell lesions, each image counts as one of its own, under its own id.
+
+    Raises
+    ------
+    SkinTLError
+        If it is empty, has the columns of neither form, or a value is not allowed; the message names rows.
+    """
+    table = read_table(path)
+    classes = list(CLASSES)
+    if {"image", *classes} <= set(table):
+        told = {"lesion_id": table["image"], "image_id": table["image"], "dx": _decoded(table[classes], path)}
+        table = pd.DataFrame(told, index=table.index).reindex(columns=COLUMNS, fill_value="")
+    elif "dx" not in table:
+        raise SkinTLError(
+            f"{path} has the columns {', '.join(table)}. Expected those of HAM10000 ({', '.join(COLUMNS)}) or of the "
+            f"challenge (image, {', '.join(classes).upper()})."
+        )
+    return check_metadata(table.replace({"dx_type": {"": "unknown"}}), path, (*DX_TYPES, "unknown"))
+
+
+def _decoded(marks, path):
+    """Return the diagnosis of each row of 0 and 1, str; refuse rows that do not have one."""
+    values = marks.apply(pd.to_numeric, errors="coerce")
+    n_marked = (values == 1).sum(axis=1)
+    for wrong, what in (
+        (~values.isin([0, 1]).all(axis=1), "values other than 0 and 1"),
+        (n_marked == 0, "no diagnosis"),
+        (n_marked > 1, "several diagnoses"),
+    ):
+        rows = marks.index[wrong]
+        if len(rows):
+            raise SkinTLError(
+                f"{path}, line {rows[0] + 2}: {what} ({len(rows)} rows in all). Expected a 1 for one diagnosis and 0 "
+                "for the others. Correct these rows."
+            )
+    return values.idxmax(axis=1)
+
+
+# --- Images that are in the training data too -------------------------------------------------------------------------
+
+
+def refuse_known(image_ids, known_ids):
+    """Refuse images that are in the data set that heads are trained with, by their ids, whatever the case.
+
+    Parameters
+    ----------
+    image_ids, known_ids : iterable of str
+        Of the external test set and of the data set.
+
+    Raises
+    ------
+    SkinTLError
+        If there are any; the message counts them and names the first.
+    """
+    known = {name.lower() for name in known_ids}
+    shared = sorted(name for name in image_ids if name.lower() in known)
+    if shared:
+        raise SkinTLError(
+            f"{len(shared)} images of the external test set are in the data set too: {', '.join(shared[:5])}"
+            f"{' …' if len(shared) > 5 else ''}. A test on images that heads were trained with tells nothing: remove "
+            "them from one of the two."
+        )
+
+
+def nearest(features, reference, chunk=1024):
+    """Find for each image the most similar one of another set.
+
+    Both are standardised by the mean and spread of each feature over `reference`; similarity is the cosine.  Memory
+    does not grow with the number of images.
+
+    Parameters
+    ----------
+    features : numpy.ndarray
+        (n_images, n_features) float32.
+    reference : numpy.ndarray
+        (n_reference, n_features) float32.
+    chunk : int
+        Images of each that are compared at a time.
+
+    Returns
+    -------
+    rows : numpy.ndarray
+        (n_images,) int, rows of `reference`, the first of equally similar ones.
+    similarity : numpy.ndarray
+        (n_images,) float32, −1…1.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    for i in range(0, len(reference), chunk):
+        scaler.partial_fit(reference[i : i + chunk])
+
+    def directions(values):
+        values = scaler.transform(values)
+        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+    rows, similarity = np.zeros(len(features), int), np.full(len(features), -np.inf, np.float32)
+    for i in range(0, len(features), chunk):
+        mine, part = directions(features[i : i + chunk]), slice(i, i + chunk)
+        for j in range(0, len(reference), chunk):
+            cosines = mine @ directions(reference[j : j + chunk]).T
+            closest = cosines.argmax(axis=1)
+            found = cosines[np.arange(len(mine)), closest]
+            closer = found > similarity[part]
+            rows[part][closer], similarity[part][closer] = closest[closer] + j, found[closer]
+    return rows, similarity
+
+
+# --- The steps --------------------------------------------------------------------------------------------------------
+
+
+def prepare_external(study, folder):
+    """Open the external test set, decode its images and write external/metadata.csv and external/images.json.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``, with its data set prepared.
+
+    Returns
+    -------
+    metadata : pandas.DataFrame
+    images : skin_tl.images.ImageSet
+
+    Raises
+    ------
+    SkinTLError
+        If it cannot be had, is not as it should be, or holds images of the data set.
+    """
+    data = open_isic2018()
+    refuse_known(data.metadata["image_id"], read_metadata_table(folder)["image_id"])
+    return data.metadata, write_images(data, study.external, study.image_size, folder / "external")
+
+
+def find_duplicates(study, folder):
+    """List external images that look like an image of the data set in external/duplicates.csv, and say so.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `DUPLICATE_COLUMNS`, sorted by image_id: external images whose nearest one in the data set is at least
+        `NEAR_DUPLICATE` similar, see `nearest`.
+    """
+    from skin_tl.features import features_of
+
+    images, known = read_images(folder, "external"), read_images(folder)
+    values, reference = (features_of(study, folder, some, *study.features_of_duplicates)[0] for some in (images, known))
+    rows, similarity = nearest(values, reference)
+    table = pd.DataFrame(
+        {
+            "image_id": images.ids,
+            "nearest_image_id": np.array(known.ids)[rows],
+            "similarity": similarity.astype(float).round(4),
+        }
+    )
+    table = table[table["similarity"] >= NEAR_DUPLICATE].reset_index(drop=True)
+    write_csv(folder / "external" / "duplicates.csv", table)
+    if len(table):
+        say(
+            f"  note: {len(table)} external images look like images of the data set; they are kept, and listed in "
+            f"runs/{study.name}/external/duplicates.csv."
+        )
+    return table
+
+
+def predict_external(study, strategy, backbone, folder):
+    """Predict the external images with every head of a run's arm ``main``; write the run's predictions_isic2018.csv.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    strategy : {'feature_extraction'}
+    backbone : str
+    folder : pathlib.Path
+        The study's folder below ``runs/``; the run must be trained.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `skin_tl.training.PREDICTION_COLUMNS`, all of them of the subset ``test``.
+
+    Raises
+    ------
+    SkinTLError
+        If a head is missing.
+    """
+    import keras
+
+    from skin_tl.features import features_of
+    from skin_tl.training import PREDICTION_COLUMNS, head_file, predict
+
+    run, images = folder / strategy / backbone, read_images(folder, "external")
+    metadata = read_metadata_table(folder, "external").set_index("image_id").loc[images.ids].reset_index()
+    same = {"dataset": study.external, "arm": "main", "train_fraction": 1.0, "subset": "test"}
+    predictions = []
+    for preprocessing in study.preprocessings:
+        features, _ = features_of(study, folder, images, backbone, preprocessing)
+        for policy, seed in itertools.product(study.split_policies, study.seeds):
+            file = run / "heads" / head_file("main", policy, preprocessing, seed)
+            if not file.is_file():
+                raise SkinTLError(f"{file} is missing. Delete {run / 'run.json'} and start again: it is trained anew.")
+            head = keras.models.load_model(file, compile=False)
+            table = predict(head, features, np.arange(len(features)), metadata)
+            head_of = {"split_policy": policy, "preprocessing": preprocessing, "seed": seed}
+            predictions.append(table.assign(**same, **head_of)[PREDICTION_COLUMNS])
+    predictions = pd.concat(predictions, ignore_index=True)
+    write_csv(run / f"predictions_{study.external}.csv", predictions)
+    return predictions
