@@ -332,8 +332,8 @@ class Report:
     def slides(self):
         """Return the words of the slides, which rendering makes a deck of; a notebook shows their titles.
 
-        ``slides.md`` holds one slide per heading.  A line ``![](#figure-…)`` stands for the figure or table of the report
-        with that anchor, ``{{ figure(name, setup=…) }}`` gives the anchor of one that depends on a set-up, and
+        ``slides.md`` holds one slide per heading.  A line ``![](#figure-…)`` stands for the figure or table of the
+        report with that anchor, ``{{ figure(name, setup=…) }}`` gives the anchor of one that depends on a set-up, and
         ``![text](#figure-…/2)`` shows one panel of a figure, counted from zero, with an alternative text of its own.
         """
         html = str(self.texts.prose("slides"))

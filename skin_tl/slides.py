@@ -104,7 +104,7 @@ class _Pieces:
                 self._pieces[found[1]] = html
 
     def take(self, anchor, panel, alt):
-        """Return the figure or table `anchor`, or its panel number `panel`, described by `alt` where it is not empty."""
+        """Return the figure or table `anchor`, or one panel of it, described by `alt` where that is not empty."""
         place = f"#{anchor}" if panel is None else f"#{anchor}/{panel}"
         if anchor not in self._pieces:
             known = ", ".join(sorted(self._pieces))
@@ -116,7 +116,8 @@ class _Pieces:
         if panel is not None:
             panels = list(_PANEL.finditer(html))
             if int(panel) >= len(panels):
-                raise SkinTLError(f"slides.md asks for {place}, but the panels there are 0 to {len(panels) - 1}.")
+                there = f"the panels there are 0 to {len(panels) - 1}" if panels else f"{anchor} has no panels"
+                raise SkinTLError(f"slides.md asks for {place}, but {there}.")
             html = html[: panels[0].start()] + panels[int(panel)][0] + html[panels[-1].end() :]
             html = html.replace(f'id="{anchor}"', f'id="{anchor}-{panel}"', 1).replace("panels several", "panels", 1)
         return re.sub(r'aria-label="[^"]*"', lambda _: f'aria-label="{alt}"', html, count=1) if alt else html
