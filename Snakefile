@@ -1,8 +1,8 @@
 # The study's story, step by step: what each step reads, what it writes, and what makes it run again.
 #
 #   weights ─┬─ features ─┐
-#   images ──┼────────────┼─ train (once per strategy and backbone) ─ ensemble ─┬─ evaluate ─ report ─ render
-#   dataset ─┴────────────┴─ baselines ─────────────────────────────────────────┘
+#   images ──┼────────────┼─ train (once per strategy and backbone) ─ ensemble ─┬─ evaluate ─ report ─┬─ render
+#   dataset ─┴────────────┴─ baselines ─────────────────────────────────────────┘                      └─ slides
 #
 # and where the study has an external test set, the heads that `train` wrote predict it before `ensemble`:
 #
@@ -30,7 +30,7 @@ RUNS = f"runs/{study.name}"
 REPORT = f"report/{study.name}"
 STEP = f"{shlex.quote(sys.executable)} -m skin_tl"
 STUDY = f"--study {RUNS}/study.json"
-LANGUAGES = {"en": "report", "fr": "report.fr"}
+LANGUAGES = {"en": "", "fr": ".fr"}
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
@@ -72,7 +72,8 @@ localrules: all
 rule all:
     input:
         f"{REPORT}/metrics.csv",
-        [f"{REPORT}/{name}.{kind}" for name in LANGUAGES.values() for kind in ("html", "pdf")],
+        [f"{REPORT}/report{ending}.{kind}" for ending in LANGUAGES.values() for kind in ("html", "pdf")],
+        [f"{REPORT}/slides{ending}.html" for ending in LANGUAGES.values()],
         # Named here so that a run that was deleted is missed, though the report that was made from it is there.
         [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
@@ -258,18 +259,30 @@ rule report:
     shell: "{STEP} report {STUDY} --language {wildcards.language} > {log} 2>&1"
 
 
-for language, name in LANGUAGES.items():
+for language, ending in LANGUAGES.items():
 
     rule:
         name: f"render_{language}"
-        message: f"rendering {REPORT}/{name}.html and .pdf"
+        message: f"rendering {REPORT}/report{ending}.html and .pdf"
         input:
             f"{RUNS}/report/report.{language}.ipynb",
             "report/template",
             sources("rendering"),
         output:
-            f"{REPORT}/{name}.html",
-            f"{REPORT}/{name}.pdf",
+            f"{REPORT}/report{ending}.html",
+            f"{REPORT}/report{ending}.pdf",
         params: language=language
         log: f"{RUNS}/logs/render_{language}.log"
         shell: "{STEP} render {STUDY} --language {params.language} > {log} 2>&1"
+
+    rule:
+        name: f"slides_{language}"
+        message: f"rendering {REPORT}/slides{ending}.html"
+        input:
+            f"{RUNS}/report/report.{language}.ipynb",
+            "report/template",
+            sources("rendering", "slides"),
+        output: f"{REPORT}/slides{ending}.html"
+        params: language=language
+        log: f"{RUNS}/logs/slides_{language}.log"
+        shell: "{STEP} slides {STUDY} --language {params.language} > {log} 2>&1"

@@ -135,10 +135,22 @@ def render(study, folder, options):
     """Turn the executed report notebook into HTML and PDF."""
     from skin_tl.rendering import render as render_notebook
 
-    name = "report" if options.language == "en" else f"report.{options.language}"
-    target = ROOT / "report" / study.name
-    notebook = folder / "report" / f"report.{options.language}.ipynb"
-    render_notebook(notebook, target / f"{name}.html", target / f"{name}.pdf")
+    notebook, target = _rendered(study, folder, options, "report")
+    render_notebook(notebook, target.with_name(f"{target.name}.html"), target.with_name(f"{target.name}.pdf"))
+
+
+def slides(study, folder, options):
+    """Turn the executed report notebook into slides."""
+    from skin_tl.slides import render as render_notebook
+
+    notebook, target = _rendered(study, folder, options, "slides")
+    render_notebook(notebook, target.with_name(f"{target.name}.html"))
+
+
+def _rendered(study, folder, options, name):
+    """Return the executed notebook of a language, and what is made from it, without its ending."""
+    name = name if options.language == "en" else f"{name}.{options.language}"
+    return folder / "report" / f"report.{options.language}.ipynb", ROOT / "report" / study.name / name
 
 
 def execute(name, target, study, folder, **parameters):
@@ -188,7 +200,7 @@ def execute(name, target, study, folder, **parameters):
             ) from None
 
 
-STEPS = (weights, images, dataset, features, train, baselines, ensemble, evaluate, report, render)
+STEPS = (weights, images, dataset, features, train, baselines, ensemble, evaluate, report, render, slides)
 STEPS += (external_images, external_features, external_duplicates, external)
 STEPS = {step.__name__: step for step in STEPS}
 
