@@ -181,6 +181,7 @@ if study.external:
     rule external_duplicates:
         message: "looking for images of the data set in the external test set"
         input:
+            rules.images.output.metadata,
             f"{RUNS}/features/{'_'.join(study.features_of_duplicates)}.json",
             f"{RUNS}/external/features_{'_'.join(study.features_of_duplicates)}.json",
             sources("external"),

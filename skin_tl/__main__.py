@@ -41,15 +41,15 @@ def dataset(study, folder, options):
 
 def features(study, folder, options):
     """Compute one backbone's features of all images."""
-    _write_features(study, folder, options, "dataset", folder / "features")
+    _write_features(study, folder, options, "dataset", "features/")
 
 
-def _write_features(study, folder, options, part, target, prefix=""):
+def _write_features(study, folder, options, part, where):
     from skin_tl.features import features_of
     from skin_tl.runs import read_images
 
     _, about = features_of(study, folder, read_images(folder, part), options.backbone, options.preprocessing)
-    write_json(target / f"{prefix}{options.backbone}_{options.preprocessing}.json", about)
+    write_json(folder / f"{where}{options.backbone}_{options.preprocessing}.json", about)
 
 
 def train(study, folder, options):
@@ -67,7 +67,7 @@ def external_images(study, folder, options):
 
 def external_features(study, folder, options):
     """Compute one backbone's features of the external images."""
-    _write_features(study, folder, options, "external", folder / "external", "features_")
+    _write_features(study, folder, options, "external", "external/features_")
 
 
 def external_duplicates(study, folder, options):

@@ -47,7 +47,7 @@ def training_curves(history, labels=None, title=None):
     Parameters
     ----------
     history : pandas.DataFrame
-        Of the arm ``main``: columns split_policy, preprocessing, seed, epoch, loss, val_loss, val_macro_f1.
+        Of the arm ``main``: columns split_policy, preprocessing, seed, epoch, loss, val_loss, kept (bool).
     labels : skin_tl.texts.Labels, optional
         English by default.
     title : str, optional
@@ -64,7 +64,7 @@ def training_curves(history, labels=None, title=None):
         part = part.sort_values("epoch")
         axes.plot(part["epoch"], part["loss"], color=colour, linewidth=1, alpha=0.65, linestyle=(0, (3, 2)))
         axes.plot(part["epoch"], part["val_loss"], color=colour, linewidth=1.4)
-        best = part.loc[part["val_macro_f1"].idxmax()]
+        best = part[part["kept"]].iloc[0]
         axes.plot(best["epoch"], best["val_loss"], "o", color=colour, markersize=4.5, markeredgecolor="white")
     n_heads = len(history.drop_duplicates(["split_policy", "preprocessing", "seed"]))
     axes.set_xlabel(labels("axis.epoch", heads=labels.number(n_heads, "d")))

@@ -371,12 +371,15 @@ def subset_table(splits):
 def settings_table(files):
     """List the numbers of the study's settings: setting, value."""
     study = files.study
-    numbers = {key: study[key] for key in sorted(study) if isinstance(study[key], (int, float))}
+    numbers = {key: study[key] for key in sorted(study) if type(study[key]) in (int, float)}
     numbers |= {
         "n_backbones": len(study["backbones"]),
         "n_seeds": len(study["seeds"]),
         "n_classes": len(CLASSES),
         "n_setups": len(files.setups),
+        "n_penalties": len(study["l2"]),
+        "lowest_penalty": min(study["l2"]),
+        "highest_penalty": max(study["l2"]),
         "confidence": CONFIDENCE,
         "sensitivity": SENSITIVITY,
         "min_lesions": MIN_LESIONS,
@@ -494,9 +497,10 @@ def setup_table(scores, comparisons):
     pandas.DataFrame
         strategy, split_policy, preprocessing, metric, best, best_value, second, second_value, last, last_value,
         gap (best less second), gap_to_last, n_seeds, n_seeds_best, majority_value (the baseline ``majority``), gain
-        (best less that), baseline and baseline_value (the best of the baselines), ensemble_value and ensemble_gain
-        (ensemble less best; empty for one backbone), and of the paired comparison of best and second (empty for
-        weighted F1, which is not compared) lead, lead_low, lead_high, lead_p (corrected) and real.
+        (best less that), baseline and baseline_value (the best of the baselines, the plainest of equal ones),
+        ensemble_value and ensemble_gain (ensemble less best; empty for one backbone), and of the paired comparison of
+        best and second (empty for weighted F1, which is not compared) lead, lead_low, lead_high, lead_p (corrected)
+        and real.
     """
     rows = []
     own = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
@@ -506,7 +510,7 @@ def setup_table(scores, comparisons):
         second = part.iloc[1] if len(part) > 1 else None
         setup = dict(zip([*SETUP, "metric"], keys, strict=True))
         of_metric = scores[scores["metric"] == setup["metric"]]
-        baselines = Setup(*keys[:3]).baselines_of(of_metric).set_index("backbone")["value"]
+        baselines = Setup(*keys[:3]).baselines_of(of_metric).set_index("backbone")["value"].loc[list(BASELINES)]
         ensemble = Setup(*keys[:3]).of(of_metric[of_metric["kind"] == "ensemble"])["value"].mean()
         rows.append(
             setup

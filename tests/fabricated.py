@@ -69,7 +69,8 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         "weights": "imagenet_or_random",
         "leakage": True,
         "other_splits": 4,
-        "l2": 0.001,
+        "external": None,
+        "l2": [0.001, 0.01],
         "max_epochs": 100,
         "patience": 8,
         "overrides": [],
@@ -82,6 +83,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
     write_json(folder / "study.json", study)
     write_csv(folder / "dataset" / "metadata.csv", metadata)
     write_csv(folder / "dataset" / "splits.csv", splits)
+    elsewhere = _fabricate_external(folder, study, np.random.default_rng(seed + 1))
     key = _write_images(root / "cache" / "images", sorted(metadata["image_id"]), study["image_size"], rng)
     about = {"key": key, "folder": f"cache/images/{key}", "n_images": len(metadata), "image_size": study["image_size"]}
     about |= {"dataset": study["dataset"], "synthetic": study["dataset"] == "synthetic", "fingerprint": key}
@@ -97,8 +99,11 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
             write_csv(run / "predictions.csv", predictions[backbone])
             write_csv(run / "history.csv", _history(study, rng))
             write_json(run / "run.json", _record(study, strategy, backbone, splits, key, sources[backbone], weights))
+            if study["external"]:
+                write_csv(run / f"predictions_{study['external']}.csv", elsewhere[backbone])
         if len(predictions) > 1:
             own = {name: table[table["arm"] == "main"] for name, table in predictions.items()}
+            own = {name: pd.concat([table, *([elsewhere[name]] if elsewhere else [])]) for name, table in own.items()}
             write_csv(folder / strategy / "ensemble" / "predictions.csv", ensemble(own))
     noise = rng.integers(0, 255, (len(metadata), 4, 4, 3), dtype=np.uint8)
     for name, pixels in (("majority", ()), ("metadata_only", ()), ("colour_histogram", (noise, metadata["image_id"]))):
@@ -141,6 +146,28 @@ def _write_images(folder, ids, size, rng):
     return key
 
 
+def _fabricate_external(folder, study, rng):
+    """Draw an external test set and what each backbone predicts for it; return the predictions by backbone."""
+    if not study["external"]:
+        return {}
+    write_csv(folder / "external" / "duplicates.csv", pd.DataFrame({"image_id": ["ELSEWHERE_000"]}))
+    n_images = {dx: 4 + n // 4 for dx, n in N_LESIONS.items()}
+    dx = np.repeat(list(n_images), list(n_images.values()))
+    names = [f"ELSEWHERE_{place:03d}" for place in range(len(dx))]
+    lesions = [f"{name}_{place // 2 if place < 20 else place}" for place, name in enumerate(dx)]
+    common = pd.Series(dx).value_counts(normalize=True).reindex(CLASSES).to_numpy()
+    found = {}
+    for backbone in study["backbones"]:
+        parts = []
+        for cell in _cells(study):
+            chances = _chances(dx, 0.7 * SKILL[backbone], common, rng)
+            table = pd.DataFrame({"image_id": names, "lesion_id": lesions, "dx": dx}).assign(**cell)
+            table = table.assign(dataset=study["external"], arm="main", train_fraction=1.0, subset="test")
+            parts.append(table.join(chances)[PREDICTION_COLUMNS])
+        found[backbone] = pd.concat(parts, ignore_index=True)
+    return found
+
+
 def _cells(study):
     return [
         {"split_policy": policy, "preprocessing": preprocessing, "seed": seed}
@@ -151,7 +178,7 @@ def _cells(study):
 
 
 def _predictions(metadata, splits, experiments, study, backbone, rng):
-    common = np.log(metadata["dx"].value_counts(normalize=True).reindex(CLASSES).to_numpy())
+    common = metadata["dx"].value_counts(normalize=True).reindex(CLASSES).to_numpy()
     truth = metadata.set_index("image_id")["dx"]
     own = [splits.assign(arm="main", preprocessing=name) for name in study["preprocessings"]]
     every = pd.concat([*own, experiments], ignore_index=True)
@@ -161,12 +188,17 @@ def _predictions(metadata, splits, experiments, study, backbone, rng):
         dx = truth[rows["image_id"]].to_numpy()
         skill = SKILL[backbone] * (0.6 if preprocessing == "unit" and backbone != "Xception" else 1)
         skill += 0.3 * (arm == "leak_with_siblings")
-        logits = rng.normal(0, 1, (len(rows), len(CLASSES))) + 0.6 * common
-        logits[np.arange(len(rows)), [CLASSES.index(name) for name in dx]] += skill
-        chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         table = rows.assign(dataset="internal", train_fraction=1.0, dx=dx)
-        parts.append(table.join(pd.DataFrame(chances, columns=PROBABILITIES)))
+        parts.append(table.join(_chances(dx, skill, common, rng)))
     return pd.concat(parts, ignore_index=True)[PREDICTION_COLUMNS]
+
+
+def _chances(dx, skill, common, rng):
+    """Draw probabilities for images of these diagnoses; `common` holds how frequent each diagnosis is."""
+    logits = rng.normal(0, 1, (len(dx), len(CLASSES))) + 0.6 * np.log(common)
+    logits[np.arange(len(dx)), [CLASSES.index(name) for name in dx]] += skill
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return pd.DataFrame(chances, columns=PROBABILITIES)
 
 
 def _history(study, rng):
@@ -178,10 +210,11 @@ def _history(study, rng):
         table["val_loss"] = loss + 0.1 + 0.01 * epochs
         table["val_accuracy"] = 1 - table["val_loss"] / 2
         table["macro_f1"], table["val_macro_f1"] = 1 - loss / 2, 1 - table["val_loss"] / 2
-        parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", **cell))
-    columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "epoch"]
+        table["kept"] = table["epoch"] == table.loc[table["val_macro_f1"].idxmax(), "epoch"]
+        parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", l2=0.01, **cell))
+    columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"]
     return pd.concat(parts, ignore_index=True)[
-        [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1"]
+        [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"]
     ]
 
 

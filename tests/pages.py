@@ -62,7 +62,7 @@ def parse(page):
     return parser.root
 
 
-NAMES = r"VGG16|ResNet50|EfficientNetB7|HAM10000|ham10000|F1|−1…1"
+NAMES = r"VGG16|ResNet50|EfficientNetB7|HAM10000|ham10000|isic2018|F1|−1…1"
 """Words of the prose that hold digits."""
 
 

@@ -306,7 +306,7 @@ def test_the_conclusion_follows_the_paired_comparison(make):
         assert row["lead"] == pytest.approx(sign * pair["difference"].iloc[0])
         assert row["real"] == (pair["p_holm"].iloc[0] < 0.05 and row["lead"] > 0)
     for setup in report.setups:
-        text = str(report.text("results_scores_setup", setup=setup).html)
+        text = str(report.text("results_scores_setup", setup=setup).html).split("</p>")[0]
         real = report.facts[f"best.{setup.key}.macro_f1.real"].value
         assert ("more than chance" in text) == real and ("may be chance" in text) == (not real)
 
@@ -414,7 +414,7 @@ def test_without_runs_the_message_names_the_command(root):
 
 @pytest.mark.parametrize("file", ["run.json", "predictions.csv", "history.csv"])
 def test_a_missing_file_of_a_run_is_named(root, file):
-    study = fabricate(root, f"without_{file[:4]}", {"backbones": ["VGG16"], "seeds": [1]})
+    study = fabricate(root, f"without_{file[:3]}", {"backbones": ["VGG16"], "seeds": [1]})
     (study.parent / "feature_extraction" / "VGG16" / file).unlink()
     with pytest.raises(SkinTLError, match=rf"VGG16.{file} is missing.*run_all\.sh without_"):
         Report(str(study), "en", root / "report" / "x")

@@ -1,0 +1,740 @@
+"""The numbers of a report's prose, computed a second time by pandas, scikit-learn, SciPy and statsmodels alone.
+
+Takes the files that runs left (predictions, histories, records, data set) and the tables of published numbers; gives
+for the key of a fact what it must be.  Nothing is taken from skin_tl but the names of the diagnoses and the project's
+folder: metrics are scikit-learn's, lesions are drawn by other random numbers, Wilson's interval is that of statsmodels,
+and temperatures are found by another search.
+
+Numbers without chance in them are the same to nine decimals.  The ends of an interval come from a bootstrap: with 400
+draws in the report and `N_DRAWS` here, the standard error has itself an error of √(1/800 + 1/2000) = 4 % (6 % if draws
+have a kurtosis of 5), so each end, half a width away from the value, has one of 2 to 3 % of the width.  `TOLERANCE` is
+three to five of these errors.  An interval that is a third of its width aside, or a third wider, is not let pass.  All
+draws come from fixed seeds, so a comparison that holds once holds always.  p-values hold no further chance: they follow
+from a difference and the width of its interval, corrected ones from all of a family, and both are compared to nine
+decimals as well.
+"""
+
+import functools
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special, stats
+from sklearn import metrics as skm
+from statsmodels.stats.proportion import proportion_confint
+
+from skin_tl.files import ROOT
+from skin_tl.study import CLASSES
+
+N_DRAWS = 1000
+TOLERANCE = 0.1
+"""Of the width of an interval, for each of its ends."""
+
+PROBABILITIES = [f"p_{dx}" for dx in CLASSES]
+BASELINES = ("majority", "metadata_only", "colour_histogram")
+LESS_IS_BETTER = ("log_loss", "log_loss_scaled", "ece", "ece_scaled")
+DECISIONS = {"melanoma": ["mel"], "malignant": ["mel", "bcc", "akiec"]}
+BENIGN = ["bkl", "df", "nv", "vasc"]
+# What the report says of itself: level of its intervals, what counts as real, and which subgroups allow a conclusion.
+CONFIDENCE, LEVEL, SENSITIVITY, MIN_LESIONS, MIN_CLASS_LESIONS, MAX_WIDTH = 0.95, 0.05, 0.95, 30, 5, 0.2
+IMAGENET_SIZES = {"VGG16": 224, "ResNet50": 224, "Xception": 299, "EfficientNetB7": 600}
+AGES = {"0-29": (0, 30), "30-44": (30, 45), "45-59": (45, 60), "60-74": (60, 75), "75+": (75, np.inf)}
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number that chance has a part in."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def near(cls, value, width):
+        return cls(value - TOLERANCE * width - 1e-9, value + TOLERANCE * width + 1e-9)
+
+    def admits(self, found):
+        return self.low <= found <= self.high
+
+
+def agree(found, expected):
+    """Tell whether a value of the report is what it must be: exact but for rounding, unless chance has a part in it."""
+    if isinstance(expected, Between):
+        return expected.admits(found)
+    if isinstance(expected, (str, bool, np.bool_)):
+        return found == expected
+    return bool(np.isclose(float(found), float(expected), rtol=1e-12, atol=1e-9))
+
+
+def mean_of(values):
+    """Average what is defined."""
+    values = [value for value in values if not np.isnan(value)]
+    return float(np.mean(values)) if values else np.nan
+
+
+# One test subset ---------------------------------------------------------------------------------------------------
+
+
+def guesses(rows):
+    return np.array(CLASSES)[np.argmax(rows[PROBABILITIES].to_numpy(), axis=1)]
+
+
+def metric_of(rows, metric, label="all", temperature=None):
+    """Compute one metric of the images of one seed; `label` is a diagnosis or ``all``."""
+    y, guess, probability = rows["dx"].to_numpy(), guesses(rows), rows[PROBABILITIES].to_numpy()
+    if metric.endswith("_scaled"):
+        probability = special.softmax(np.log(np.maximum(probability, np.finfo(float).eps)) / temperature, axis=1)
+        metric = metric.removesuffix("_scaled")
+    present = [dx for dx in CLASSES if dx in set(y)]
+    if metric == "accuracy":
+        return skm.accuracy_score(y, guess)
+    if metric == "balanced_accuracy":
+        return skm.recall_score(y, guess, labels=present, average="macro", zero_division=0)
+    if metric in ("macro_f1", "weighted_f1", "macro_precision", "weighted_precision"):
+        average, _, name = metric.partition("_")
+        score = {"f1": skm.f1_score, "precision": skm.precision_score}[name]
+        return score(y, guess, labels=present, average=average, zero_division=0)
+    if metric in ("precision", "recall", "f1"):
+        if label not in present:
+            return np.nan
+        score = {"f1": skm.f1_score, "precision": skm.precision_score, "recall": skm.recall_score}[metric]
+        return score(y, guess, labels=[label], average="macro", zero_division=0)
+    if metric in ("roc_auc", "average_precision"):
+        score = {"roc_auc": skm.roc_auc_score, "average_precision": skm.average_precision_score}[metric]
+        if label != "all":
+            return score(y == label, rows[f"p_{label}"]) if label in present else np.nan
+        return float(np.mean([score(y == dx, rows[f"p_{dx}"]) for dx in present]))
+    if metric == "log_loss":
+        probability = probability / probability.sum(axis=1, keepdims=True)
+        return skm.log_loss(y, probability, labels=CLASSES)
+    if metric == "ece":
+        table = pd.DataFrame({"sure": probability.max(axis=1), "right": guess == y})
+        bins = table.groupby(pd.cut(table["sure"], np.linspace(0, 1, 16)), observed=True)
+        return float((abs(bins["sure"].mean() - bins["right"].mean()) * bins.size()).sum() / len(table))
+    raise KeyError(f"no recomputation of the metric {metric!r}")
+
+
+def find_temperature(rows):
+    """Find where the log loss of validation images is least, as the root of its slope over the inverse temperature."""
+    logits = np.log(np.maximum(rows[PROBABILITIES].to_numpy(), np.finfo(float).eps))
+    right = logits[np.arange(len(rows)), [CLASSES.index(dx) for dx in rows["dx"]]]
+
+    def slope(inverse):
+        return ((special.softmax(inverse * logits, axis=1) * logits).sum(axis=1) - right).mean()
+
+    return 1 / optimize.brentq(slope, 1 / 20, 20)
+
+
+# Intervals ---------------------------------------------------------------------------------------------------------
+
+
+def bootstrap(rows, compute, n_draws=N_DRAWS):
+    """Draw lesions, those of all seeds at once, and compute the mean over the seeds in each draw.
+
+    `compute` takes positions of rows, repeated as their lesions were drawn.
+    """
+    lesions, codes = np.unique(rows["lesion_id"].to_numpy(), return_inverse=True)
+    seeds = [np.flatnonzero(rows["seed"].to_numpy() == seed) for seed in rows["seed"].unique()]
+    drawn, n_lesions = [], len(lesions)
+    drawings = np.random.default_rng(2018).multinomial(n_lesions, np.full(n_lesions, 1 / n_lesions), n_draws)
+    for counts in drawings:
+        again = [np.repeat(at, counts[codes[at]]) for at in seeds]
+        drawn.append(mean_of([compute(at) if len(at) else np.nan for at in again]))
+    return np.array(drawn)
+
+
+def bootstrap_metric(rows, metric, label="all"):
+    """Draw lesions and compute a metric of the predicted diagnosis, or ROC AUC or average precision, in each draw."""
+    y, guess = (np.array([CLASSES.index(dx) for dx in names]) for names in (rows["dx"], guesses(rows)))
+
+    def score(at):
+        table = np.bincount(len(CLASSES) * y[at] + guess[at], minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
+        hits, true, called = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
+        if metric == "accuracy":
+            return hits.sum() / len(at)
+        top, bottom = {
+            "precision": (hits, np.maximum(called, 1)),
+            "recall": (hits, np.maximum(true, 1)),
+            "f1": (2 * hits, np.maximum(true + called, 1)),
+        }["recall" if metric == "balanced_accuracy" else metric.rpartition("_")[2]]
+        present = true > 0 if label == "all" else (true > 0) & (np.array(CLASSES) == label)
+        weights = true if metric.startswith("weighted") else present
+        return (top / bottom)[present] @ weights[present] / weights[present].sum() if present.any() else np.nan
+
+    def rank(at):
+        return metric_of(rows.iloc[at], metric, label)
+
+    if metric in ("roc_auc", "average_precision"):
+        return bootstrap(rows, rank, 300)
+    # The quick way gives what scikit-learn's does, also where rows repeat and diagnoses lack.
+    for seed in rows["seed"].unique():
+        at = np.flatnonzero(rows["seed"].to_numpy() == seed)
+        for part in (at, np.repeat(at[: len(at) // 2], 3)):
+            np.testing.assert_allclose(score(part), metric_of(rows.iloc[part], metric, label), rtol=1e-12)
+    return bootstrap(rows, score)
+
+
+def units_of(metric, dx):
+    """Return how many lesions a metric rests on; `dx` holds the diagnosis of each lesion.
+
+    Of a mean over diagnoses, each with a variance in proportion to 1/n: one more than the degrees of freedom after
+    Welch and Satterthwaite.
+    """
+    if metric in ("accuracy", "weighted_f1", "weighted_precision"):
+        return len(dx)
+    sizes = pd.Series(dx).value_counts().to_numpy(float)
+    variances = 1 / sizes
+    return variances.sum() ** 2 / (variances**2 / np.maximum(sizes - 1, 1)).sum() + 1
+
+
+def wilson(value, draws, n_units):
+    """Give Wilson's interval at the effective number of lesions, with Student's quantile."""
+    variance = np.var(draws[~np.isnan(draws)])
+    if 0 < value < 1 and variance == 0:
+        return value, value
+    effective = max(value * (1 - value) / variance, 1) if 0 < value < 1 else n_units
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, max(n_units - 1, 1))
+    return proportion_confint(value * effective, effective, alpha=2 * stats.norm.sf(quantile), method="wilson")
+
+
+def near(ends):
+    """Turn both ends of an interval into what the report's may be."""
+    low, high = ends
+    return {"low": Between.near(low, high - low), "high": Between.near(high, high - low)}
+
+
+def check_interval(row, ends):
+    """Compare both ends of an interval of the report with those of another bootstrap."""
+    for end, expected in near(ends).items():
+        found = row[f"ci_{end}"]
+        assert expected.admits(found), f"interval from {row['ci_low']} to {row['ci_high']}, by other draws {ends}"
+
+
+def holm(p):
+    """Correct p-values after Holm, by hand."""
+    p, corrected, largest = np.asarray(p, float), np.empty(len(p)), 0.0
+    for place, at in enumerate(np.argsort(p, kind="stable")):
+        largest = max(largest, min(1.0, (len(p) - place) * p[at]))
+        corrected[at] = largest
+    return corrected
+
+
+# A whole study -----------------------------------------------------------------------------------------------------
+
+
+def stored(method):
+    """Compute once per study and arguments."""
+
+    @functools.wraps(method)
+    def once(self, *arguments):
+        key = (method.__name__, *arguments)
+        if key not in self.known:
+            self.known[key] = method(self, *arguments)
+        return self.known[key]
+
+    return once
+
+
+class Recomputation:
+    """A study's numbers, computed again.
+
+    Parameters
+    ----------
+    runs, report : pathlib.Path
+        ``runs/<study>`` and ``report/<study>``.  Of the report nothing is read but intervals and fitted temperatures,
+        from which p-values and what allows a conclusion follow; each is itself compared with what is found here.
+    """
+
+    def __init__(self, runs, report):
+        self.runs, self.report, self.known = runs, report, {}
+        self.study = json.loads((runs / "study.json").read_text(encoding="utf-8"))
+        self.metadata = pd.read_csv(runs / "dataset" / "metadata.csv", dtype=str, na_filter=False)
+        self.splits = pd.read_csv(runs / "dataset" / "splits.csv")
+        texts = ROOT / "report" / "text"
+        self.published_results = pd.read_csv(texts / "published_results.csv").set_index(["backbone", "row"])
+        self.stated = pd.read_csv(texts / "literature.csv").set_index("key")["value"]
+
+    def __call__(self, key):
+        """Return what the fact `key` must be; KeyError if nobody has said how to compute it."""
+        family, *parts = key.split(".")
+        if f"of_{family}" not in dir(self):
+            raise KeyError(f"no recomputation for the family of {key!r}: add one to {__name__}")
+        return getattr(self, f"of_{family}")(*parts)
+
+    # Files
+
+    @stored
+    def predictions(self, strategy, backbone):
+        """Return all predictions of a run; the ensemble's are averaged here, those of a baseline are its file's."""
+        if backbone == "ensemble":
+            tables = [self.predictions(strategy, name) for name in self.study["backbones"]]
+            names = [name for name in tables[0].columns if name not in PROBABILITIES]
+            own = [t[(t["arm"] == "main") & (t["train_fraction"] == 1)] for t in tables]
+            return pd.concat(own).groupby(names, as_index=False, sort=False)[PROBABILITIES].mean()
+        run = self.runs / ("baseline" if backbone in BASELINES else strategy) / backbone
+        files = [run / "predictions.csv"]
+        if self.study.get("external") and backbone not in BASELINES:
+            files.append(run / f"predictions_{self.study['external']}.csv")
+        return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+
+    @stored
+    def rows(self, setup, backbone, subset="test", dataset="internal", arm="main"):
+        """Return the predictions of a run for one subset, by seed and image; `setup` is strategy, policy, scaling."""
+        strategy, policy, preprocessing = setup
+        table = self.predictions(strategy, backbone)
+        wanted = {"dataset": dataset, "arm": arm, "split_policy": policy, "subset": subset, "train_fraction": 1}
+        wanted["preprocessing"] = "native" if backbone in BASELINES else preprocessing
+        table = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+        return table.sort_values(["seed", "image_id"], ignore_index=True)
+
+    @stored
+    def table(self, file):
+        return pd.read_csv(self.report / file, dtype={"seed": str}, float_precision="round_trip")
+
+    def cell(self, file, **where):
+        """Return one row of a table of the report."""
+        table = self.table(file)
+        table = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
+        assert len(table) == 1, (file, where)
+        return table.iloc[0]
+
+    # Scores of a run
+
+    @stored
+    def by_seed(self, setup, backbone, metric, label="all", dataset="internal", arm="main"):
+        """Return a metric for each seed, in the order of the seeds."""
+        table, values = self.rows(setup, backbone, "test", dataset, arm), []
+        for seed, rows in table.groupby("seed"):
+            temperature = None
+            if metric == "temperature" or metric.endswith("_scaled"):
+                temperature = self.temperature(setup, backbone, seed)
+            values.append(temperature if metric == "temperature" else metric_of(rows, metric, label, temperature))
+        return values
+
+    def temperature(self, setup, backbone, seed):
+        """Return the report's temperature of a seed, once it is seen that no other has a smaller log loss."""
+        validation = self.rows(setup, backbone, "val")
+        best = find_temperature(validation[validation["seed"] == seed])
+        where = dict(zip(("strategy", "split_policy", "preprocessing"), setup, strict=True))
+        where |= {"dataset": "internal", "backbone": backbone, "seed": str(seed), "metric": "temperature"}
+        found = self.cell("metrics.csv", **where, arm="main", subgroup="all")["value"]
+        assert abs(found / best - 1) < 1e-3, f"temperature {found}, least log loss at {best}"
+        return found
+
+    def score(self, setup, backbone, metric, label="all", dataset="internal", arm="main"):
+        """Return a metric's mean over the seeds."""
+        return mean_of(self.by_seed(setup, backbone, metric, label, dataset, arm))
+
+    @stored
+    def interval(self, setup, backbone, metric, label="all", dataset="internal"):
+        """Return both ends of a score's interval."""
+        rows = self.rows(setup, backbone, "test", dataset)
+        lesions = rows.drop_duplicates("lesion_id")
+        if label == "all":
+            n_units = units_of(metric, lesions["dx"])
+        elif metric == "precision":
+            n_units = rows.loc[guesses(rows) == label, "lesion_id"].nunique()
+        else:
+            n_units = (lesions["dx"] == label).sum()
+        value = self.score(setup, backbone, metric, label, dataset)
+        return wilson(value, bootstrap_metric(rows, metric, label), n_units)
+
+    # Families of facts about the data set and the set-up
+
+    def of_data(self, dx, ending):
+        part = self.metadata if dx == "all" else self.metadata[self.metadata["dx"] == dx]
+        n_lesions = part["lesion_id"].nunique()
+        return {
+            "n_images": len(part),
+            "n_lesions": n_lesions,
+            "share_images": len(part) / len(self.metadata),
+            "images_per_lesion": len(part) / n_lesions,
+            "n_lesions_seen_again": (part.groupby("lesion_id").size() > 1).sum(),
+        }[ending]
+
+    def of_subset(self, policy, subset, ending):
+        counts = []
+        for _, split in self.splits[self.splits["split_policy"] == policy].groupby("seed"):
+            part = split[split["subset"] == subset]
+            train = split.loc[split["subset"] == "train", ["lesion_id"]].drop_duplicates()
+            known = len(part.merge(train, on="lesion_id"))
+            count = {"n_images": len(part), "n_lesions": part["lesion_id"].nunique()}
+            counts.append(count | {"n_images_known": known, "share_known": known / len(part)})
+        return np.mean([count[ending] for count in counts])
+
+    def of_setting(self, name):
+        study = self.study
+        lists = {"n_backbones": "backbones", "n_seeds": "seeds"}
+        fixed = {"confidence": CONFIDENCE, "level": LEVEL, "sensitivity": SENSITIVITY, "n_classes": len(CLASSES)}
+        fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH}
+        fixed |= {name: len(study[key]) for name, key in lists.items()}
+        kinds = ("strategies", "split_policies", "preprocessings")
+        return (fixed | {"n_setups": np.prod([len(study[kind]) for kind in kinds])} | study)[name]
+
+    def of_backbone(self, backbone, ending):
+        run = self.runs / self.study["strategies"][0] / backbone / "run.json"
+        run = json.loads(run.read_text(encoding="utf-8"))
+        n_head = run["n_features"] * len(CLASSES) + len(CLASSES)  # weights and biases
+        stated = self.stated.get(f"parameters.{backbone}", np.nan)
+        return {
+            "n_parameters": run["n_parameters"],
+            "n_parameters_with_classifier": run["n_parameters_with_classifier"],
+            "n_parameters_presentation": stated,
+            "parameters_difference": run["n_parameters_with_classifier"] - stated,
+            "imagenet_size": IMAGENET_SIZES[backbone],
+            "n_features": run["n_features"],
+            "n_head": n_head,
+            "head_share": n_head / run["n_parameters"],
+        }[ending]
+
+    def of_training(self, strategy, policy, preprocessing, backbone, ending):
+        assert ending == "epochs"
+        history = pd.read_csv(self.runs / strategy / backbone / "history.csv")
+        history = history.query("arm == 'main' and split_policy == @policy and preprocessing == @preprocessing")
+        return history["seed"].value_counts().mean()
+
+    def of_published(self, backbone, row, ending):
+        return self.published_results.loc[(backbone, row), ending]
+
+    def of_literature(self, *key):
+        return self.stated[".".join(key)]
+
+    # Families of facts about scores
+
+    def of_score(self, strategy, policy, preprocessing, backbone, metric, ending="value"):
+        setup, sign = (strategy, policy, preprocessing), -1 if metric in LESS_IS_BETTER else 1
+        if ending in ("low", "high"):
+            return near(self.interval(setup, backbone, metric))[ending]
+        values = self.by_seed(setup, backbone, metric)
+        if ending in ("rank", "n_seeds_best"):
+            others = {name: self.by_seed(setup, name, metric) for name in self.study["backbones"]}
+            if ending == "rank":
+                return 1 + sum(sign * np.mean(other) > sign * np.mean(values) for other in others.values())
+            return sum(sign * np.array(values) >= np.max([sign * np.array(o) for o in others.values()], axis=0))
+        rows = self.rows(setup, backbone)
+        value = np.mean(values) if metric != "temperature" else Between(*(np.mean(values) * np.array([0.999, 1.001])))
+        found = {"value": value, "n_images": rows.groupby("seed").size().mean()}
+        if len(values) > 1:
+            found |= {"sd": np.std(values, ddof=1), "min": min(values), "max": max(values)}
+        return found[ending]
+
+    @stored
+    def classification_report(self, setup, backbone):
+        """Return scikit-learn's report, mean over the seeds: {row: {column: value}}."""
+        names = {"precision": "precision", "recall": "recall", "f1-score": "f1_score", "support": "support"}
+        tables = []
+        for _, rows in self.rows(setup, backbone).groupby("seed"):
+            report = skm.classification_report(rows["dx"], guesses(rows), output_dict=True, zero_division=0)
+            accuracy = {"f1-score": report.pop("accuracy"), "support": len(rows)}
+            report = {row.replace(" ", "_"): cells for row, cells in report.items()} | {"accuracy": accuracy}
+            tables.append(pd.DataFrame(report).rename(index=names))
+        return sum(tables) / len(tables)
+
+    def of_class(self, strategy, policy, preprocessing, backbone, row, ending):
+        setup = (strategy, policy, preprocessing)
+        report = self.classification_report(setup, backbone)[row]
+        if ending == "missed":
+            return 1 - report["recall"]
+        name, _, kind = ending.rpartition("_")
+        if kind in ("low", "high"):
+            metric = {"precision": "precision", "recall": "recall", "f1_score": "f1"}[name]
+            return near(self.interval(setup, backbone, metric, row))[kind]
+        if kind == "difference":
+            return report[name] - self.published_results.loc[(backbone, row), name]
+        if ending.startswith("published_"):
+            return self.published_results.loc[(backbone, row), ending.removeprefix("published_")]
+        return report[ending]
+
+    def of_extreme(self, strategy, policy, preprocessing, backbone, ending):
+        setup = (strategy, policy, preprocessing)
+        f1 = self.classification_report(setup, backbone).loc["f1_score", list(CLASSES)]
+        rows = self.rows(setup, backbone)
+        matrix = skm.confusion_matrix(rows["dx"], guesses(rows), labels=CLASSES, normalize="true")
+        taken = pd.Series(matrix[CLASSES.index("mel")], CLASSES).drop("mel")
+        found = {"easiest": f1.idxmax(), "easiest_f1": f1.max(), "hardest": f1.idxmin(), "hardest_f1": f1.min()}
+        return (found | {"mel_taken_for": taken.idxmax(), "mel_taken_for_share": taken.max()})[ending]
+
+    def of_best(self, strategy, policy, preprocessing, metric, ending):
+        setup = (strategy, policy, preprocessing)
+        values = {name: self.by_seed(setup, name, metric) for name in self.study["backbones"]}
+        ranked = sorted(values, key=lambda name: -np.mean(values[name]))
+        best, last = ranked[0], ranked[-1]
+        ours = np.mean(values[best])
+        baselines = {name: self.score(setup, name, metric) for name in BASELINES}
+        baseline = max(baselines, key=baselines.get)
+        found = {"best": best, "best_value": ours, "last": last, "last_value": np.mean(values[last])}
+        found |= {"gap_to_last": ours - np.mean(values[last]), "n_seeds": len(values[best])}
+        found |= {"n_seeds_best": sum(values[best] >= np.max(list(values.values()), axis=0))}
+        found |= {"majority_value": baselines["majority"], "gain": ours - baselines["majority"]}
+        found |= {"baseline": baseline, "baseline_value": baselines[baseline]}
+        if ending in found:
+            return found[ending]
+        second = ranked[1]
+        if ending.startswith("ensemble"):
+            together = self.score(setup, "ensemble", metric)
+            return {"ensemble_value": together, "ensemble_gain": together - ours}[ending]
+        if ending in ("second", "second_value", "gap"):
+            runner_up = np.mean(values[second])
+            return {"second": second, "second_value": runner_up, "gap": ours - runner_up}[ending]
+        turned = best in self.study["backbones"][: self.study["backbones"].index(second)]
+        pair = self.pair(setup, *((best, second) if turned else (second, best)), metric)
+        lead = pair["difference"] if turned else -pair["difference"]
+        ends = (pair["low"], pair["high"]) if turned else (-pair["high"], -pair["low"])
+        found = {"lead": lead, "lead_p": pair["p_holm"], "real": bool(pair["p_holm"] < LEVEL and lead > 0)}
+        return (found | {f"lead_{end}": value for end, value in near(ends).items()})[ending]
+
+    def of_ranking(self, strategy, policy, preprocessing, backbone, dx, metric, ending="value"):
+        setup = (strategy, policy, preprocessing)
+        if ending in ("low", "high"):
+            return near(self.interval(setup, backbone, metric, dx))[ending]
+        rows = self.rows(setup, backbone).query("dx == @dx")
+        counts = {"n_images": rows["image_id"].nunique(), "n_lesions": rows["lesion_id"].nunique()}
+        return ({"value": self.score(setup, backbone, metric, dx)} | counts)[ending]
+
+    def of_contrast(self, factor, strategy, other, backbone, metric, ending):
+        levels = {"split_policy": ("lesion", "image"), "preprocessing": ("unit", "native")}[factor]
+        sides = {}
+        for side, level in zip("ab", levels, strict=True):
+            setup = (strategy, level, other) if factor == "split_policy" else (strategy, other, level)
+            scores = {name: self.score(setup, name, metric) for name in self.study["backbones"]}
+            sides[f"value_{side}"] = scores[backbone]
+            sides[f"rank_{side}"] = 1 + sum(score > scores[backbone] for score in scores.values())
+        return (sides | {"difference": sides["value_b"] - sides["value_a"]})[ending]
+
+    # Families of facts about differences
+
+    @stored
+    def lesions(self, setup, backbone):
+        """Return one prediction per test lesion: the mean over its images and the seeds."""
+        table = self.rows(setup, backbone).groupby("lesion_id", as_index=False)
+        return table.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")}).assign(seed=0)
+
+    @stored
+    def lesion_draws(self, setup, backbone, metric):
+        return bootstrap_metric(self.lesions(setup, backbone), metric)
+
+    def tested(self, difference, draws, n_units, row):
+        """Compare a row of the report with its paired bootstrap; return the interval and what p follows from it."""
+        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, max(n_units - 1, 1))
+        half = quantile * np.std(draws[~np.isnan(draws)], ddof=1)
+        low, high = difference - half, difference + half
+        check_interval(row, (low, high))
+        error = (row["ci_high"] - row["ci_low"]) / 2 / quantile
+        p = 2 * stats.t.sf(abs(difference) / error, max(n_units - 1, 1)) if error > 0 else float(difference == 0)
+        return {"difference": difference, "low": low, "high": high, "p": p}
+
+    @stored
+    def pairs(self, setup, metric):
+        """Compare all pairs of backbones on the same test lesions: {(a, b): numbers}."""
+        backbones, found = self.study["backbones"], {}
+        for a, b in [(a, b) for i, a in enumerate(backbones) for b in backbones[i + 1 :]]:
+            sides = [self.lesions(setup, name) for name in (a, b)]
+            dx = sides[0]["dx"]
+            values = [metric_of(side, metric) for side in sides]
+            draws = [self.lesion_draws(setup, name, metric) for name in (a, b)]
+            where = dict(zip(("strategy", "split_policy", "preprocessing"), setup, strict=True))
+            where |= {"dataset": "internal", "arm": "main", "backbone_a": a, "backbone_b": b, "metric": metric}
+            row = self.cell("comparisons.csv", **where)
+            found[a, b] = self.tested(values[0] - values[1], draws[0] - draws[1], units_of(metric, dx), row)
+            if metric == "accuracy":  # McNemar's exact test
+                right = [guesses(side) == dx for side in sides]
+                only = [(right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum()]
+                found[a, b]["p"] = stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+        for pair, p in zip(found.values(), holm([pair["p"] for pair in found.values()]), strict=True):
+            pair |= {"p_holm": p, "real": bool(p < LEVEL)}
+        return found
+
+    def pair(self, setup, a, b, metric):
+        return self.pairs(setup, metric)[a, b]
+
+    def of_pair(self, strategy, policy, preprocessing, a, b, metric, ending):
+        pair = self.pair((strategy, policy, preprocessing), a, b, metric)
+        return (pair | near((pair["low"], pair["high"])))[ending]
+
+    @stored
+    def effects(self, column, tested, strategy, policy, metric):
+        """Compare two arms, or the two scalings, image by image and seed by seed: {backbone: numbers}."""
+        again = self.metadata["lesion_id"].value_counts()
+        again = set(again.index[again > 1])
+        found = {}
+        for backbone in self.study["backbones"]:
+            sides = []
+            levels = {"arm": ["leak_with_siblings", "leak_without_siblings"], "preprocessing": ["native", "unit"]}
+            for level in levels[column]:
+                if column == "arm":
+                    scaling = "native" if "native" in self.study["preprocessings"] else self.study["preprocessings"][0]
+                    rows = self.rows((strategy, policy, scaling), backbone, "test", "internal", level)
+                else:
+                    rows = self.rows((strategy, policy, level), backbone)
+                rows = rows if tested == "all" else rows[rows["lesion_id"].isin(again)].reset_index(drop=True)
+                sides.append(rows)
+            same = ["seed", "image_id", "lesion_id", "dx"]
+            pd.testing.assert_frame_equal(sides[0][same], sides[1][same])
+            lesions = sides[0].drop_duplicates("lesion_id")
+            values = [mean_of([metric_of(rows, metric) for _, rows in side.groupby("seed")]) for side in sides]
+            draws = [bootstrap_metric(side, metric) for side in sides]
+            where = {"column": column, "tested": tested, "strategy": strategy, "split_policy": policy}
+            row = self.cell("effects.csv", **where, backbone=backbone, metric=metric)
+            n_units = units_of(metric, lesions["dx"])
+            found[backbone] = self.tested(values[0] - values[1], draws[0] - draws[1], n_units, row)
+            found[backbone] |= {"value_a": values[0], "value_b": values[1]}
+            found[backbone] |= {"n_images": sides[0]["image_id"].nunique(), "n_lesions": len(lesions)}
+        for effect, p in zip(found.values(), holm([effect["p"] for effect in found.values()]), strict=True):
+            effect |= {"p_holm": p, "real": bool(p < LEVEL)}
+        return found
+
+    def of_effect(self, column, tested, strategy, policy, backbone, metric, ending):
+        effect = self.effects(column, tested, strategy, policy, metric)[backbone]
+        return (effect | near((effect["low"], effect["high"])))[ending]
+
+    def of_external(self, strategy, policy, preprocessing, backbone, metric, ending):
+        setup, dataset = (strategy, policy, preprocessing), self.study["external"]
+        values = [self.score(setup, backbone, metric, "all", name) for name in ("internal", dataset)]
+        if ending in ("low", "high"):  # Newcombe's: each end keeps its own distance
+            (low_a, high_a), (low_b, high_b) = (
+                self.interval(setup, backbone, metric, "all", name) for name in ("internal", dataset)
+            )
+            below = np.sqrt((values[1] - low_b) ** 2 + (high_a - values[0]) ** 2)
+            above = np.sqrt((high_b - values[1]) ** 2 + (values[0] - low_a) ** 2)
+            return near((values[1] - values[0] - below, values[1] - values[0] + above))[ending]
+        sizes = [self.rows(setup, backbone, "test", name)["image_id"].nunique() for name in ("internal", dataset)]
+        found = {"internal": values[0], "external": values[1], "difference": values[1] - values[0]}
+        return (found | {"n_images_internal": sizes[0], "n_images_external": sizes[1]})[ending]
+
+    @stored
+    def other_splits(self, strategy, backbone, metric):
+        table = self.predictions(strategy, backbone)
+        table = table[(table["arm"] == "other_split") & (table["subset"] == "test")]
+        by_seed = [rows for _, rows in table.groupby("seed")]
+        return [metric_of(rows, metric) for rows in by_seed], np.mean([len(rows) for rows in by_seed])
+
+    def of_other_splits(self, strategy, backbone, metric, ending):
+        values, n_images = self.other_splits(strategy, backbone, metric)
+        apart = [abs(a - b) for i, a in enumerate(values) for b in values[i + 1 :]]
+        macro = self.published_results.xs("macro_avg", level="row")["f1_score"].sort_values(ascending=False)
+        gap = macro.iloc[0] - macro.iloc[1]
+        return {
+            "n_splits": len(values),
+            "n_images": n_images,
+            "mean": np.mean(values),
+            "sd": np.std(values, ddof=1),
+            "lowest": min(values),
+            "highest": max(values),
+            "typical_gap": np.mean(apart),
+            "published_first": macro.index[0],
+            "published_second": macro.index[1],
+            "published_gap": gap,
+            "share_as_far": np.mean([distance > gap - 1e-7 for distance in apart]),
+        }[ending]
+
+    # Decisions
+
+    @stored
+    def decided(self, setup, backbone, decision, point, subset="test"):
+        """Return one row per seed and lesion: seed, lesion_id, dx, wanted, score, threshold and flagged."""
+        table = self.rows(setup, backbone, subset).groupby(["seed", "lesion_id"], as_index=False)
+        table = table.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")})
+        table["wanted"] = table["dx"].isin(DECISIONS[decision])
+        table["score"] = sum(table[f"p_{dx}"] for dx in DECISIONS[decision])
+        if subset == "test" and point == "sensitivity_95":
+            chosen = {}
+            validation = self.decided(setup, backbone, decision, point, "val")
+            for seed, part in validation.groupby("seed"):
+                _, found, thresholds = skm.roc_curve(part["wanted"], part["score"], drop_intermediate=False)
+                chosen[seed] = thresholds[found >= SENSITIVITY - 1e-9].max()
+            table["threshold"] = table["seed"].map(chosen)
+            table["flagged"] = table["score"] >= table["threshold"]
+        elif point == "diagnosis":
+            table["flagged"] = pd.Series(guesses(table)).isin(DECISIONS[decision])
+        return table
+
+    def of_decision(self, strategy, policy, preprocessing, backbone, decision, point, metric, ending="value"):
+        table = self.decided((strategy, policy, preprocessing), backbone, decision, point)
+        if metric in ("roc_auc", "threshold"):
+            of_seed = {
+                "roc_auc": lambda part: skm.roc_auc_score(part["wanted"], part["score"]),
+                "threshold": lambda part: part["threshold"].iloc[0],
+            }[metric]
+            found = {"value": np.mean([of_seed(part) for _, part in table.groupby("seed")])}
+            if metric == "roc_auc" and ending in ("low", "high"):
+                wanted, score = table["wanted"].to_numpy(), table["score"].to_numpy()
+                defined = lambda at: 0 < wanted[at].sum() < len(at)  # noqa: E731
+                draws = bootstrap(table, lambda at: skm.roc_auc_score(wanted[at], score[at]) if defined(at) else np.nan)
+                found |= near(wilson(found["value"], draws, table["lesion_id"].nunique()))
+            return (found | {"n_lesions": table["lesion_id"].nunique()})[ending]
+        wanted, benign, flagged = table["wanted"], table["dx"].isin(BENIGN), table["flagged"]
+        of, event = {
+            "sensitivity": (wanted, flagged),
+            "tested": (wanted, wanted),
+            "missed": (wanted, ~flagged),
+            "specificity": (~wanted, ~flagged),
+            "benign": (benign, benign),
+            "flagged_benign": (benign, flagged),
+            "flagged_benign_share": (benign, flagged),
+        }[metric]
+        at = table[of].assign(event=event[of])
+        sizes, hits = at.groupby("seed").size(), at.groupby("seed")["event"].sum()
+        count = metric in ("tested", "missed", "benign", "flagged_benign")
+        found = {"value": hits.mean() if count else (hits / sizes).mean(), "n_lesions": at["lesion_id"].nunique()}
+        if ending in ("low", "high"):
+            # Lesions are drawn from all of the test subset.
+            marks = np.where(of, event.astype(float), np.nan)
+
+            def share(rows):
+                picked = marks[rows]
+                picked = picked[~np.isnan(picked)]
+                return picked.mean() if len(picked) else np.nan
+
+            draws = bootstrap(table, share)
+            ends = np.array(wilson((hits / sizes).mean(), draws, found["n_lesions"]))
+            found |= near(ends * sizes.mean() if count else ends)
+        return found[ending]
+
+    # Subgroups
+
+    @stored
+    def groups(self, variable):
+        """Return the subgroup of each image."""
+        metadata = self.metadata.set_index("image_id")
+        if variable == "age":
+            edges = [low for low, _ in AGES.values()] + [np.inf]
+            ages = pd.to_numeric(metadata["age"].replace("", np.nan))
+            names = pd.cut(ages, edges, right=False, labels=list(AGES)).astype(object)
+        else:
+            names = metadata[{"site": "localization"}.get(variable, variable)].replace("", np.nan)
+        return names.fillna("unknown")
+
+    @stored
+    def subgroups(self, setup, backbone, variable, metric):
+        """Return one row per subgroup: value, low, high, and whether it allows a conclusion."""
+        label = "mel" if metric == "recall" else "all"
+        table, found = self.rows(setup, backbone), {}
+        where = dict(zip(("strategy", "split_policy", "preprocessing"), setup, strict=True))
+        where |= {"backbone": backbone, "metric": metric, "class": label}
+        for name, rows in table.groupby(table["image_id"].map(self.groups(variable))):
+            lesions = rows.drop_duplicates("lesion_id")["dx"]
+            n_lesions = len(lesions) if label == "all" else (lesions == label).sum()
+            value = mean_of([metric_of(part, metric, label) for _, part in rows.groupby("seed")])
+            row = self.cell("subgroups.csv", **where, subgroup=f"{variable}={name}")
+            if n_lesions:
+                draws = bootstrap_metric(rows.reset_index(drop=True), metric, label)
+                ends = wilson(value, draws, units_of(metric, lesions) if label == "all" else n_lesions)
+                check_interval(row, ends)
+            low, high = row["ci_low"], row["ci_high"]
+            enough = n_lesions >= MIN_LESIONS and high - low <= MAX_WIDTH
+            if metric in ("balanced_accuracy", "macro_f1"):
+                sizes = lesions.value_counts()
+                enough = enough and len(sizes) > 1 and sizes.min() >= MIN_CLASS_LESIONS
+            found[name] = {"value": value, "low": low, "high": high, "conclusive": enough}
+        return pd.DataFrame(found).T
+
+    def of_subgroup(self, strategy, policy, preprocessing, backbone, variable, metric, ending):
+        groups = self.subgroups((strategy, policy, preprocessing), backbone, variable, metric)
+        told = groups[groups["conclusive"].astype(bool)].astype(float)
+        if ending in ("n_subgroups", "n_conclusive"):
+            return len(groups) if ending == "n_subgroups" else len(told)
+        found = {"lowest": told["value"].idxmin(), "highest": told["value"].idxmax()}
+        if ending == "apart":
+            return bool(told.loc[found["lowest"], "high"] < told.loc[found["highest"], "low"])
+        side, _, column = ending.partition("_")
+        return told.loc[found[side], column] if column else found[side]
