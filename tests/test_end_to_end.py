@@ -50,7 +50,8 @@ def test_a_study_becomes_a_report(project):
     assert first.returncode == 0, first.stderr
     assert "random weights" in first.stderr
     report = project / "report" / "small"
-    for name in ("report.html", "report.fr.html", "report.pdf", "report.fr.pdf", "metrics.csv", "facts.json"):
+    pages = ("report.html", "report.fr.html", "report.pdf", "report.fr.pdf", "slides.html", "slides.fr.html")
+    for name in (*pages, "metrics.csv", "facts.json"):
         assert (report / name).stat().st_size > 1000, name
     page = (report / "report.html").read_text()
     assert "random" in page.lower()
