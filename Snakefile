@@ -1,9 +1,13 @@
 # The study's story, step by step: what each step reads, what it writes, and what makes it run again.
 #
 #   weights ─┬─ features ─┐
-#   images ──┼────────────┼─ train (once per strategy and backbone) ─ ensemble ─┬─ evaluate ─ report ─ render
-#   dataset ─┴────────────┴─ baselines ─────────────────────────────────────────┤
-#   external_images ─ external_features ─ external (where the study has one) ───┘
+#   images ──┼────────────┼─ train (once per strategy and backbone) ─ ensemble ─┬─ evaluate ─ report ─┬─ render
+#   dataset ─┴────────────┴─ baselines ─────────────────────────────────────────┘                      └─ slides
+#
+# and where the study has an external test set, the heads that `train` wrote predict it before `ensemble`:
+#
+#   external_images ─ external_features ─┬─ external
+#                                        └─ external_duplicates
 #
 # Called by ./run_all.sh with --configfile studies/<study>.yaml. Each step is `python -m skin_tl STEP`; `params.depends` holds
 # the settings that a step depends on, so that changing them, and nothing else, runs it again.
@@ -26,7 +30,7 @@ RUNS = f"runs/{study.name}"
 REPORT = f"report/{study.name}"
 STEP = f"{shlex.quote(sys.executable)} -m skin_tl"
 STUDY = f"--study {RUNS}/study.json"
-LANGUAGES = {"en": "report", "fr": "report.fr"}
+LANGUAGES = {"en": "", "fr": ".fr"}
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
@@ -37,9 +41,10 @@ HAM10000 = os.environ.get("SKIN_TL_HAM10000", "")
 SOURCE = "" if study.synthetic else os.path.abspath(HAM10000) if HAM10000 else "download"
 ISIC2018 = os.environ.get("SKIN_TL_ISIC2018", "")
 
+PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
 EXTERNAL_FILES = []
 if study.external:
-    EXTERNAL_FILES += [f"{run}/predictions_{study.external}.csv" for run in ALL_RUNS]
+    PREDICTIONS += [f"{run}/predictions_{study.external}.csv" for run in ALL_RUNS]
     EXTERNAL_FILES += [f"{RUNS}/external/{name}" for name in ("metadata.csv", "images.json", "duplicates.csv")]
 
 
@@ -67,10 +72,12 @@ localrules: all
 rule all:
     input:
         f"{REPORT}/metrics.csv",
-        [f"{REPORT}/{name}.{kind}" for name in LANGUAGES.values() for kind in ("html", "pdf")],
+        [f"{REPORT}/report{ending}.{kind}" for ending in LANGUAGES.values() for kind in ("html", "pdf")],
+        [f"{REPORT}/slides{ending}.html" for ending in LANGUAGES.values()],
         # Named here so that a run that was deleted is missed, though the report that was made from it is there.
         [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
+        PREDICTIONS,
         EXTERNAL_FILES,
 
 
@@ -138,28 +145,6 @@ rule train:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
 
 
-rule baselines:
-    message: "predicting without a network: majority, metadata, colours"
-    input:
-        rules.images.output,
-        rules.dataset.output[0],
-        sources("baselines"),
-    output: [f"{RUNS}/baseline/{name}/{file}" for name in BASELINES for file in ("predictions.csv", "run.json")]
-    log: f"{RUNS}/logs/baselines.log"
-    shell: "{STEP} baselines {STUDY} > {log} 2>&1"
-
-
-rule ensemble:
-    message: "averaging the backbones, {wildcards.strategy}"
-    input:
-        lambda wildcards: [f"{run}/predictions.csv" for run in ALL_RUNS if f"/{wildcards.strategy}/" in run],
-        EXTERNAL_FILES,
-    output: [f"{RUNS}/{{strategy}}/ensemble/{file}" for file in ("predictions.csv", "run.json")]
-    params: depends=depends(backbones=study.backbones)
-    log: f"{RUNS}/logs/ensemble_{{strategy}}.log"
-    shell: "{STEP} ensemble {STUDY} --strategy {wildcards.strategy} > {log} 2>&1"
-
-
 if study.external:
 
     rule external_images:
@@ -196,6 +181,7 @@ if study.external:
     rule external_duplicates:
         message: "looking for images of the data set in the external test set"
         input:
+            rules.images.output.metadata,
             f"{RUNS}/features/{'_'.join(study.features_of_duplicates)}.json",
             f"{RUNS}/external/features_{'_'.join(study.features_of_duplicates)}.json",
             sources("external"),
@@ -223,11 +209,31 @@ if study.external:
             "{STEP} external {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
 
 
+rule baselines:
+    message: "predicting without a network: majority, metadata, colours"
+    input:
+        rules.images.output,
+        rules.dataset.output[0],
+        sources("baselines"),
+    output: [f"{RUNS}/baseline/{name}/{file}" for name in BASELINES for file in ("predictions.csv", "run.json")]
+    log: f"{RUNS}/logs/baselines.log"
+    shell: "{STEP} baselines {STUDY} > {log} 2>&1"
+
+
+rule ensemble:
+    message: "averaging the backbones, {wildcards.strategy}"
+    input: lambda wildcards: [file for file in PREDICTIONS if f"/{wildcards.strategy}/" in file]
+    output: [f"{RUNS}/{{strategy}}/ensemble/{file}" for file in ("predictions.csv", "run.json")]
+    params: depends=depends(backbones=study.backbones)
+    log: f"{RUNS}/logs/ensemble_{{strategy}}.log"
+    shell: "{STEP} ensemble {STUDY} --strategy {wildcards.strategy} > {log} 2>&1"
+
+
 rule evaluate:
     message: "computing the metrics"
     input:
-        [f"{run}/predictions.csv" for run in (*ALL_RUNS, *PSEUDO_RUNS)],
-        EXTERNAL_FILES,
+        PREDICTIONS,
+        [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
         rules.images.output.metadata,
         rules.dataset.output[0],
         sources("evaluation", "uncertainty", "comparison", "decisions", "subgroups", "leakage", "scoring"),
@@ -241,7 +247,9 @@ rule report:
     message: "writing the report (notebook 3_report, {wildcards.language})"
     input:
         rules.evaluate.output,
-        [f"{run}/{name}" for run in ALL_RUNS for name in ("predictions.csv", "history.csv", "run.json")],
+        PREDICTIONS,
+        [f"{run}/{name}" for run in ALL_RUNS for name in ("history.csv", "run.json")],
+        EXTERNAL_FILES,
         lambda wildcards: [f"report/text/{wildcards.language}"],
         sources("tables", "facts", "texts", "drawing", "result_figures", "figures", "report"),
         "notebooks/3_report.ipynb",
@@ -251,18 +259,30 @@ rule report:
     shell: "{STEP} report {STUDY} --language {wildcards.language} > {log} 2>&1"
 
 
-for language, name in LANGUAGES.items():
+for language, ending in LANGUAGES.items():
 
     rule:
         name: f"render_{language}"
-        message: f"rendering {REPORT}/{name}.html and .pdf"
+        message: f"rendering {REPORT}/report{ending}.html and .pdf"
         input:
             f"{RUNS}/report/report.{language}.ipynb",
             "report/template",
             sources("rendering"),
         output:
-            f"{REPORT}/{name}.html",
-            f"{REPORT}/{name}.pdf",
+            f"{REPORT}/report{ending}.html",
+            f"{REPORT}/report{ending}.pdf",
         params: language=language
         log: f"{RUNS}/logs/render_{language}.log"
         shell: "{STEP} render {STUDY} --language {params.language} > {log} 2>&1"
+
+    rule:
+        name: f"slides_{language}"
+        message: f"rendering {REPORT}/slides{ending}.html"
+        input:
+            f"{RUNS}/report/report.{language}.ipynb",
+            "report/template",
+            sources("rendering", "slides"),
+        output: f"{REPORT}/slides{ending}.html"
+        params: language=language
+        log: f"{RUNS}/logs/slides_{language}.log"
+        shell: "{STEP} slides {STUDY} --language {params.language} > {log} 2>&1"

@@ -41,15 +41,15 @@ def dataset(study, folder, options):
 
 def features(study, folder, options):
     """Compute one backbone's features of all images."""
-    _write_features(study, folder, options, "dataset", folder / "features")
+    _write_features(study, folder, options, "dataset", "features/")
 
 
-def _write_features(study, folder, options, part, target, prefix=""):
+def _write_features(study, folder, options, part, where):
     from skin_tl.features import features_of
     from skin_tl.runs import read_images
 
     _, about = features_of(study, folder, read_images(folder, part), options.backbone, options.preprocessing)
-    write_json(target / f"{prefix}{options.backbone}_{options.preprocessing}.json", about)
+    write_json(folder / f"{where}{options.backbone}_{options.preprocessing}.json", about)
 
 
 def train(study, folder, options):
@@ -67,7 +67,7 @@ def external_images(study, folder, options):
 
 def external_features(study, folder, options):
     """Compute one backbone's features of the external images."""
-    _write_features(study, folder, options, "external", folder / "external", "features_")
+    _write_features(study, folder, options, "external", "external/features_")
 
 
 def external_duplicates(study, folder, options):
@@ -135,10 +135,22 @@ def render(study, folder, options):
     """Turn the executed report notebook into HTML and PDF."""
     from skin_tl.rendering import render as render_notebook
 
-    name = "report" if options.language == "en" else f"report.{options.language}"
-    target = ROOT / "report" / study.name
-    notebook = folder / "report" / f"report.{options.language}.ipynb"
-    render_notebook(notebook, target / f"{name}.html", target / f"{name}.pdf")
+    notebook, target = _rendered(study, folder, options, "report")
+    render_notebook(notebook, target.with_name(f"{target.name}.html"), target.with_name(f"{target.name}.pdf"))
+
+
+def slides(study, folder, options):
+    """Turn the executed report notebook into slides."""
+    from skin_tl.slides import render as render_notebook
+
+    notebook, target = _rendered(study, folder, options, "slides")
+    render_notebook(notebook, target.with_name(f"{target.name}.html"))
+
+
+def _rendered(study, folder, options, name):
+    """Return the executed notebook of a language, and what is made from it, without its ending."""
+    name = name if options.language == "en" else f"{name}.{options.language}"
+    return folder / "report" / f"report.{options.language}.ipynb", ROOT / "report" / study.name / name
 
 
 def execute(name, target, study, folder, **parameters):
@@ -188,7 +200,7 @@ def execute(name, target, study, folder, **parameters):
             ) from None
 
 
-STEPS = (weights, images, dataset, features, train, baselines, ensemble, evaluate, report, render)
+STEPS = (weights, images, dataset, features, train, baselines, ensemble, evaluate, report, render, slides)
 STEPS += (external_images, external_features, external_duplicates, external)
 STEPS = {step.__name__: step for step in STEPS}
 

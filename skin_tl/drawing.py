@@ -219,7 +219,7 @@ def in_lines(name, width=17):
     return textwrap.fill(name, width, break_long_words=False, break_on_hyphens=False)
 
 
-def write_below(axes, text, width=45):
+def write_below(axes, text, width=40):
     """Write the label of the x-axis, lines longer than `width` letters broken."""
     axes.set_xlabel("\n".join(in_lines(line, width) for line in text.split("\n")))
 

@@ -52,6 +52,31 @@ class ReportExporter(TemplateExporter):
         return super().from_notebook_node(nb, {**(resources or {}), **page_of(nb)}, **keywords)
 
 
+def read_notebook(path):
+    """Read an executed notebook; raise SkinTLError where it is absent."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        raise SkinTLError(f"{path} is missing. Run the report notebook first (./run_all.sh does).") from None
+
+
+def pieces_of(notebook):
+    """Give what the cells of an executed notebook showed as pieces: pairs of HTML and what the piece says of itself.
+
+    Raises
+    ------
+    SkinTLError
+        If a cell failed.
+    """
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                raise SkinTLError(f"The report notebook failed: {output.ename}: {output.evalue}. Run it again.")
+            about = output.get("metadata", {}).get("skin_tl")
+            if about:
+                yield output.data["text/html"], about
+
+
 def page_of(notebook):
     """Collect what the template shows from the outputs of an executed notebook.
 
@@ -71,23 +96,18 @@ def page_of(notebook):
         If a cell failed, or the notebook shows no report.
     """
     page, header, sections = None, [], []
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                raise SkinTLError(f"The report notebook failed: {output.ename}: {output.evalue}. Run it again.")
-            about = output.get("metadata", {}).get("skin_tl", {})
-            if not about.get("piece"):
-                continue
-            page = about.get("page") or page
-            piece = output.data["text/html"]
-            headings = [(int(level), name, title) for level, name, title in _HEADING.findall(piece)]
-            if headings and headings[0][0] == 2:
-                sections.append({"id": headings[0][1], "title": headings[0][2], "html": [], "parts": []})
-            if sections:
-                sections[-1]["html"].append(piece)
-                sections[-1]["parts"] += [{"id": name, "title": title} for level, name, title in headings if level == 3]
-            else:
-                header.append(piece)
+    for piece, about in pieces_of(notebook):
+        if not about.get("piece"):
+            continue
+        page = about.get("page") or page
+        headings = [(int(level), name, title) for level, name, title in _HEADING.findall(piece)]
+        if headings and headings[0][0] == 2:
+            sections.append({"id": headings[0][1], "title": headings[0][2], "html": [], "parts": []})
+        if sections:
+            sections[-1]["html"].append(piece)
+            sections[-1]["parts"] += [{"id": name, "title": title} for level, name, title in headings if level == 3]
+        else:
+            header.append(piece)
     if page is None or not sections:
         raise SkinTLError("The notebook shows no report: run all cells of notebooks/3_report.ipynb first.")
     for section in sections:
@@ -157,11 +177,7 @@ def render(notebook, html_file, pdf_file):
     SkinTLError
         If the notebook is absent, failed, or shows no report.
     """
-    try:
-        content = nbformat.read(notebook, as_version=4)
-    except FileNotFoundError:
-        raise SkinTLError(f"{notebook} is missing. Run the report notebook first (./run_all.sh does).") from None
-    page = to_html(content)
+    page = to_html(read_notebook(notebook))
     printed = to_pdf(page)
     write_text(html_file, page)
     with write_atomically(pdf_file) as part:

@@ -5,6 +5,7 @@ notebook as it is and put together to one page by `skin_tl.rendering`.  Every pi
 figure has a text for readers who do not see it, and whatever comes from the metadata is escaped.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +39,17 @@ class Piece:
     html : str
     page : dict or None
         What the page as a whole needs to know; only the header has it.
+    slides : dict or None
+        What the slides are made from (see `Report.slides`); such a piece is no part of the page.
     """
 
     html: str
     page: dict | None = None
+    slides: dict | None = None
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": str(self.html)}, {"skin_tl": {"piece": True, "page": self.page}}
+        about = {"piece": True, "page": self.page} if self.slides is None else {"piece": False, "slides": self.slides}
+        return {"text/html": str(self.html)}, {"skin_tl": about}
 
 
 class Report:
@@ -122,6 +127,8 @@ class Report:
             "parameters_agree": bool(same.all()),
             "setup_name": self.setup_name,
             "anchor": lambda setup: setup.key.replace(".", "-"),
+            "figure": lambda name, **context: f"#{_anchor('figure', name, context)}",
+            "table": lambda name, **context: f"#{_anchor('table', name, context)}",
             "ranked": self.ranked,
             "pairs": self.pairs,
             "effects": self.effects,
@@ -213,18 +220,22 @@ class Report:
 
     # Pieces
 
-    def header(self):
-        """Return the title with its banners, and what the page as a whole needs to know."""
+    def _banners(self):
+        """Return what the study is not: (kind, text, short text) of each banner."""
         kinds = {
             "synthetic": self.files.synthetic,
             "random": self.files.random_weights,
             "narrowed": bool(self.study.get("overrides")),
         }
-        banners = [
+        return [
             (kind, self.texts.caption("banners", kind, "text"), self.texts.caption("banners", kind, "short"))
             for kind, present in kinds.items()
             if present
         ]
+
+    def header(self):
+        """Return the title with its banners, and what the page as a whole needs to know."""
+        banners = self._banners()
         lines = [Markup('<p class="banner {}" role="note">{}</p>').format(k, Markup(text)) for k, text, _ in banners]
         short = [without_tags(text) for _, _, text in banners] or [self.labels("page.not_a_diagnosis")]
         name, title = self.study["name"], self.study["title"]
@@ -318,6 +329,20 @@ class Report:
         ids = [anchor, anchor, caption, anchor, anchor]
         return Piece(html.format(name, *ids, columns, Markup("\n").join(lines)))
 
+    def slides(self):
+        """Return the words of the slides, which rendering makes a deck of; a notebook shows their titles.
+
+        ``slides.md`` holds one slide per heading.  A line ``![](#figure-…)`` stands for the figure or table of the
+        report with that anchor, ``{{ figure(name, setup=…) }}`` gives the anchor of one that depends on a set-up, and
+        ``![text](#figure-…/2)`` shows one panel of a figure, counted from zero, with an alternative text of its own.
+        """
+        html = str(self.texts.prose("slides"))
+        notes = [without_tags(short) for _, _, short in self._banners()] + [self.labels("page.not_a_diagnosis")]
+        words = {key: self.labels(f"page.{key}") for key in ("slides", "previous", "next")}
+        titles = [Markup("<li>{}</li>").format(Markup(title)) for title in re.findall(r"<h2[^>]*>(.*?)</h2>", html)]
+        shown = Markup("<ol>\n{}\n</ol>").format(Markup("\n").join(titles))
+        return Piece(shown, slides={"html": html, "notes": notes, "words": words})
+
     def write(self):
         """Write the tables and ``facts.json`` to the output folder; return the folder."""
         self.facts.write(self.folder)
@@ -327,8 +352,7 @@ class Report:
 
     def _number(self, kind, name, context):
         """Return the number and the anchor of a figure or table; the same one keeps its number when shown again."""
-        words = [getattr(value, "key", str(value)) for value in context.values()]
-        anchor = "-".join([kind, name, *words]).replace(".", "-").replace("_", "-").lower()
+        anchor = _anchor(kind, name, context)
         numbers = self._numbers.setdefault(kind, {})
         return numbers.setdefault(anchor, len(numbers) + 1), anchor
 
@@ -587,6 +611,12 @@ class Report:
             name = ", ".join(self.labels.known(group, word) for word in row["name"].split(", "))
             rows.append([self.labels(f"kind.{row['kind']}"), name, Markup("<code>{}</code>").format(row["value"])])
         return self._heads("kind", "name", "value"), rows, "fingerprints.csv"
+
+
+def _anchor(kind, name, context):
+    """Return the anchor of a figure or table: its name and what it is shown for."""
+    words = [getattr(value, "key", str(value)) for value in context.values()]
+    return "-".join([kind, name, *words]).replace(".", "-").replace("_", "-").lower()
 
 
 def _report_folder(output, study):

@@ -47,7 +47,7 @@ def training_curves(history, labels=None, title=None):
     Parameters
     ----------
     history : pandas.DataFrame
-        Of the arm ``main``: columns split_policy, preprocessing, seed, epoch, loss, val_loss, val_macro_f1.
+        Of the arm ``main``: columns split_policy, preprocessing, seed, epoch, loss, val_loss, kept (bool).
     labels : skin_tl.texts.Labels, optional
         English by default.
     title : str, optional
@@ -64,7 +64,7 @@ def training_curves(history, labels=None, title=None):
         part = part.sort_values("epoch")
         axes.plot(part["epoch"], part["loss"], color=colour, linewidth=1, alpha=0.65, linestyle=(0, (3, 2)))
         axes.plot(part["epoch"], part["val_loss"], color=colour, linewidth=1.4)
-        best = part.loc[part["val_macro_f1"].idxmax()]
+        best = part[part["kept"]].iloc[0]
         axes.plot(best["epoch"], best["val_loss"], "o", color=colour, markersize=4.5, markeredgecolor="white")
     n_heads = len(history.drop_duplicates(["split_policy", "preprocessing", "seed"]))
     axes.set_xlabel(labels("axis.epoch", heads=labels.number(n_heads, "d")))
@@ -536,8 +536,9 @@ def published_classes(table, labels=None):
         Of the backbones that something was published of; the rarest diagnosis is at the bottom.
     """
     labels = labels or labels_of()
-    table = table[table["row"].isin(CLASSES) & table["published_f1_score"].notna()]
-    support = table.groupby("row")["published_support"].mean()
+    known = table.groupby("backbone")["published_f1_score"].transform("count") > 0
+    table = table[table["row"].isin(CLASSES) & known]
+    support = table.groupby("row")["support"].mean()
     order = sorted(support.index, key=lambda dx: (support[dx], dx))
     drawings = []
     for backbone, part in table.groupby("backbone", sort=False):

@@ -371,12 +371,15 @@ def subset_table(splits):
 def settings_table(files):
     """List the numbers of the study's settings: setting, value."""
     study = files.study
-    numbers = {key: study[key] for key in sorted(study) if isinstance(study[key], (int, float))}
+    numbers = {key: study[key] for key in sorted(study) if type(study[key]) in (int, float)}
     numbers |= {
         "n_backbones": len(study["backbones"]),
         "n_seeds": len(study["seeds"]),
         "n_classes": len(CLASSES),
         "n_setups": len(files.setups),
+        "n_penalties": len(study["l2"]),
+        "lowest_penalty": min(study["l2"]),
+        "highest_penalty": max(study["l2"]),
         "confidence": CONFIDENCE,
         "sensitivity": SENSITIVITY,
         "min_lesions": MIN_LESIONS,
@@ -742,9 +745,8 @@ def run_table(files):
     Returns
     -------
     pandas.DataFrame
-        strategy, backbone, device, weights, git_commit, seconds of each step (``…_s``; of the features when they were
-        computed, maybe for another study), total_s, core_hours (total_s on all cores of the machine), started,
-        finished.
+        strategy, backbone, device, weights, git_commit, seconds of each step (``…_s``; of the features, when they were
+        computed, maybe for another study), total_s, core_hours (of all cores of the machine), started, finished.
     """
     rows = []
     for (strategy, backbone), run in files.runs.items():

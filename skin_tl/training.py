@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from scipy import optimize, special
-from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits
 
 from skin_tl.backbones import build_backbone, count_parameters, transform_of
@@ -29,11 +28,12 @@ from skin_tl.progress import bar
 from skin_tl.runs import run_record
 from skin_tl.splits import EXPERIMENT, subset_rows
 from skin_tl.study import CLASSES
+from skin_tl.uncertainty import confusion_metrics
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
 PREDICTION_COLUMNS += ["image_id", "lesion_id", "dx", *(f"p_{name}" for name in CLASSES)]
-HISTORY_COLUMNS = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "epoch"]
-HISTORY_COLUMNS += ["loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1"]
+HISTORY_COLUMNS = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"]
+HISTORY_COLUMNS += ["loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"]
 
 
 def build_head(features, rows):
@@ -81,12 +81,15 @@ def _spread(features, rows, chunk=4096):
 
 
 def train_head(features, labels, rows, study):
-    """Train one head by L-BFGS with early stopping on validation macro F1; the weights of the best epoch are kept.
+    """Train one head by L-BFGS; the validation subset chooses its penalty and the epoch whose weights are kept.
 
     A head on frozen features is multinomial logistic regression: convex, and best solved by a method that needs no
     learning rate and draws no batches (L-BFGS, as in Kornblith et al., CVPR 2019).  An epoch is one of its iterations;
-    each sees the whole training subset.  Early stopping looks at macro F1 and not at the loss: nevi make up two thirds
-    of the images, and the loss is lowest long before the rare diagnoses are told apart.
+    each sees the whole training subset.  It is trained once with each of the study's penalties, with early stopping.
+
+    Both choices look at macro F1 and not at the loss: nevi make up two thirds of the images, and the loss is lowest
+    long before the rare diagnoses are told apart.  Macro F1 of a validation subset is noisy, as a few images of a rare
+    diagnosis decide, so its mean over the last `SMOOTHED` epochs is what counts.
 
     Parameters
     ----------
@@ -103,49 +106,71 @@ def train_head(features, labels, rows, study):
     -------
     head : keras.Model
     history : pandas.DataFrame
-        Columns epoch (from 1), loss (cross-entropy, without the penalty), accuracy, macro_f1 and the same with `val_`.
+        Of the chosen penalty: columns l2, epoch (from 1), loss (cross-entropy, without the penalty), accuracy, macro_f1
+        and the same with `val_`, and `kept` (bool, the epoch whose weights are kept).
     """
     head = build_head(features, rows["train"])
     dense = head.get_layer("diagnosis")
-    shape = dense.kernel.shape
     x, x_val = (_standardised(head, features, rows[name]) for name in ("train", "val"))
     y, y_val = labels[rows["train"]], labels[rows["val"]]
+    fits = [_fit(x, y, x_val, y_val, l2, study) for l2 in study.l2]
+    best = max(fits, key=lambda fit: fit["macro_f1"])
+    dense.set_weights(_kernel_and_bias(best["weights"]))
+    return head, best["history"]
+
+
+SMOOTHED = 5
+"""Epochs over which macro F1 of the validation subset is averaged before it chooses."""
+
+
+def _kernel_and_bias(weights):
+    """Return the parts of a flat vector of weights: (n_features, 7) and (7,)."""
+    return weights[: -len(CLASSES)].reshape(-1, len(CLASSES)), weights[-len(CLASSES) :]
+
+
+def _fit(x, y, x_val, y_val, l2, study):
+    """Fit the dense layer with one penalty and early stopping.
+
+    Returns
+    -------
+    dict
+        Of the best epoch macro_f1 (mean over the last `SMOOTHED` epochs, validation), epoch and weights; and history,
+        as `train_head` gives it.
+    """
     wanted = np.eye(len(CLASSES))[y]
-    start = np.zeros(dense.count_params())
+    start = np.zeros((x.shape[1] + 1) * len(CLASSES))
     history, best, seen = [], {"macro_f1": -1.0, "epoch": 0, "weights": start}, {}
 
-    def unpacked(weights):
-        return weights[: -len(CLASSES)].reshape(shape), weights[-len(CLASSES) :]
-
     def log_probabilities(values, weights):
-        kernel, bias = unpacked(weights)
+        kernel, bias = _kernel_and_bias(weights)
         return special.log_softmax((values @ kernel.astype(np.float32)).astype(np.float64) + bias, axis=1)
 
     def objective(weights):
-        kernel, _ = unpacked(weights)
+        kernel, _ = _kernel_and_bias(weights)
         log_p = log_probabilities(x, weights)
         seen.update(weights=weights.copy(), log_p=log_p)
         errors = (np.exp(log_p) - wanted) / len(y)
-        slope = (x.T @ errors.astype(np.float32)).astype(np.float64) + study.l2 * kernel
-        loss = -log_p[np.arange(len(y)), y].mean() + study.l2 / 2 * np.square(kernel).sum()
+        slope = (x.T @ errors.astype(np.float32)).astype(np.float64) + l2 * kernel
+        loss = -log_p[np.arange(len(y)), y].mean() + l2 / 2 * np.square(kernel).sum()
         return loss, np.concatenate([slope.ravel(), errors.sum(0)])
 
     def after_epoch(intermediate_result):
         weights = intermediate_result.x
         known = np.array_equal(seen["weights"], weights)  # the accepted point is as a rule the last one tried
         log_p = seen["log_p"] if known else log_probabilities(x, weights)
-        row = {"epoch": len(history) + 1} | _scores(log_p, y)
+        row = {"l2": l2, "epoch": len(history) + 1} | _scores(log_p, y)
         row |= {f"val_{name}": value for name, value in _scores(log_probabilities(x_val, weights), y_val).items()}
         history.append(row)
-        if row["val_macro_f1"] > best["macro_f1"]:
-            best.update(macro_f1=row["val_macro_f1"], epoch=row["epoch"], weights=weights.copy())
+        reached = np.mean([other["val_macro_f1"] for other in history[-SMOOTHED:]])
+        if reached > best["macro_f1"]:
+            best.update(macro_f1=reached, epoch=row["epoch"], weights=weights.copy())
         if row["epoch"] - best["epoch"] >= study.patience:
             raise StopIteration
 
     options = {"maxiter": study.max_epochs, "maxfun": 20 * study.max_epochs, "ftol": 0, "gtol": 0}
     optimize.minimize(objective, start, jac=True, method="L-BFGS-B", callback=after_epoch, options=options)
-    dense.set_weights(unpacked(best["weights"]))
-    return head, pd.DataFrame(history, columns=["epoch", *HISTORY_COLUMNS[-6:]])
+    table = pd.DataFrame(history, columns=["l2", "epoch", *HISTORY_COLUMNS[-7:-1]])
+    return best | {"history": table.assign(kept=table["epoch"] == best["epoch"])}
 
 
 def _standardised(head, features, rows, chunk=1024):
@@ -169,10 +194,11 @@ def _standardised(head, features, rows, chunk=1024):
 
 def _scores(log_p, y):
     predicted = log_p.argmax(axis=1)
+    confusion = np.bincount(y * len(CLASSES) + predicted, minlength=len(CLASSES) ** 2).reshape(2 * (len(CLASSES),))
     return {
         "loss": -log_p[np.arange(len(y)), y].mean(),
         "accuracy": (predicted == y).mean(),
-        "macro_f1": f1_score(y, predicted, average="macro", zero_division=0),
+        "macro_f1": float(confusion_metrics(confusion)[0]["macro_f1"]),
     }
 
 

@@ -1,4 +1,4 @@
-"""What several test modules share: where Keras keeps its downloads, and a small prepared study."""
+"""What several test modules share: where Keras keeps its downloads, a small prepared study, and fabricated reports."""
 
 import os
 import tempfile
@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from skin_tl.files import ROOT
 from skin_tl.study import CLASSES, check_study
+from skin_tl.texts import languages
 
 
 @pytest.fixture
@@ -48,3 +50,54 @@ def small_study(tmp_path, monkeypatch):
             "max_epochs": 15,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory):
+    """A folder with several fabricated studies' runs, and the cache with their images."""
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="session")
+def make(root):
+    """Make the report of a fabricated study, once per name."""
+    from fabricated import evaluate, fabricate
+
+    from skin_tl.report import Report
+
+    made = {}
+
+    def make_report(name, changes=None, language="en", **options):
+        if (name, language) not in made:
+            study = root / "runs" / name / "study.json"
+            if not study.is_file():
+                study = fabricate(root, name, changes, **options)
+                evaluate(study)
+            made[name, language] = Report(str(study), language, root / "report" / name)
+        return made[name, language]
+
+    return make_report
+
+
+@pytest.fixture(scope="session", params=languages())
+def executed(request, root, make):
+    """The report notebook executed as the workflow does it: language, folder, report and the path of the notebook."""
+    import papermill
+
+    changes = {"split_policies": ["lesion", "image"], "backbones": ["VGG16", "ResNet50"]}
+    report = make("demo", changes, weights="random", language=request.param)
+    notebook = root / "runs" / "demo" / f"report.{request.param}.ipynb"
+    folder = root / "report" / "demo"
+    parameters = {"study": str(root / "runs/demo/study.json"), "language": request.param, "output": str(folder)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIN_TL_CACHE", str(root / "cache"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        papermill.execute_notebook(
+            str(ROOT / "notebooks" / "3_report.ipynb"),
+            str(notebook),
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(root),
+        )
+    return {"language": request.param, "folder": folder, "report": report, "executed": notebook}

@@ -10,8 +10,10 @@ import pandas as pd
 from skin_tl import baselines
 from skin_tl.evaluation import PREDICTION_COLUMNS, PROBABILITIES, ensemble
 from skin_tl.files import fingerprint, write_csv, write_json
+from skin_tl.scoring import write_evaluation
 from skin_tl.splits import EXPERIMENT, draw_experiments, draw_splits, split_fingerprints
 from skin_tl.study import CLASSES, check_study
+from skin_tl.tables import read_study_files
 
 # Lesions per diagnosis, HAM10000's order of frequency.
 N_LESIONS = {"akiec": 12, "bcc": 16, "bkl": 30, "df": 10, "mel": 32, "nv": 150, "vasc": 10}
@@ -23,6 +25,15 @@ PARAMETERS = {
 }
 # How far the right diagnosis stands out from the noise of the logits.
 SKILL = {"VGG16": 1.6, "Xception": 1.7, "ResNet50": 2.0, "EfficientNetB7": 1.3}
+
+# What studies differ in: changes to the small one below, and options of `fabricate`.
+STUDIES = {
+    "demo": ({}, {}),
+    "demo_random": ({}, {"weights": "random"}),
+    "one": ({"backbones": ["Xception"], "seeds": [3]}, {}),
+    "reproduction": ({"dataset": "ham10000", "split_policies": ["image"], "preprocessings": ["unit", "native"]}, {}),
+    "lesion": ({"dataset": "ham10000", "backbones": ["ResNet50", "VGG16"], "image_size": 224}, {}),
+}
 
 
 def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None, seed=0):
@@ -59,7 +70,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         "leakage": True,
         "other_splits": 4,
         "external": None,
-        "l2": 0.001,
+        "l2": [0.001, 0.01],
         "max_epochs": 100,
         "patience": 8,
         "overrides": [],
@@ -99,6 +110,12 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         table = getattr(baselines, name)(metadata, splits, *pixels)
         write_csv(folder / "baseline" / name / "predictions.csv", table)
     return folder / "study.json"
+
+
+def evaluate(study_file, n_boot=40):
+    """Write what the workflow's step before the report does, with few draws."""
+    files = read_study_files(study_file)
+    write_evaluation(files, files.root / "report" / files.study["name"], n_boot)
 
 
 def fabricate_metadata(rng):
@@ -193,10 +210,11 @@ def _history(study, rng):
         table["val_loss"] = loss + 0.1 + 0.01 * epochs
         table["val_accuracy"] = 1 - table["val_loss"] / 2
         table["macro_f1"], table["val_macro_f1"] = 1 - loss / 2, 1 - table["val_loss"] / 2
-        parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", **cell))
-    columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "epoch"]
+        table["kept"] = table["epoch"] == table.loc[table["val_macro_f1"].idxmax(), "epoch"]
+        parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", l2=0.01, **cell))
+    columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"]
     return pd.concat(parts, ignore_index=True)[
-        [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1"]
+        [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"]
     ]
 
 

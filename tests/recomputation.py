@@ -385,7 +385,8 @@ class Recomputation:
         study = self.study
         lists = {"n_backbones": "backbones", "n_seeds": "seeds"}
         fixed = {"confidence": CONFIDENCE, "level": LEVEL, "sensitivity": SENSITIVITY, "n_classes": len(CLASSES)}
-        fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH}
+        fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH, "n_penalties": len(study["l2"])}
+        fixed |= {"lowest_penalty": sorted(study["l2"])[0], "highest_penalty": sorted(study["l2"])[-1]}
         fixed |= {name: len(study[key]) for name, key in lists.items()}
         kinds = ("strategies", "split_policies", "preprocessings")
         return (fixed | {"n_setups": np.prod([len(study[kind]) for kind in kinds])} | study)[name]

@@ -9,9 +9,19 @@ import pytest
 from scipy import stats
 from simulated import predictions, softmax
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from statsmodels.stats.proportion import proportion_confint
 
 from skin_tl import comparison
-from skin_tl.comparison import COMPARED, COMPARISON_COLUMNS, compare_backbones, contrast, lesion_predictions, ranking
+from skin_tl.comparison import (
+    COMPARED,
+    COMPARISON_COLUMNS,
+    compare_backbones,
+    contrast,
+    independent_interval,
+    lesion_predictions,
+    ranking,
+    with_holm,
+)
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import CELL, PROBABILITIES, check_predictions, metrics_table
 from skin_tl.study import CLASSES
@@ -161,3 +171,21 @@ def test_equal_backbones_are_seldom_found_different():
     # At a true rate of 5 %, 20 comparisons hold more than 4 false findings in about 0.3 % of cases.
     assert (table["any_corrected"] <= 4 / 20).all(), table
     assert (table["single"] <= 0.1).all(), table
+
+
+def test_p_values_are_corrected_within_each_family():
+    rows = pd.DataFrame({"metric": ["a", "a", "a", "b", "b"], "p": [0.01, 0.04, 0.03, 0.5, np.nan]})
+    corrected = with_holm(rows, ["metric"])["p_holm"]
+    np.testing.assert_allclose(
+        corrected, [0.03, 0.06, 0.06, 0.5, np.nan]
+    )  # 3 · 0.01; 2 · 0.03; not below the one before
+
+
+def test_the_interval_of_an_independent_difference_is_newcombe_s():
+    """His example: 56 of 70 against 48 of 80, from Wilson's intervals (Statistics in Medicine 17, 1998, method 10)."""
+    sides = []
+    for count, n in ((56, 70), (48, 80)):
+        low, high = proportion_confint(count, n, method="wilson")
+        sides.append({"value": count / n, "ci_low": low, "ci_high": high})
+    assert independent_interval(*sides) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert independent_interval(*sides[::-1]) == pytest.approx((-0.3339, -0.0524), abs=5e-5)

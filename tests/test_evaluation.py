@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import draw_images, predictions, softmax
 from sklearn import metrics as skm
+from sklearn.calibration import calibration_curve
 
 from skin_tl import evaluation
 from skin_tl.errors import SkinTLError
@@ -297,7 +298,7 @@ def test_absent_or_broken_file_is_one_clear_error(tmp_path):
     with pytest.raises(SkinTLError, match="missing"):
         evaluation.read_predictions(tmp_path / "predictions.csv")
     (tmp_path / "predictions.csv").write_text("")
-    with pytest.raises(SkinTLError, match="not a CSV"):
+    with pytest.raises(SkinTLError, match="cannot be read"):
         evaluation.read_predictions(tmp_path / "predictions.csv")
 
 
@@ -306,3 +307,26 @@ def test_different_test_sets_are_not_compared(table):
         evaluation.ensemble({"A": table, "B": table.drop(table.index[5])})
     with pytest.raises(SkinTLError, match="No predictions"):
         evaluation.check_same_images({})
+
+
+def test_reliability_is_scikit_learn_s_curve():
+    table = check_predictions(predictions(np.random.default_rng(3), seeds=(1, 2)))
+    ours = evaluation.reliability(table, "s", "b")
+    test = table[table["subset"] == "test"]
+    probability = test[PROBABILITIES].to_numpy(float)
+    right = np.array(CLASSES)[probability.argmax(1)] == test["dx"]
+    accuracy, confidence = calibration_curve(right, probability.max(1), n_bins=15)
+    np.testing.assert_allclose(ours["accuracy"], accuracy)
+    np.testing.assert_allclose(ours["confidence"], confidence)
+    assert ours["n_images"].sum() == len(test) / 2
+    assert ((ours["confidence_low"] < ours["confidence"]) & (ours["confidence"] <= ours["confidence_high"])).all()
+
+
+def test_arms_of_experiments_have_the_metrics_of_the_diagnosis_alone():
+    table = predictions(np.random.default_rng(4), seeds=(1,))
+    both = check_predictions(pd.concat([table, table.assign(arm="leak_with_siblings")]))
+    rows = metrics_table(both, "s", "b", n_boot=10)
+    of_arm = {arm: set(part["metric"]) for arm, part in rows.groupby("arm")}
+    assert {"roc_auc", "ece", "log_loss"} <= of_arm["main"]
+    assert not {"roc_auc", "ece", "log_loss"} & of_arm["leak_with_siblings"]
+    assert {"macro_f1", "recall", "support"} <= of_arm["leak_with_siblings"]

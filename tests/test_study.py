@@ -30,7 +30,7 @@ def test_the_studies_of_the_project_are_valid_and_named_after_their_file(path):
         ({"seeds": ["one"]}, "seeds"),
         ({"seeds": [-1]}, "seeds"),
         ({"image_size": 5}, "image_size"),
-        ({"l2": -1}, "l2"),
+        ({"l2": [-1]}, "l2"),
         ({"weights": "imagenet22k"}, "imagenet"),
         ({"name": "published"}, "reserved"),
         ({"name": "../elsewhere"}, "name"),

@@ -148,18 +148,32 @@ def test_the_test_subset_has_no_influence():
 
 def test_early_stopping_keeps_the_weights_of_the_best_epoch():
     values, labels, rows = _blobs(spread=6)
-    study = HEAD.model_copy(update={"patience": 3, "max_epochs": 200})
+    study = HEAD.model_copy(update={"patience": 3, "max_epochs": 200, "l2": [1e-3]})
     head, history = training.train_head(values, labels, rows, study)
-    best = history["val_macro_f1"].idxmax()
+    best = history["val_macro_f1"].rolling(training.SMOOTHED, min_periods=1).mean().idxmax()
+    assert history.index[history["kept"]].tolist() == [best]
     assert len(history) == best + 1 + 3 < 200
     chances = head.predict_on_batch(values[rows["val"]])
     score = f1_score(labels[rows["val"]], chances.argmax(1), average="macro")
     assert score == pytest.approx(history.loc[best, "val_macro_f1"], rel=1e-5)
 
 
+def test_the_validation_subset_chooses_the_penalty():
+    values, labels, rows = _blobs(spread=6)
+    penalties = [1e-4, 1e-1, 10.0]
+    study = HEAD.model_copy(update={"l2": penalties})
+    _, chosen = training.train_head(values, labels, rows, study)
+    reached = {}
+    for l2 in penalties:
+        _, history = training.train_head(values, labels, rows, HEAD.model_copy(update={"l2": [l2]}))
+        reached[l2] = history["val_macro_f1"].rolling(training.SMOOTHED, min_periods=1).mean().max()
+    assert len(set(reached.values())) > 1
+    assert chosen["l2"].unique().tolist() == [max(reached, key=reached.get)]
+
+
 def test_a_head_that_never_stops_early_is_a_logistic_regression():
     values, labels, rows = _blobs(spread=6)
-    study = HEAD.model_copy(update={"patience": 500, "max_epochs": 500, "l2": 0.05})
+    study = HEAD.model_copy(update={"patience": 500, "max_epochs": 500, "l2": [0.05]})
     head = training.build_head(values, rows["train"])
     standardised = keras.Sequential([keras.Input((12,)), *head.layers[:-1]]).predict_on_batch(values)
     _, history = training.train_head(values, labels, rows | {"val": rows["train"]}, study)

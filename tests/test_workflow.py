@@ -292,6 +292,10 @@ def test_a_dry_run_of_the_real_workflow_lists_steps_without_importing_tensorflow
     assert done.returncode == 0, done.stderr
     assert "ResNet50" in done.stdout and "VGG16" not in done.stdout
     assert re.match(r"\d+ steps would run:\n", done.stdout) and "Nothing was done" in done.stdout
+    assert "external" not in done.stdout
+    more = start(ready, "--dry-run", "--config", "backbones=ResNet50", "external=isic2018")
+    added = set(more.stdout.splitlines()) - set(done.stdout.splitlines())
+    assert len([line for line in added if "the external test set" in line]) == 4, more.stderr
     assert not (ready / "runs").exists()
 
 
