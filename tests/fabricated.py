@@ -36,7 +36,7 @@ STUDIES = {
 }
 
 
-def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None, seed=0):
+def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None, seed=0, alike=0.0):
     """Write the files of a study's finished runs.
 
     Parameters
@@ -50,6 +50,8 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
     metadata : pandas.DataFrame, optional
         Instead of the fabricated one.
     seed : int
+    alike : float
+        Share (0…1) of the noise in its predictions that an image has in common with other images of its lesion.
 
     Returns
     -------
@@ -95,7 +97,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         predictions = {}
         for backbone in study["backbones"]:
             run = folder / strategy / backbone
-            predictions[backbone] = _predictions(metadata, splits, experiments, study, backbone, rng)
+            predictions[backbone] = _predictions(metadata, splits, experiments, study, backbone, rng, alike)
             write_csv(run / "predictions.csv", predictions[backbone])
             write_csv(run / "history.csv", _history(study, rng))
             write_json(run / "run.json", _record(study, strategy, backbone, splits, key, sources[backbone], weights))
@@ -177,7 +179,7 @@ def _cells(study):
     ]
 
 
-def _predictions(metadata, splits, experiments, study, backbone, rng):
+def _predictions(metadata, splits, experiments, study, backbone, rng, alike):
     common = metadata["dx"].value_counts(normalize=True).reindex(CLASSES).to_numpy()
     truth = metadata.set_index("image_id")["dx"]
     own = [splits.assign(arm="main", preprocessing=name) for name in study["preprocessings"]]
@@ -189,13 +191,17 @@ def _predictions(metadata, splits, experiments, study, backbone, rng):
         skill = SKILL[backbone] * (0.6 if preprocessing == "unit" and backbone != "Xception" else 1)
         skill += 0.3 * (arm == "leak_with_siblings")
         table = rows.assign(dataset="internal", train_fraction=1.0, dx=dx)
-        parts.append(table.join(_chances(dx, skill, common, rng)))
+        parts.append(table.join(_chances(dx, skill, common, rng, rows["lesion_id"], alike)))
     return pd.concat(parts, ignore_index=True)[PREDICTION_COLUMNS]
 
 
-def _chances(dx, skill, common, rng):
+def _chances(dx, skill, common, rng, lesions=None, alike=0.0):
     """Draw probabilities for images of these diagnoses; `common` holds how frequent each diagnosis is."""
-    logits = rng.normal(0, 1, (len(dx), len(CLASSES))) + 0.6 * np.log(common)
+    noise = rng.normal(0, 1, (len(dx), len(CLASSES)))
+    if alike:
+        names, of = np.unique(lesions, return_inverse=True)
+        noise = np.sqrt(1 - alike) * noise + np.sqrt(alike) * rng.normal(0, 1, (len(names), len(CLASSES)))[of]
+    logits = noise + 0.6 * np.log(common)
     logits[np.arange(len(dx)), [CLASSES.index(name) for name in dx]] += skill
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return pd.DataFrame(chances, columns=PROBABILITIES)

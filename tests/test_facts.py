@@ -34,11 +34,12 @@ PURE = {"cnn_operations", "transfer", "examples"}
 """Figures without data: two drawings that explain, and the example pictures."""
 
 
-def many_lesions(times):
-    """Draw metadata of so many lesions that some subgroups allow a conclusion."""
+def many_images():
+    """Draw metadata of so many lesions that some subgroups allow a conclusion, and with two to four images of each."""
     rng = np.random.default_rng(5)
-    parts = [fabricate_metadata(rng) for _ in range(times)]
+    parts = [fabricate_metadata(rng) for _ in range(2)]
     table = pd.concat([part.assign(lesion_id=part["lesion_id"] + f"_{place}") for place, part in enumerate(parts)])
+    table = pd.concat([table, table])
     return table.assign(image_id=[f"ISIC_{place:07d}" for place in range(len(table))]).reset_index(drop=True)
 
 
@@ -59,7 +60,8 @@ STUDIES = {
             "leakage": False,
             "other_splits": 0,
         },
-        "metadata": many_lesions(3),
+        "metadata": many_images(),
+        "alike": 0.9,
     },
     "drawn": {
         "changes": {"backbones": ["Xception"], "seeds": [3], "overrides": ["backbones"]},
