@@ -31,7 +31,7 @@ Options go to Snakemake, which runs the steps. The useful ones:
   --unlock         free a study that a killed start left locked
 
 Results
-  report/STUDY/    report.html, report.pdf, slides.html, metrics.csv and the figures
+  report/STUDY/    report.html, report.pdf, slides.html, metrics.csv, the tables
   runs/STUDY/      predictions, training curves, models, logs
 
 Environment variables
