@@ -37,9 +37,12 @@ PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_ru
 RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train.ipynb")
 
 # Files outside of the project that a data set starts from: a changed metadata table decodes and checks again.
-HAM10000 = os.environ.get("SKIN_TL_HAM10000", "")
-SOURCE = "" if study.synthetic else os.path.abspath(HAM10000) if HAM10000 else "download"
-ISIC2018 = os.environ.get("SKIN_TL_ISIC2018", "")
+SOURCE = EXTERNAL_SOURCE = ""
+if not study.synthetic or study.external:
+    from skin_tl.dataset import source_state
+
+    SOURCE = source_state("SKIN_TL_HAM10000", "HAM10000_metadata")
+    EXTERNAL_SOURCE = source_state("SKIN_TL_ISIC2018", "ISIC2018_Task3_Test_GroundTruth")
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
 EXTERNAL_FILES = []
@@ -159,7 +162,7 @@ if study.external:
             depends=depends(
                 external=study.external,
                 image_size=study.image_size,
-                source=os.path.abspath(ISIC2018) if ISIC2018 else "download",
+                source=EXTERNAL_SOURCE,
             ),
         threads: workflow.cores
         log: f"{RUNS}/logs/external_images.log"

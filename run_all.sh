@@ -31,7 +31,7 @@ Options go to Snakemake, which runs the steps. The useful ones:
   --unlock         free a study that a killed start left locked
 
 Results
-  report/STUDY/    report.html, report.pdf, slides.html, metrics.csv and the figures
+  report/STUDY/    report.html, report.pdf, slides.html, metrics.csv, the tables
   runs/STUDY/      predictions, training curves, models, logs
 
 Environment variables
@@ -290,8 +290,19 @@ install_failed() { # $1 which lock
     local reason
     reason=$(awk '/^ERROR: / { sub(/^ERROR: /, ""); line = $0; if (/:$/) { getline; sub(/^ +/, ""); line = line " " $0 }
                   print line; exit }' "$log") || reason=
-    fail "installing $1 failed: ${reason:-see the end of the log}${reason:+. The rest is in} ${log#"$project"/}" \
+    reason=${reason%.}
+    fail "installing $1 failed: ${reason:-see the end of the log}${reason:+. The rest is in} ${log#"$project"/}." \
         "Mend that (network? disk space?) and start again."
+}
+
+need_room() { # $1 kB for $2
+    local free
+    free=$(df -Pk "$project" 2>/dev/null | awk 'NR == 2 { print $4 }') || free=
+    case "$free" in '' | *[!0-9]*) return ;; esac # a df that says something else
+    if [ "$free" -lt "$1" ]; then
+        fail "$project has $((free / 1000)) MB of disk free, and $2 takes about $(($1 / 1000)) MB." \
+            "Free some space, or move the project to a larger disk, and start again."
+    fi
 }
 
 lock="$project/.venv.lock"
@@ -340,12 +351,13 @@ make_environment() {
     if [ ! -f "$stamp" ] || ! "$environment/bin/python" -c 'import encodings' 2>/dev/null; then
         find_python
         if [ "$what" != lab ]; then need_pango "$python"; fi
+        rm -rf -- "$environment"
+        need_room 3000000 .venv
         echo "Installing TensorFlow, JupyterLab and what they need into .venv (once, a few minutes, about 3 GB) …" >&2
         : >"$log"
-        rm -rf -- "$environment"
         "$python" -m venv "$environment" >>"$log" 2>&1 || {
             rm -rf -- "$environment"
-            fail "$python could not make .venv: $(tail -n 1 "$log")"
+            fail "$python could not make .venv: $(grep . "$log" | tail -n 1)"
         }
         old=
     else

@@ -5,11 +5,13 @@ user can mend ends in one line ``error: …`` and exit status 1.
 """
 
 import argparse
+import errno
+import os
 import sys
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, write_atomically, write_json
+from skin_tl.files import ROOT, disk_full_message, full_folder, is_disk_full, write_atomically, write_json
 from skin_tl.progress import say
 from skin_tl.study import BASELINES, ENSEMBLE, load_study
 
@@ -19,7 +21,9 @@ def weights(study, folder, options):
     from skin_tl.runs import prepare_weights
 
     found = prepare_weights(study, folder)
-    if found["source"] == "random":
+    if study.weights == "random":
+        say("  note: random weights for all backbones, as the study asks. The report will say so.")
+    elif found["source"] == "random":
         say(f"  WARNING: random weights for all backbones, not ImageNet's: {found['reason']}.")
         say("  The report will say so. To use ImageNet's, connect to the network or set SKIN_TL_WEIGHTS, and start")
         say(f"  again with: ./run_all.sh {study.name} --forcerun weights")
@@ -171,9 +175,10 @@ def execute(name, target, study, folder, **parameters):
     Raises
     ------
     SkinTLError
-        If a cell raised one; the message is that one's.
+        If a cell raised one, whose message it has then, or the notebook failed otherwise.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb"))
     given = {"study": str(folder / "study.json"), "output": str(folder.parent), "prepared": True, **parameters}
@@ -193,10 +198,17 @@ def execute(name, target, study, folder, **parameters):
             part.replace(failed)
             if error.ename == SkinTLError.__name__:
                 raise SkinTLError(error.evalue) from None
+            if os.strerror(errno.ENOSPC) in error.evalue:
+                raise SkinTLError(disk_full_message(full_folder())) from None
             print("\n".join(error.traceback), file=sys.stderr)
             raise SkinTLError(
                 f"notebooks/{name}.ipynb failed with {error.ename}: {error.evalue} "
                 f"(the notebook as far as it got: {failed})"
+            ) from None
+        except DeadKernelError:
+            raise SkinTLError(
+                f"notebooks/{name}.ipynb: its process was killed or crashed; most often the machine had no memory "
+                "left. Close other programs and start again: it goes on from there."
             ) from None
 
 
@@ -217,6 +229,11 @@ def main(arguments=None):
         STEPS[options.step](load_study(options.study), Path(options.study).resolve().parent, options)
     except SkinTLError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        print(f"error: {disk_full_message(error.filename or full_folder())}", file=sys.stderr)
         return 1
     return 0
 

@@ -208,7 +208,7 @@ def _load(network, name, file):
             warnings.simplefilter("ignore")  # Keras warns where it loads nothing; that is checked below
             network.load_weights(file)
     except Exception as error:  # h5py and Keras raise many types for a wrong file
-        problem = str(error).strip().splitlines()[0]
+        problem = str(error).strip().splitlines()[0].split(". ")[0]
     same = [weight.path for weight, old in zip(network.weights, before, strict=True) if _unchanged(weight, old)]
     if same and not problem:
         problem = f"nothing in it for {len(same)} layers, such as {same[0]}"

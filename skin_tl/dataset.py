@@ -24,6 +24,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 DATAVERSE = "https://dataverse.harvard.edu"
 DOI = "doi:10.7910/DVN/DBW86T"
 HAM10000_FILES = ("HAM10000_metadata", "HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
+RESTORE = f"Restore the table from the release, {DOI}."
 DX_TYPES = ("histo", "follow_up", "consensus", "confocal")
 DX_TYPE_SPELLINGS = {
     "histopathology": "histo",
@@ -177,6 +178,34 @@ def images_of(metadata, folder, table):
     return files
 
 
+def source_state(variable, table):
+    """Return a fingerprint of the folder that a variable names, as far as it can be seen without opening an image.
+
+    The workflow checks and decodes again where it differs from last time.
+
+    Parameters
+    ----------
+    variable : str
+        ``SKIN_TL_HAM10000``, or another.
+    table : str
+        Name of the metadata table, see `find_metadata`.
+
+    Returns
+    -------
+    str
+        Covers the folder's place, the content of its table and the ids of its images; ``download`` where the variable
+        is not set.  A folder that is none, or without a table, has one too: what is wrong is said when it is read.
+    """
+    folder = os.environ.get(variable)
+    if not folder:
+        return "download"
+    try:
+        content = find_metadata(folder, table).read_bytes()
+    except (SkinTLError, OSError):
+        content = b""
+    return fingerprint(os.path.abspath(folder), content, sorted(find_images(folder)))
+
+
 def find_metadata(folder, name="HAM10000_metadata"):
     """Return the path of the metadata table below a folder.
 
@@ -248,10 +277,10 @@ def read_table(path):
     try:
         table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise SkinTLError(f"{path} is not a table that can be read: {error}") from None
+        raise SkinTLError(f"{path} is not a table that can be read: {_short(error)}. {RESTORE}") from None
     table.columns = [str(name).strip().strip('"').lower() for name in table.columns]
     if table.empty:
-        raise SkinTLError(f"{path} has a header but no rows. Expected one row per image.")
+        raise SkinTLError(f"{path} has a header but no rows. Expected one row per image. {RESTORE}")
     return table.fillna("").apply(lambda column: column.str.strip())
 
 
@@ -281,7 +310,9 @@ def check_metadata(table, path, dx_types=DX_TYPES):
 
     missing = [name for name in COLUMNS if name not in table]
     if missing:
-        raise SkinTLError(f"{path}: no column {', '.join(missing)}. Expected the columns {', '.join(COLUMNS)}.")
+        raise SkinTLError(
+            f"{path}: no column {', '.join(missing)}. Expected the columns {', '.join(COLUMNS)}. {RESTORE}"
+        )
     table = table[list(COLUMNS)].copy()
     for name in ("dx", "dx_type", "sex", "localization"):
         table[name] = table[name].str.lower()
@@ -310,7 +341,9 @@ def check_metadata(table, path, dx_types=DX_TYPES):
     several = table.groupby("lesion_id")["dx"].nunique()
     if (several > 1).any():
         lesion = several.index[several > 1][0]
-        raise SkinTLError(f"{path}: lesion {lesion} has images with different diagnoses. A lesion has one `dx`.")
+        raise SkinTLError(
+            f"{path}: lesion {lesion} has images with different diagnoses. A lesion has one `dx`: correct its rows."
+        )
     return table.sort_values("image_id", ignore_index=True)
 
 
@@ -318,9 +351,11 @@ def _text(path):
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise SkinTLError(f"{path} is not a text table in UTF-8. Expected comma- or tab-separated values.") from None
+        raise SkinTLError(
+            f"{path} is not a text table in UTF-8. Expected comma- or tab-separated values. {RESTORE}"
+        ) from None
     if not text.strip():
-        raise SkinTLError(f"{path} is empty. Expected a table with a header and one row per image.")
+        raise SkinTLError(f"{path} is empty. Expected a table with a header and one row per image. {RESTORE}")
     return text
 
 
@@ -341,10 +376,14 @@ def _explain(path, cases, dx_types):
         what = "a repeated value" if repeated else "the value"
         where = f"line {int(first['index']) + 2}" if pd.notna(first["index"]) else "the table"
         lines.append(
-            f"column {column}, {where}: {what} {first['failure_case']!r} ({len(group)} rows in all); "
+            f"column {column}, {where}: {what} {first['failure_case']!r} ({_rows(len(group))} in all); "
             f"expected {allowed.get(column, 'text')}"
         )
     return f"{path}: " + "; ".join(lines) + ". Correct these rows."
+
+
+def _rows(n):
+    return f"{n} row{'s' * (n != 1)}"
 
 
 def find_images(folder):
@@ -373,7 +412,8 @@ def match_images(image_ids, found, folder):
     if missing:
         raise SkinTLError(
             f"{folder}: {len(missing)} of {len(files)} images of the table are missing: {', '.join(missing[:5])}"
-            f"{' …' if len(missing) > 5 else ''}. Expected <image_id>.jpg in the folder or below it."
+            f"{' …' if len(missing) > 5 else ''}. Expected <image_id>.jpg in the folder or below it: add these files, "
+            "or remove their rows from the metadata."
         )
     return files
 
@@ -450,6 +490,18 @@ def _listing(server, what, by_hand):
 
 
 def _short(error):
+    """Return in few words what was wrong; a library's account of a failed connection is a paragraph."""
+    import requests
+
+    known = {
+        requests.exceptions.SSLError: "its certificate is not trusted",
+        requests.exceptions.ProxyError: "the proxy does not let it through",
+        requests.Timeout: "no answer in time",
+        requests.ConnectionError: "no connection",
+    }
+    for kind, words in known.items():
+        if isinstance(error, kind):
+            return words
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -81,9 +81,24 @@ def is_disk_full(error):
 def disk_full_message(path):
     """Say that `path` could not be written because the disk is full, and what to do."""
     return (
-        f"{path}: no space left on the disk. What was finished before is kept. Free some space "
-        "(`./run_all.sh clean STUDY` removes a study's runs and report) and start again: it goes on from there."
+        f"{path}: no space left on the disk. What was finished before is kept. Free some space (`./run_all.sh clean "
+        "STUDY` removes a study's runs and report), or name a folder on a larger disk for decoded images and features "
+        "by SKIN_TL_CACHE, and start again."
     )
+
+
+def is_full(folder):
+    """Tell whether a folder's disk is full but for a few blocks, which no useful file fits."""
+    try:
+        return shutil.disk_usage(folder).free < 100_000
+    except OSError:
+        return False
+
+
+def full_folder():
+    """Return the folder whose disk is full, where an error does not tell: the cache, the temporary one, the project."""
+    candidates = (os.environ.get("SKIN_TL_CACHE"), os.environ.get("TMPDIR"), "/tmp")
+    return next((folder for folder in candidates if folder and is_full(folder)), ROOT)
 
 
 def claim_space(file, n_bytes):

@@ -18,6 +18,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_csv, write_json
 from skin_tl.images import ImageSet, decode
 from skin_tl.splits import draw_experiments, draw_splits, split_fingerprints
+from skin_tl.study import load_study
 
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "pandas", "pillow", "skin-tl")
 """Packages whose versions a run's record names."""
@@ -157,19 +158,32 @@ def read_experiments(folder):
 def read_images(folder, part="dataset"):
     """Return the decoded images that dataset/images.json (or external/images.json) names.
 
+    Where the cache no longer holds them, they are decoded again.
+
     Raises
     ------
     SkinTLError
-        If the cache no longer holds them.
+        If they have to be decoded again, and the data set cannot be had or is another by now.
     """
     about = read_json(folder / part / "images.json")
     images = ImageSet(about["key"], about["image_size"])
     if not images.folder.is_dir():
-        raise SkinTLError(
-            f"{images.folder} is gone, though {folder / part / 'images.json'} names it (was the cache deleted?). "
-            "Delete that file and start again: the images are decoded anew, and runs that are finished stay."
-        )
+        again = decode(_opened(folder, part).files, images.size)
+        if again != images:
+            raise SkinTLError(
+                f"{images.folder} is gone (was the cache deleted?), and the data set is not the one that "
+                f"{folder / part / 'images.json'} names. Bring that one back, or delete this file and start again."
+            )
     return images
+
+
+def _opened(folder, part):
+    """Open the data set that a study's images came from."""
+    if part == "external":
+        from skin_tl.external import open_isic2018
+
+        return open_isic2018()
+    return open_dataset(load_study(folder / "study.json"))
 
 
 def _read_csv(path, dtype=None):

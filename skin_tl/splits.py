@@ -117,8 +117,9 @@ def _too_few(units, policy, scarce, subset):
     counts = units.value_counts()
     listed = ", ".join(f"{dx} ({counts.get(dx, 0)})" for dx in scarce)
     return (
-        f"A split by {policy} would leave the {subset} subset without {listed}: 60/20/20 needs at least 5 "
-        f"{'lesions' if policy == 'lesion' else 'images'} of each diagnosis. Add some, or use a larger data set."
+        f"split_policies: a split by {policy} would leave the {subset} subset without {listed}: 60/20/20 needs at "
+        f"least 5 {'lesions' if policy == 'lesion' else 'images'} of each diagnosis. Add some to the data "
+        "set, or use a larger one."
     )
 
 

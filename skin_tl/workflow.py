@@ -19,10 +19,12 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
+from skin_tl.files import disk_full_message, full_folder, is_disk_full, is_full
 
 ROOT = Path(__file__).resolve().parent.parent
 RESERVED = ("template", "text", "published")
@@ -87,6 +89,10 @@ def main(arguments):
     except SkinTLError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # of the disk, most often: it is full, or may not be written
+        place = error.filename or full_folder()
+        print(f"error: {disk_full_message(place) if is_disk_full(error) else _one_line(str(error))}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped before any step was started.", file=sys.stderr)
         return INTERRUPTED
@@ -116,6 +122,7 @@ def run(name_or_path, options):
 
     os.chdir(ROOT)
     _keep_engine_below_project()
+    logging.raiseExceptions = False  # where the engine cannot write its own log, as on a full disk
     terminal = Terminal(sys.stderr)
     handler_class = _register_logger(terminal)
     parser, settings = _parse_options(options)
@@ -178,7 +185,7 @@ def _engine(settings, parser):
         return bool(args_to_api(settings, parser))
     except SystemExit as stop:
         return not stop.code
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise SkinTLError(_one_line(str(error))) from error
     except Exception as error:
         from snakemake.exceptions import ApiError, CliException, WorkflowError
@@ -465,19 +472,31 @@ def _register_logger(terminal):
                 self.show(record)
                 self.keep(record)
             except Exception:
-                self.handleError(record)
+                traceback.print_exc()
 
         def keep(self, record):
-            """Write the engine's own words to its log file, which is opened with the first of them."""
+            """Write the engine's own words to its log file, which is opened with the first of them.
+
+            A log that cannot be written, as on a full disk, is given up: the steps tell what is wrong.
+            """
             text = self.format(record)
             if self.log is None or not text or text == "None":
                 return
-            if self.file is None:
-                self.log.parent.mkdir(parents=True, exist_ok=True)
-                self.file = open(self.log, "a", encoding="utf-8")
-                self.file.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
-            self.file.write(text + "\n")
-            self.file.flush()
+            try:
+                if self.file is None:
+                    self.log.parent.mkdir(parents=True, exist_ok=True)
+                    self.file = open(self.log, "a", encoding="utf-8")
+                    self.file.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
+                self.file.write(text + "\n")
+                self.file.flush()
+            except OSError:
+                self.log = None
+
+        def close_log(self):
+            """Close the log file; what a full disk does not take is lost."""
+            if self.file:
+                with contextlib.suppress(OSError):
+                    self.file.close()
 
         def show(self, record):
             event, fields = getattr(record, "event", None), record.__dict__
@@ -524,11 +543,10 @@ def _register_logger(terminal):
 
         def finish(self, succeeded, study, settings, log):
             """Say how it ended; return the exit status."""
-            if self.file:
-                self.file.close()
+            self.close_log()
             where = f"report/{study.name}"
-            for trouble in self.troubles:
-                terminal.line(f"error: {explain_trouble(trouble)}")
+            for trouble in dict.fromkeys(explain_trouble(trouble) for trouble in self.troubles):
+                terminal.line(f"error: {trouble}")
             failed = self.failures or self.troubles or not succeeded
             if settings.dryrun and not failed:
                 self.list_steps(where)
@@ -536,8 +554,8 @@ def _register_logger(terminal):
             if failed:
                 if self.jobs:
                     terminal.line("What was finished is kept: the next start goes on from there.")
-            elif self.nothing_to_do:
-                what = "what was asked for" if settings.targets else where
+            elif self.nothing_to_do or not self.jobs:
+                what = "what was asked for" if settings.targets or settings.until else where
                 terminal.line(f"Nothing to do: {what} is up to date.")
             else:
                 terminal.line(f"Done: {len(self.jobs)} step{'s' * (len(self.jobs) != 1)}.")
@@ -592,6 +610,8 @@ def explain_failure(text, logs, troubles=(), killed_by=0):
         result = [f"error: {text}: {told[-1].removeprefix('error: ')}"]
     elif troubles:
         result = [f"error: {text}: {explain_trouble(troubles[-1])}"]
+    elif full := next((log for log in logs if is_full(Path(log).resolve().parent)), None):  # it wrote no log
+        result = [f"error: {text}: {disk_full_message(full)}"]
     elif lines:
         result = [f"error: {text} failed. The end of its log:", *(f"  | {line}" for line in lines[-15:])]
     else:
@@ -606,6 +626,8 @@ def explain_trouble(text):
             "another start works on the same files, or one on another machine was killed. If none is running: "
             "./run_all.sh STUDY --unlock, then start again."
         )
+    if re.search(r"No space left on device|Dis[ck] quota exceeded", text):
+        return disk_full_message(full_folder())
     if match := re.search(r"No rule to produce (\S+)", text):
         return f"no step of this study makes {match[1]}."
     if match := re.search(r"some output files are missing\..*--latency-wait:?\s(.*)", text, re.DOTALL):
@@ -743,7 +765,7 @@ def measure_speed(seconds=0.2):
     matrix = np.ones((n, n), np.float32)
     began, best = time.perf_counter(), float("inf")
     with threadpool_limits(1):
-        while time.perf_counter() - began < seconds:
+        while best == float("inf") or time.perf_counter() - began < seconds:
             start = time.perf_counter()
             matrix @ matrix
             best = min(best, time.perf_counter() - start)

@@ -1,6 +1,8 @@
 """What several test modules share: where Keras keeps its downloads, a small prepared study, and fabricated reports."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-")  # before Keras is imported: no test finds a user's weights
@@ -15,6 +17,8 @@ from PIL import Image
 from skin_tl.files import ROOT
 from skin_tl.study import CLASSES, check_study
 from skin_tl.texts import languages
+
+atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)
 
 
 @pytest.fixture

@@ -32,7 +32,10 @@ STUDIES = {
     "demo_random": ({}, {"weights": "random"}),
     "one": ({"backbones": ["Xception"], "seeds": [3]}, {}),
     "reproduction": ({"dataset": "ham10000", "split_policies": ["image"], "preprocessings": ["unit", "native"]}, {}),
-    "lesion": ({"dataset": "ham10000", "backbones": ["ResNet50", "VGG16"], "image_size": 224}, {}),
+    "lesion": (
+        {"dataset": "ham10000", "backbones": ["ResNet50", "VGG16"], "image_size": 224, "external": "isic2018"},
+        {},
+    ),
 }
 
 

@@ -267,3 +267,27 @@ def test_all_of_ham10000_is_read_where_it_is_at_hand():
     assert data.metadata["dx"].value_counts().to_dict() == {
         "nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115,
     }  # fmt: skip
+
+
+def test_the_state_of_a_source_changes_with_its_table_and_images_alone(release, monkeypatch, tmp_path):
+    monkeypatch.delenv("SKIN_TL_HAM10000", raising=False)
+
+    def state():
+        return dataset.source_state("SKIN_TL_HAM10000", "HAM10000_metadata")
+
+    assert state() == "download"
+    folder = release(name="HAM10000_metadata.csv")
+    monkeypatch.setenv("SKIN_TL_HAM10000", str(folder))
+    first = state()
+    (folder / "notes.txt").write_text("of no matter")
+    os.utime(folder / "HAM10000_metadata.csv")
+    assert state() == first
+    picture = folder / "HAM10000_images_part_1" / "ISIC_0000002.jpg"
+    picture.rename(tmp_path / "kept.jpg")
+    assert state() != first
+    (tmp_path / "kept.jpg").rename(picture)
+    assert state() == first
+    rows().assign(sex="female").to_csv(folder / "HAM10000_metadata.csv", index=False)
+    assert state() != first
+    monkeypatch.setenv("SKIN_TL_HAM10000", str(tmp_path / "nowhere"))
+    assert state() not in (first, "download")

@@ -1,48 +1,28 @@
 """From a study's file to its report through ./run_all.sh, as a user starts it, on a small data set."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from copies import copy_project, start
 from PIL import Image
 from sklearn import metrics
 
 from skin_tl.study import CLASSES
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = Path("runs/small/feature_extraction/MobileNetV2")
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 
 
 @pytest.fixture
 def project(tmp_path, small_study):
-    """Return a copy of the project with the tests' environment and the small study beside it."""
-    folder = tmp_path / "a project"
-    for name in ("skin_tl", "studies", "notebooks", "report/template", "report/text"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run_all.sh", "Snakefile", "environment.yml", "pyproject.toml", *ROOT.glob("requirements*.lock")):
-        shutil.copy(ROOT / name, folder)
-    if (ROOT / ".venv").is_dir():
-        (folder / ".venv").symlink_to(ROOT / ".venv")
-    settings = small_study.model_dump(exclude={"overrides"}) | {"split_policies": ["lesion", "image"], "max_epochs": 5}
-    (folder / "small.yaml").write_text(yaml.safe_dump(settings))
-    return folder
-
-
-def start(project, *arguments, **variables):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-    environment["SKIN_TL_CACHE"] = str(project / "cache")
-    command = ["./run_all.sh", "small.yaml", *arguments]
-    return subprocess.run(
-        command, cwd=project, env=environment | variables, text=True, capture_output=True, timeout=900
-    )
+    """Return a copy of the project with the small study, split both ways, beside it."""
+    changes = {"split_policies": ["lesion", "image"], "max_epochs": 5}
+    return copy_project(tmp_path / "a project", small_study.model_copy(update=changes))
 
 
 def test_a_study_becomes_a_report(project):
@@ -125,7 +105,7 @@ def test_an_external_test_set_is_predicted_beside_the_internal_one(project, tmp_
     assert truth == {f"test_{name}": name for name in CLASSES} | {"test_known": CLASSES[0]}
 
     again = start(project, *wanted, *until, SKIN_TL_ISIC2018=str(source))
-    assert again.returncode == 0 and "Done: 0 steps" in again.stderr
+    assert again.returncode == 0 and "Nothing to do" in again.stderr
 
 
 def test_bad_input_ends_in_one_line_and_keeps_what_was_computed(project, tmp_path):

@@ -192,6 +192,7 @@ def test_slides_ask_each_study_s_report_for_what_it_shows(make, monkeypatch, roo
     for backbone in report.study["backbones"]:
         assert {f"confusion-{backbone.lower()}", f"report-{backbone.lower()}"} <= set(ids)
     assert ("preprocessing" in ids) == (len(report.study["preprocessings"]) > 1)
+    assert ("external" in ids) == (name == "lesion")
     text = " ".join(parse(slide["html"]).text for slide in deck["slides"])
     assert not re.search(r"[{}]|\bNone\b|\bnan\b|  +[.,;]| [.,]", text), text
     shown = {re.search(r'id="([^"]+)"', piece)[1] for slide in deck["slides"] for piece in slide["shown"]}

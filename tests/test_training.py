@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score, log_loss
 
 from skin_tl.errors import SkinTLError
 from skin_tl.splits import subset_rows
-from skin_tl.study import CLASSES, check_study
+from skin_tl.study import CLASSES, check_study, save_study
 
 keras = pytest.importorskip("keras")
 
@@ -295,9 +295,15 @@ def test_a_head_from_its_file_gives_the_predictions_of_the_run(run):
             np.testing.assert_array_equal(of_subset[columns].to_numpy(np.float32), np.asarray(chances))
 
 
-def test_a_deleted_cache_is_said(small_study, tmp_path, monkeypatch):
-    runs.prepare_images(small_study, tmp_path / "runs")
+def test_a_deleted_cache_is_made_again_unless_the_data_are_others(small_study, tmp_path, monkeypatch):
+    _, images = runs.prepare_images(small_study, tmp_path / "runs")
+    before = images.pixels.copy()
+    save_study(small_study, tmp_path / "runs" / "study.json")
     monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "empty"))
+    np.testing.assert_array_equal(runs.read_images(tmp_path / "runs").pixels, before)
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "another"))
+    folder = tmp_path / "HAM10000"
+    (folder / "ISIC_100.png").write_bytes((folder / "ISIC_110.png").read_bytes())
     with pytest.raises(SkinTLError, match="was the cache deleted"):
         runs.read_images(tmp_path / "runs")
 
