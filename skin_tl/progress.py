@@ -62,5 +62,5 @@ def bar(iterable=None, total=None, what="", unit="it"):
         mininterval=0.5,
         leave=False,
         dynamic_ncols=False,
-        ncols=88,
+        ncols=76,
     )

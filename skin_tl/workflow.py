@@ -559,7 +559,7 @@ def _register_logger(terminal):
                 terminal.line(f"Nothing to do: {what} is up to date.")
             else:
                 terminal.line(f"Done: {len(self.jobs)} step{'s' * (len(self.jobs) != 1)}.")
-            if not failed and not settings.targets:
+            if not failed and not settings.targets and not settings.until:
                 reports = sorted(ROOT.glob(f"{where}/*.html")) + sorted(ROOT.glob(f"{where}/*.pdf"))
                 for file in reports:
                     terminal.line(f"  {file.relative_to(ROOT)}")

@@ -1,5 +1,6 @@
 """./run_all.sh and skin_tl.workflow: what a person sees from the first start to the last."""
 
+import ast
 import errno
 import importlib.metadata
 import io
@@ -19,6 +20,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from skin_tl import workflow
 from skin_tl.errors import SkinTLError
@@ -610,6 +612,35 @@ def test_notebooks_are_kept_without_outputs():
     for notebook in notebooks:
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
             assert not cell.get("outputs") and cell.get("execution_count") is None, f"{notebook.name} has outputs"
+
+
+def imported():
+    """Return the top-level modules that the project's own Python files and notebooks import."""
+    sources = [file.read_text(encoding="utf-8") for file in (*ROOT.glob("skin_tl/*.py"), *ROOT.glob("tests/**/*.py"))]
+    for notebook in ROOT.glob("notebooks/*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+CALLED = {"pyreveal", "tensorflow", "jupyterlab", "ipykernel", "ruff", "pip", "setuptools"}
+"""Listed without being imported: files that are read, programs that are started, and the backend of Keras."""
+
+
+def test_what_is_imported_is_listed_and_what_is_listed_is_used():
+    lines = [line for line in (ROOT / "requirements.in").read_text().splitlines() if line and not line.startswith("#")]
+    listed = {canonicalize_name(Requirement(line).name) for line in lines}
+    providers = importlib.metadata.packages_distributions()
+    own = {file.stem for file in ROOT.glob("tests/**/*.py")} | {"skin_tl"}
+    wanted = {canonicalize_name(providers[name][0]) for name in imported() - own - sys.stdlib_module_names}
+    assert wanted - {"jax"} <= listed
+    assert listed - wanted <= CALLED
 
 
 def locked(name):
