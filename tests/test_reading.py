@@ -117,11 +117,11 @@ def test_the_contents_follow_the_reader(read, size):
 
 def test_a_link_of_the_contents_leads_to_its_section(read):
     with read("phone") as page:
-        page.evaluate("document.querySelector('#conclusion').scrollIntoView()")
-        page.wait_for_function(f"{CURRENT}.includes('conclusion')")
-        place = page.locator("#conclusion").bounding_box()
+        page.evaluate("document.querySelector('#answer-benefits').scrollIntoView()")
+        page.wait_for_function(f"{CURRENT}.includes('answer-benefits')")
+        place = page.locator("#answer-benefits").bounding_box()
         page.locator(".contents.narrow summary").click()
-        assert page.locator("#conclusion").bounding_box() == place, "the page moves away below the contents"
+        assert page.locator("#answer-benefits").bounding_box() == place, "the page moves away below the contents"
         page.locator('.contents.narrow a[href="#results"]').click()
         assert page.evaluate("location.hash") == "#results"
         assert not page.evaluate("document.querySelector('.contents.narrow').open")

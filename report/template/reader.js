@@ -51,7 +51,7 @@ function addColours() {
   document.querySelector(".skip").after(group);
 }
 
-// Contents: the last heading above the upper third of the window is where the reader is.
+// Contents: the last heading in the upper fifth of the window, or above it, is where the reader is.
 
 function followReader() {
   const links = new Map();
@@ -77,7 +77,7 @@ function followReader() {
     }
     place.textContent = heading?.textContent ?? "";
     current = heading;
-  }, { rootMargin: "9999999px 0px -66% 0px" });
+  }, { rootMargin: "9999999px 0px -80% 0px" });
   for (const heading of headings) observer.observe(heading);
   narrow.addEventListener("click", (event) => {
     if (event.target.closest("a")) narrow.open = false;
