@@ -41,8 +41,8 @@ Source: the challenge's scoring code (ImageMarkup/isic-challenge-scoring), which
 NEAR_DUPLICATE = 0.6
 """Images are near-duplicates if their distance is at most this share of that to the nearest image of any other lesion.
 
-Distance is 1 − similarity, see `skin_tl.neighbours.nearest`; the test is that of Lowe (International Journal of Computer
-Vision 60, 2004).
+Distance is 1 − similarity of standardised features, see `skin_tl.neighbours.nearest`; the test is that of Lowe
+(International Journal of Computer Vision 60, 2004).
 
 Measured on HAM10000 reduced to 200×150 by ``tests/benchmarks/near_duplicates.py``, MobileNetV2: of 10,015 images, 24
 (0.2 %) pass with one of another lesion, and not by chance: all share its diagnosis, 23 its age, sex and body site too.
@@ -180,8 +180,8 @@ def near_duplicates(features, reference, lesions):
     found : numpy.ndarray
         (n_images,) bool.
     """
-    distances, rows = nearest(features, reference)
-    to_others, _ = nearest(features, reference, lesions=(lesions[rows[:, 0]], lesions))
+    distances, rows = nearest(features, reference, standardise=True)
+    to_others, _ = nearest(features, reference, lesions=(lesions[rows[:, 0]], lesions), standardise=True)
     distances = distances[:, 0].astype(float)
     return rows[:, 0], 1 - distances, distances <= np.maximum(NEAR_DUPLICATE * to_others[:, 0], SAME)
 
