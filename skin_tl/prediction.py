@@ -21,7 +21,7 @@ from skin_tl.files import ROOT, disk_full_message, full_folder, is_disk_full, re
 from skin_tl.images import read_image
 from skin_tl.study import CLASSES, Study, load_study
 
-NOT_A_DIAGNOSIS = "This is research software and no medical device: what it says is not a diagnosis."
+NOT_A_DIAGNOSIS = "Not a diagnosis: this is research software and no medical device."
 
 RUN_FILES = ("run.json", "model.keras", "predictions.csv")
 """What a run needs to predict with; a run that has them all is finished."""
@@ -552,7 +552,7 @@ class _Parser(argparse.ArgumentParser):
         raise SkinTLError(f"predict: {message}. See `./run_all.sh --help`.")
 
 
-def main(arguments=None):
+def main(arguments=None, root=ROOT):
     """Predict the images that a command line names; return the exit status."""
     parser = _Parser("./run_all.sh predict", description=__doc__.split("\n\n")[0])
     parser.add_argument("images", nargs="+", metavar="IMAGE")
@@ -566,7 +566,7 @@ def main(arguments=None):
         if study and Path(study).suffix in (".yaml", ".yml"):
             study = Path(options.base or "") / study
         backbones = [name.strip() for name in (options.backbone or "").split(",") if name.strip()]
-        predictions = predict_images(options.images, study, backbones, base=options.base)
+        predictions = predict_images(options.images, study, backbones, root=root, base=options.base)
         print(as_json(predictions) if options.json else as_text(predictions))
     except SkinTLError as error:
         print(f"error: {error}", file=sys.stderr)
