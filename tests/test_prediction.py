@@ -18,14 +18,13 @@ from sklearn.metrics.pairwise import cosine_distances
 
 from skin_tl import prediction
 from skin_tl.dataset import read_folder
-from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_json
 from skin_tl.study import CLASSES, check_study, save_study
 from skin_tl.synthetic import draw_dataset
 
 keras = pytest.importorskip("keras")
 
-from skin_tl import features, runs, training  # noqa: E402
+from skin_tl import runs, training  # noqa: E402
 
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 STUDY = {
