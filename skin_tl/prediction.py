@@ -328,8 +328,8 @@ class Predictor:
         from skin_tl.evaluation import scale_temperature
         from skin_tl.neighbours import LIKENESS_NEIGHBOUR, nearest, unlikeness
 
-        features = _by_batches(self.body, pixels, BATCH)
-        probabilities = scale_temperature(_by_batches(self.head, features, BATCH).astype(float), self.temperature)
+        features = by_batches(self.body, pixels, BATCH)
+        probabilities = scale_temperature(by_batches(self.head, features, BATCH).astype(float), self.temperature)
         most_of_a_lesion = self.lesions["lesion_id"].value_counts().max()  # so that enough lesions are among them
         n = min(max(n_nearest * most_of_a_lesion, LIKENESS_NEIGHBOUR), len(self.known))
         distances, rows = nearest(features, self.known, n)
@@ -340,8 +340,8 @@ class Predictor:
         return probabilities, unlikeness(distances).astype(float), tables
 
 
-def _by_batches(model, values, batch):
-    """Return what a model gives for all rows of an array, a batch at a time."""
+def by_batches(model, values, batch):
+    """Return what a model gives for all rows of an array or of `skin_tl.neighbours.Rows`, `batch` at a time."""
     import keras
 
     parts = [model.predict_on_batch(np.asarray(values[i : i + batch])) for i in range(0, len(values), batch)]
@@ -396,7 +396,7 @@ def load_predictor(run):
     ids = np.array(images.ids)
     written = written[written["seed"] == seed].set_index("image_id").reindex(ids[rows["val"]])
     expected = written[PROBABILITIES].to_numpy(float)
-    if not np.abs(_by_batches(head, validation, 1024) - expected).max(1).mean() < SAME_PREDICTION:
+    if not np.abs(by_batches(head, validation, 1024) - expected).max(1).mean() < SAME_PREDICTION:
         raise SkinTLError(
             f"{run.folder / 'model.keras'} does not give the probabilities of {run.folder / 'predictions.csv'}: one of "
             f"them is of another version. Delete {run.folder / 'run.json'}. {again}"
