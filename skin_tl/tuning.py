@@ -239,7 +239,9 @@ class Network:
 
     def __init__(self, job, preprocessing, seed, head, counts):
         study, tuned = job.study, job.strategy == "fine_tuning"
-        model = build_backbone(job.backbone, preprocessing, study.image_size, job.weights, seed)
+        # A head was trained on features, so its backbone is that of the features, even if its weights are random.
+        own = {} if tuned else {"seed": seed}
+        model = build_backbone(job.backbone, preprocessing, study.image_size, job.weights, **own)
         job.sizes.update(n_parameters=model.count_params(), n_features=model.output_shape[-1])
         network = network_of(model)
         keras.utils.set_random_seed(seed)
@@ -307,7 +309,7 @@ class Network:
     def restore(self, state):
         """Put back what `state` returned."""
         for name, variables in self.parts.items():
-            _assign(variables, state[name])
+            _assign(variables, state.get(name, []))
 
     def weights(self):
         """Return all weights that predictions depend on, list of arrays."""

@@ -224,6 +224,22 @@ def _files(folder, *names):
     return {name: (folder / name).read_bytes() for name in names or ("predictions.csv", "history.csv")}
 
 
+def test_fine_tuning_begins_with_what_the_head_predicts(study, tmp_path):
+    data = runs.prepare(study, tmp_path)
+    metadata = data.metadata.set_index("image_id").loc[data.images.ids].reset_index()
+    weights = data.weights["backbones"]["MobileNetV2"]
+    job = training.Job(study, "fine_tuning", "MobileNetV2", data.images, metadata, weights, tmp_path)
+    _, features = job.features("native")
+    rows, labels = np.arange(len(features)), training.labels_of(metadata)
+    head, _ = training.train_head(features, labels, {"train": rows, "val": rows}, study)
+    network = tuning.Network(job, "native", 5, head, np.bincount(labels))
+    wanted = np.asarray(head.predict_on_batch(np.asarray(features)))
+    np.testing.assert_allclose(tuning.predict_rows(network.whole, data.images.pixels, rows, 8), wanted, atol=1e-4)
+    views = np.repeat(PLAIN, len(rows), 0)
+    logits = network.training.predict_on_batch({"pixels": np.asarray(data.images.pixels), "views": views})
+    np.testing.assert_allclose(special.softmax(np.asarray(logits), 1), wanted, atol=1e-4)
+
+
 @pytest.mark.parametrize("strategy", ["fine_tuning", "from_scratch"])
 def test_a_run_keeps_its_contract(study, tmp_path, strategy, monkeypatch):
     study = study.model_copy(update={"leakage": True, "test_time_augmentation": strategy == "from_scratch"})
