@@ -759,8 +759,13 @@ def estimate(study):
         features=features,
         models=MODEL_BYTES * len(study.backbones) * n_models,
         seconds=(n_images + N_HAM10000 * rounds) * work / measure_speed(),
-        gpu=os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None,
+        gpu=has_gpu(),
     )
+
+
+def has_gpu():
+    """Tell whether an NVIDIA driver is there."""
+    return os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None
 
 
 def measure_speed(seconds=0.2):
