@@ -19,7 +19,7 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, disk_full_message, full_folder, is_disk_full, read_json
 from skin_tl.images import read_image
-from skin_tl.study import CLASSES, Study, load_study
+from skin_tl.study import CLASSES, TUNED, Study, load_study
 
 NOT_A_DIAGNOSIS = "Not a diagnosis: this is research software and no medical device."
 
@@ -47,7 +47,7 @@ class Predictions:
     ----------
     study : skin_tl.study.Study
     random_weights : bool
-        Whether the backbones never saw a photograph.
+        Whether backbones that should start from ImageNet's weights had random ones.
     table : pandas.DataFrame
         One row per image and backbone: image (the path as it was given), strategy, backbone, predicted (the most
         probable diagnosis), p_akiec … p_vasc (calibrated by the temperature that fits the validation subset),
@@ -88,7 +88,7 @@ class Predictions:
             if self.study.synthetic:
                 told.append("These models learned from drawn images: what they say of a photograph means nothing.")
             if self.random_weights:
-                told.append("Their backbones have random weights, not ImageNet's.")
+                told.append("Their backbones started from random weights, not ImageNet's.")
             return told
         rows = self.table[(self.table["image"] == image) & self.table["unlike"]]
         if rows.empty:
@@ -258,14 +258,17 @@ def _read_model(run, size):
     file = run.folder / "model.keras"
     try:
         whole = keras.models.load_model(file, compile=False)
-        head = whole.get_layer("head")
-        if whole.input_shape[1:] != (size, size, 3) or whole.output_shape[1:] != (len(CLASSES),):
-            raise ValueError(f"it takes {whole.input_shape[1:]} and gives {whole.output_shape[1:]}")
+        networks = [layer for layer in whole.layers if isinstance(layer, keras.Model)]
+        if whole.input_shape[1:] != (size, size, 3) or whole.output_shape[1:] != (len(CLASSES),) or not networks:
+            raise ValueError(f"it takes {whole.input_shape[1:]}, gives {whole.output_shape[1:]}")
+        after = whole.layers[whole.layers.index(networks[0]) + 1 :]
         body = keras.models.clone_model(
             whole,
             clone_function=lambda layer: layer,
-            call_function=lambda layer, *values, **named: values[0] if layer is head else layer(*values, **named),
+            call_function=lambda layer, *values, **named: values[0] if layer in after else layer(*values, **named),
         )
+        given = keras.Input(body.output_shape[1:])
+        head = keras.Model(given, functools.reduce(lambda values, layer: layer(values), after, given))
     except Exception as error:  # zipfile, h5py and Keras raise many types for a wrong file
         from skin_tl.runs import versions
 
@@ -301,6 +304,8 @@ class Predictor:
         Of each row of `known`: image_id, lesion_id, dx.
     limit : float
         See `skin_tl.neighbours.unlikeness_limit`.
+    views : int
+        Flips and rotations of an image over which probabilities are averaged, 1 or 8.
     random_weights : bool
     """
 
@@ -311,6 +316,7 @@ class Predictor:
     known: object
     lesions: pd.DataFrame
     limit: float
+    views: int
     random_weights: bool
 
     def __call__(self, pixels, n_nearest):
@@ -329,7 +335,10 @@ class Predictor:
         from skin_tl.neighbours import LIKENESS_NEIGHBOUR, nearest, unlikeness
 
         features = by_batches(self.body, pixels, BATCH)
-        probabilities = scale_temperature(by_batches(self.head, features, BATCH).astype(float), self.temperature)
+        chances = (
+            by_batches(self.head, features, BATCH) if self.views == 1 else _over_views(self.whole, pixels, self.views)
+        )
+        probabilities = scale_temperature(chances.astype(float), self.temperature)
         most_of_a_lesion = self.lesions["lesion_id"].value_counts().max()  # so that enough lesions are among them
         n = min(max(n_nearest * most_of_a_lesion, LIKENESS_NEIGHBOUR), len(self.known))
         distances, rows = nearest(features, self.known, n)
@@ -346,6 +355,12 @@ def by_batches(model, values, batch):
 
     parts = [model.predict_on_batch(np.asarray(values[i : i + batch])) for i in range(0, len(values), batch)]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+
+
+def _over_views(whole, pixels, views):
+    from skin_tl.tuning import predict_rows
+
+    return predict_rows(whole, pixels, np.arange(len(pixels)), min(BATCH, len(pixels)), views)
 
 
 @functools.lru_cache(maxsize=8)
@@ -396,7 +411,12 @@ def load_predictor(run):
     ids = np.array(images.ids)
     written = written[written["seed"] == seed].set_index("image_id").reindex(ids[rows["val"]])
     expected = written[PROBABILITIES].to_numpy(float)
-    if not np.abs(by_batches(head, validation, 1024) - expected).max(1).mean() < SAME_PREDICTION:
+    views = 8 if run.strategy in TUNED and study.test_time_augmentation else 1
+    if views == 1:
+        given = by_batches(head, validation, 1024)
+    else:  # a few images tell
+        given = _over_views(whole, images.pixels[rows["val"][:4]], views)
+    if not np.abs(given - expected[: len(given)]).max(1).mean() < SAME_PREDICTION:
         raise SkinTLError(
             f"{run.folder / 'model.keras'} does not give the probabilities of {run.folder / 'predictions.csv'}: one of "
             f"them is of another version. Delete {run.folder / 'run.json'}. {again}"
@@ -410,7 +430,8 @@ def load_predictor(run):
         known=known,
         lesions=lesions.reset_index(),
         limit=unlikeness_limit(validation, known),
-        random_weights=bool(record.get("random_weights")),
+        views=views,
+        random_weights=bool(record.get("random_weights")) and run.strategy != "from_scratch",
     )
 
 
@@ -452,11 +473,12 @@ def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, expla
     from skin_tl.decisions import DECISIONS
     from skin_tl.evaluation import PROBABILITIES
 
-    stacked, names, rows, neighbours, maps = np.stack(list(pixels.values())), list(pixels), [], [], {}
+    stacked, names, rows, neighbours, maps, random = np.stack(list(pixels.values())), list(pixels), [], [], {}, False
     malignant = [CLASSES.index(name) for name in DECISIONS["malignant"]]
     for run in runs:
         predictor, of_run = load_predictor(run), {"strategy": run.strategy, "backbone": run.backbone}
         probabilities, unlikeness, nearest = predictor(stacked, n_nearest)
+        random |= predictor.random_weights
         table = pd.DataFrame({"image": names, **of_run, "predicted": np.array(CLASSES)[probabilities.argmax(1)]})
         table[PROBABILITIES] = probabilities
         table["p_malignant"] = probabilities[:, malignant].sum(1)
@@ -475,7 +497,7 @@ def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, expla
         for parts in (rows, neighbours)
     )
     columns = ["image", "strategy", "backbone", "rank", "image_id", "lesion_id", "dx", "distance"]
-    return Predictions(settings, predictor.random_weights, table, neighbours[columns], pixels, maps)
+    return Predictions(settings, random, table, neighbours[columns], pixels, maps)
 
 
 # --- ./run_all.sh predict ---------------------------------------------------------------------------------------------
