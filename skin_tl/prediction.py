@@ -552,7 +552,8 @@ def as_text(predictions, width=80):
             lines.append(header)
             for row in of_strategy.to_dict("records"):
                 numbers = "".join(f"{100 * row[name]:6.1f}" for name in PROBABILITIES)
-                numbers += f"{100 * row['p_malignant']:7.1f}{row['unlikeness'] / row['limit']:8.2f}"
+                share = row["unlikeness"] / max(row["limit"], 1e-9)  # a dead network sees no difference at all
+                numbers += f"{100 * row['p_malignant']:7.1f}{min(share, 9999):8.2f}"
                 lines.append(f"  {row['backbone']:14}  {row['predicted']:4}{numbers}{'!' if row['unlike'] else ''}")
             for row in of_strategy.to_dict("records"):
                 near = nearest[image, strategy, row["backbone"]].to_dict("records")
