@@ -179,7 +179,7 @@ def find_study(study=None, root=ROOT):
     SkinTLError
         If it has no runs; the message lists the studies that have.
     """
-    runs = Path(root) / "runs"
+    runs, study = Path(root) / "runs", None if study is None else str(study)
     if study is not None and Path(study).name == "study.json":
         return Path(study).resolve().parent
     if study is not None and Path(study).suffix in (".yaml", ".yml"):
@@ -196,7 +196,7 @@ def find_study(study=None, root=ROOT):
         study = max(finished, key=lambda name: (finished[name], name))
     elif study not in finished:
         known = (Path(root) / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
-        what = f"The study {study!r} has no finished run" if known else f"No study is named {str(study)!r}"
+        what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
         first = f" Run it first: `./run_all.sh {study}`." if known else ""
         raise SkinTLError(f"{what}.{first} {there}")
     return runs / study
@@ -532,15 +532,17 @@ def as_json(predictions):
 def as_text(predictions, width=80):
     """Return predictions as tables of plain text, at most `width` columns wide but for the name of an image."""
     from skin_tl.evaluation import PROBABILITIES
+    from skin_tl.texts import NO_BREAK_SPACE
 
     def wrapped(text, first, rest):
-        return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+        lines = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+        return [line.replace(NO_BREAK_SPACE, " ") for line in lines]
 
     nearest = _nearest_of(predictions)
     lines = wrapped(f"study {predictions.study.name}: {predictions.study.title}", "", "  ")
     for told in predictions.warnings():
         lines += wrapped(told, "", "")
-    header = f"  {'backbone':14}  {'says':4}" + "".join(f"{dx:>6}" for dx in CLASSES) + f"{'malig':>7}{'unlike':>8}"
+    header = f"  {'backbone':14} {'says':5}" + "".join(f"{dx:>6}" for dx in CLASSES) + f"{'malig':>7}{'unlike':>8}"
     for image in predictions.images:
         rows = predictions.table[predictions.table["image"] == image]
         lines += ["", image]
@@ -554,11 +556,11 @@ def as_text(predictions, width=80):
                 numbers = "".join(f"{100 * row[name]:6.1f}" for name in PROBABILITIES)
                 share = row["unlikeness"] / max(row["limit"], 1e-9)  # a dead network sees no difference at all
                 numbers += f"{100 * row['p_malignant']:7.1f}{min(share, 9999):8.2f}"
-                lines.append(f"  {row['backbone']:14}  {row['predicted']:4}{numbers}{'!' if row['unlike'] else ''}")
+                lines.append(f"  {row['backbone']:14} {row['predicted']:5}{numbers}{'!' if row['unlike'] else ''}")
             for row in of_strategy.to_dict("records"):
                 near = nearest[image, strategy, row["backbone"]].to_dict("records")
-                known = ", ".join(f"{of['image_id']} {of['dx']} {of['distance']:.2f}" for of in near)
-                lines += wrapped(f"nearest by {row['backbone']}: {known}", "  ", "    ")
+                known = (NO_BREAK_SPACE.join([of["image_id"], of["dx"], f"{of['distance']:.2f}"]) for of in near)
+                lines += wrapped(f"nearest by {row['backbone']}: {', '.join(known)}", "  ", "    ")
     lines.append("")
     lines += wrapped(
         "Calibrated probabilities in %; malig: mel, bcc and akiec together. unlike: distance to the training images, "

@@ -44,7 +44,6 @@ STUDY = {
 }
 """Its backbone is a tiny network in place of MobileNetV2."""
 
-EIGHT_VIEWS = {"test_time_augmentation": True}
 RUN = Path("runs/small/feature_extraction/MobileNetV2")
 
 
@@ -223,7 +222,10 @@ def test_text_and_plain_colours_are_unlike_real_lesions_and_lesions_are_not(tmp_
 @pytest.mark.parametrize("strategy", ["fine_tuning", "from_scratch"])
 def test_whole_networks_predict_as_their_run_did(project, files, strategy):
     """Over all flips and rotations, as the study asks for."""
-    finish(project, STUDY | tiny.TUNING | {"name": strategy, "strategies": [strategy], "seeds": [2]} | EIGHT_VIEWS)
+    other = {"fine_tuning": "from_scratch_epochs", "from_scratch": "fine_tuning_epochs"}[strategy]
+    tuning = {key: value for key, value in tiny.TUNING.items() if key != other}
+    changes = {"name": strategy, "strategies": [strategy], "seeds": [2], "test_time_augmentation": True}
+    finish(project, STUDY | tuning | changes)
     run = project / "runs" / strategy / strategy / "MobileNetV2"
     written = pd.read_csv(run / "predictions.csv").query("subset == 'test'")[:6]
     found = prediction.predict_images([files[name] for name in written["image_id"]], strategy, root=project)
@@ -248,7 +250,7 @@ def test_the_table_fits_the_terminal_and_json_holds_the_same(project, said, caps
     lines = shown.splitlines()
     assert max(len(line) for line in lines if line != path) <= 80
     assert lines[0].startswith("study small") and "Not a diagnosis" in shown
-    rows = [line for line in lines if line.startswith("  MobileNetV2")]
+    rows = [line for line in lines if line.startswith("  MobileNetV2 ")]
     for line, row in zip(rows, said.table[:2].to_dict("records"), strict=True):
         found = line.rstrip("!").split()
         assert found[1] == row["predicted"]
@@ -323,11 +325,12 @@ def test_a_file_that_is_no_image_is_told_in_one_line(project, files, tmp_path, c
 
 def test_unknown_studies_and_backbones_are_told_with_those_that_there_are(project, files, tmp_path, capsys):
     image = next(iter(files.values()))
-    assert "small" in refused(project, capsys, "--study", "smal", image)
+    line = refused(project, capsys, "--study", "smal", image)
+    assert "No study is named 'smal'. Studies with finished runs: " in line and "small." in line
     assert "has no finished run of 'VGG16'. It has: MobileNetV2" in refused(
         project, capsys, "--backbone", "VGG16", image
     )
-    assert "no finished run" in refused(tmp_path, capsys, image)
+    assert "No study has finished runs" in refused(tmp_path, capsys, image)
     half = tmp_path / "runs" / "half"
     half.mkdir(parents=True)
     shutil.copy(project / "runs/small/study.json", half)
