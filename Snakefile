@@ -207,7 +207,7 @@ if study.external:
             rules.images.output.metadata,
             f"{RUNS}/features/{'_'.join(study.features_of_duplicates)}.json",
             f"{RUNS}/external/features_{'_'.join(study.features_of_duplicates)}.json",
-            sources("external"),
+            sources("external", "neighbours"),
         output: f"{RUNS}/external/duplicates.csv"
         params: depends=depends(by=study.features_of_duplicates)
         threads: workflow.cores
