@@ -245,14 +245,11 @@ class Network:
         job.sizes.update(n_parameters=model.count_params(), n_features=model.output_shape[-1])
         network = network_of(model)
         keras.utils.set_random_seed(seed)
-        logits = keras.layers.Dense(len(CLASSES), name="diagnosis")
         before = head.layers[:-1] if tuned else []
-        features = model.output
-        for layer in before:
-            features = layer(features)
-        self.whole = keras.Model(
-            model.input, keras.layers.Softmax(name="probabilities")(logits(features)), name=model.name
-        )
+        logits = keras.layers.Dense(len(CLASSES), name="diagnosis")
+        layers = [*before, logits, keras.layers.Softmax(name="probabilities")]
+        part = keras.Sequential([keras.Input(model.output_shape[1:], name="features"), *layers], name="head")
+        self.whole = keras.Model(model.input, part(model.output), name=model.name)
         if tuned:
             logits.set_weights(head.layers[-1].get_weights())
         _unfreeze(network, BACKBONES[job.backbone].last_block if tuned and study.unfreeze == "last_block" else None)
