@@ -109,6 +109,20 @@ class Augmentation(keras.layers.Layer):
         return augment(*inputs)
 
 
+class Still(keras.layers.Layer):
+    """A network whose weights learn while its normalisation and dropout do what they do in prediction.
+
+    A layer of its own, as Keras hands ``training=True`` down to a network that was called with ``training=False``.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def call(self, images):
+        return self.network(images, training=False)
+
+
 class Batches(keras.utils.PyDataset):
     """The batches of one epoch; which they are depends on seed and epoch alone.
 
@@ -264,7 +278,7 @@ class Network:
         pixels = keras.Input(model.input_shape[1:], dtype="uint8", name="pixels")
         views = keras.Input((8,), dtype="float32", name="views")
         features = scale_pixels(Augmentation()([pixels, views]), job.backbone, preprocessing)
-        features = network(features, training=False) if tuned else network(features)
+        features = Still(network)(features) if tuned else network(features)
         for layer in before:
             features = layer(features)
         self.training = keras.Model({"pixels": pixels, "views": views}, logits(features))
