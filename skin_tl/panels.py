@@ -1,8 +1,8 @@
 """Panels: what the notebook 4_explore shows and lets one click, made of ipywidgets.
 
-Takes the tables of `skin_tl.explore`; gives an `Explorer`, whose methods return one panel each.  The panels share what is
-chosen: another head, cell or image changes all of them.  Every number comes from `skin_tl.explore`, every word from
-``labels.yaml``, and whatever comes from the metadata is escaped.
+Takes the tables of `skin_tl.explore`; gives an `Explorer`, whose methods return one panel each.  The panels share
+what is chosen: another head, cell or image changes all of them.  Every number comes from `skin_tl.explore`, every word
+from ``labels.yaml``, and whatever comes from the metadata is escaped.
 """
 
 import contextlib
@@ -59,8 +59,8 @@ class Explorer:
     Parameters
     ----------
     study : str
-        A name below ``runs/``, or the path of a ``study.json``.  Where a study on drawn images has no finished run, two of its
-        backbones are trained first, which takes about a minute.
+        A name below ``runs/``, or the path of a ``study.json``.  Where a study on drawn images has no finished run,
+        two backbones are trained first (`skin_tl.explore.quick_run`).
     output : str or pathlib.Path
         Folder of the runs made by hand.
     language : str
@@ -593,8 +593,8 @@ class Explorer:
             limit = {name: self.labels.number(row[name], ".2f") for name in ("unlikeness", "limit")}
             columns.append(
                 Markup(
-                    '<div data-backbone="{}" style="max-width:300px"><b>{}</b> <span class="soft">{}</span>{}<div>{}</div>{}'
-                    '<div class="soft">{}</div><div>{}</div>{}</div>'
+                    '<div data-backbone="{}" style="max-width:300px"><b>{}</b> <span class="soft">{}</span>{}'
+                    '<div>{}</div>{}<div class="soft">{}</div><div>{}</div>{}</div>'
                 ).format(
                     row["backbone"],
                     self._name(row["backbone"]),
