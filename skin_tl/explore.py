@@ -67,6 +67,11 @@ class Runs:
         """The decoded images, `skin_tl.images.ImageSet`."""
         return runs.read_images(self.folder)
 
+    @property
+    def random_weights(self):
+        """Whether the backbones never saw a photograph."""
+        return read_json(self.folder / "weights.json")["source"] == "random"
+
 
 # Finding and reading runs ---------------------------------------------------------------------------------------
 
@@ -376,8 +381,8 @@ def compare(predictions, image_id, choice, backbones):
 def features_of_run(found, choice):
     """Return the features that a run's backbone gives for all images of the study, (n_images, n_features) float32.
 
-    Computed where the cache has not got them.  Where the strategy trains the backbone too, they are those of the network
-    in the run's model.keras.
+    Computed where the cache has not got them.  Where the strategy trains the backbone too, they are those of the
+    network in the run's model.keras.
 
     Raises
     ------

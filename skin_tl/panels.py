@@ -40,7 +40,7 @@ STYLE = """<style>
 .skin-tl .bars { display: grid; grid-template-columns: auto minmax(60px, 1fr) auto; gap: 1px 6px; font-size: 11.5px;
   align-items: center; margin-top: 3px; max-width: 260px; }
 .skin-tl .bars b { font-weight: 600; }
-.skin-tl .bar { height: 8px; border-radius: 2px; background: var(--jp-layout-color3, #d9dfe5); overflow: hidden; }
+.skin-tl .bar { height: 8px; border-radius: 2px; background: var(--jp-layout-color2, #e6eaee); overflow: hidden; }
 .skin-tl .bar i { display: block; height: 100%; }
 .skin-tl table { border-collapse: collapse; font-size: 13px; }
 .skin-tl th, .skin-tl td { padding: 3px 10px; text-align: right; font-variant-numeric: tabular-nums;
@@ -117,7 +117,7 @@ class Explorer:
 
     def nearest(self):
         """Return the panel with the training lesions that look most like the chosen image to the chosen backbone."""
-        return self._panel(self._find, self._neighbours)
+        return self._panel(widgets.HBox([self._find]), self._neighbours)
 
     def threshold(self):
         """Return the panel that moves the threshold on the probability of melanoma."""
@@ -138,7 +138,11 @@ class Explorer:
     def _build(self):
         self._style, self._summary = widgets.HTML(STYLE), widgets.HTML()
         self._choices = {
-            name: widgets.Dropdown(description=self._word(name), style={"description_width": "initial"})
+            name: widgets.Dropdown(
+                description=self._word(name),
+                style={"description_width": "initial"},
+                layout={"width": "auto", "min_width": "180px"},
+            )
             for name in ("study", "strategy", "backbone", "split", "seed")
         }
         self._study = self._choices["study"]
@@ -191,7 +195,10 @@ class Explorer:
         self._picture.add_class("skin-lesion")
         self._comparison.add_class("skin-comparison")
         self._neighbours.add_class("skin-neighbours")
-        self._pair = [widgets.Dropdown(description=self._word(name)) for name in ("first", "second")]
+        self._pair = [
+            widgets.Dropdown(description=self._word(name), style={"description_width": "initial"})
+            for name in ("first", "second")
+        ]
         for dropdown in self._pair:
             dropdown.observe(lambda _: self._compare(), "value")
         self._find = widgets.Button(description=self._word("find"), layout={"width": "auto"})
@@ -199,15 +206,15 @@ class Explorer:
         self._find.on_click(lambda _: self.find_nearest())
 
     def _build_threshold(self):
-        self._slider = widgets.FloatSlider(
-            value=0.5, min=0, max=1, step=0.001, readout_format=".3f", description=self._word("threshold")
+        self._slider = widgets.FloatLogSlider(
+            value=0.5, min=-4, max=0, step=0.01, readout_format=".4f", description=self._word("threshold")
         )
         self._slider.layout.width, self._slider.style.description_width = "460px", "initial"
         self._slider.add_class("skin-threshold")
-        self._slider.observe(lambda _: self._decide(), "value")
+        self._slider.observe(lambda _: None if self._filling else self.flag_from(self._slider.value), "value")
         self._of_validation = widgets.Button(layout={"width": "auto"})
         self._of_validation.add_class("skin-validation")
-        self._of_validation.on_click(lambda _: setattr(self._slider, "value", self._chosen_threshold))
+        self._of_validation.on_click(lambda _: self.flag_from(self._chosen_threshold))
         self._decision = widgets.HTML()
         self._decision.add_class("skin-decision")
 
@@ -290,7 +297,7 @@ class Explorer:
         self.show(*(cell if cell and self.counts.loc[cell] else explore.worst_cell(self.counts)))
 
     def _notes(self):
-        return {"synthetic": self.found.study.synthetic}
+        return {"synthetic": self.found.study.synthetic, "random_weights": self.found.random_weights}
 
     # The confusion matrix -----------------------------------------------------------------------------------------
 
@@ -506,15 +513,21 @@ class Explorer:
         self._of_validation.description = self._word(
             "of_validation",
             sensitivity=self.labels.number(SENSITIVITY, ".0%"),
-            threshold=self.labels.number(self._chosen_threshold, ".3f"),
+            threshold=self._written(self._chosen_threshold),
         )
-        if known and self._slider.value != self._chosen_threshold:
-            self._slider.value = self._chosen_threshold  # which decides
-        else:
-            self._decide()
+        self.flag_from(self._chosen_threshold if known else 0.5)
 
-    def _decide(self):
-        found = explore.decide(self._lesions, self._slider.value)
+    def _written(self, threshold):
+        """Write a threshold; on the slider's logarithmic scale the digits that count are the first three."""
+        digits = 3 if not threshold > 0 else min(max(3, 2 - int(np.floor(np.log10(threshold)))), 8)
+        return self.labels.number(threshold, f".{digits}f")
+
+    def flag_from(self, threshold):
+        """Show what is found and missed when lesions are flagged from a probability of melanoma on, in 0…1."""
+        self._filling, self.flagged_from = True, threshold
+        self._slider.value = min(max(threshold, 10**self._slider.min), 1)
+        self._filling = False
+        found = explore.decide(self._lesions, threshold)
         number = self.labels.number
         shares = "".join(
             Markup('<div><span class="big" data-value="{}">{}</span><br>{}</div>').format(
@@ -537,8 +550,14 @@ class Explorer:
         rows = [[self.labels(f"diagnosis.{dx}"), *by_diagnosis.loc[dx]] for dx in CLASSES]
         curve = _with_point(self._curve, 1 - found["specificity"], found["sensitivity"])
         self._decision.value = Markup(
-            '<div class="skin-tl row"><div><div class="row">{}</div><br>{}</div>{}<div>{}</div></div>'
-        ).format(Markup(shares), table, _table(["", *heads], rows, number, "skin-by-diagnosis"), curve)
+            '<div class="skin-tl"><div>{}</div><div class="row">{}</div><br><div class="row">{}{}<div>{}</div></div></div>'
+        ).format(
+            self._word("flagged_from", threshold=self._written(threshold)),
+            Markup(shares),
+            table,
+            _table(["", *heads], rows, number, "skin-by-diagnosis"),
+            curve,
+        )
 
     # An image of one's own ----------------------------------------------------------------------------------------
 
@@ -574,8 +593,6 @@ class Explorer:
         """Return what `skin_tl.prediction.Predictions` say of an image as HTML."""
         table = found.table[found.table["image"] == image]
         notes = [self._word("not_a_diagnosis"), *(self._word(name) for name, here in self._notes().items() if here)]
-        if found.random_weights:
-            notes.append(self._word("random_weights"))
         if table["unlike"].any():
             names = ", ".join(map(self._name, table.loc[table["unlike"], "backbone"].drop_duplicates()))
             notes.insert(0, self._word("unlike", backbones=names))
@@ -674,4 +691,4 @@ def _with_point(curve, false, true):
     left, bottom, width, height = _CURVE
     x, y = wide * (left + width * false), high * (1 - bottom - height * true)
     point = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{DIAGNOSES["mel"]}" stroke="#ffffff"/></svg>'
-    return Markup(curve.removesuffix("</svg>") + point)
+    return Markup(curve.rstrip().removesuffix("</svg>") + point)
