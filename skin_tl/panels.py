@@ -550,7 +550,8 @@ class Explorer:
         rows = [[self.labels(f"diagnosis.{dx}"), *by_diagnosis.loc[dx]] for dx in CLASSES]
         curve = _with_point(self._curve, 1 - found["specificity"], found["sensitivity"])
         self._decision.value = Markup(
-            '<div class="skin-tl"><div>{}</div><div class="row">{}</div><br><div class="row">{}{}<div>{}</div></div></div>'
+            '<div class="skin-tl"><div>{}</div><div class="row">{}</div><br>'
+            '<div class="row">{}{}<div>{}</div></div></div>'
         ).format(
             self._word("flagged_from", threshold=self._written(threshold)),
             Markup(shares),

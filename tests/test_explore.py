@@ -1,6 +1,7 @@
-"""Exploring finished runs: the tables behind the panels, the panels without a browser, and the notebook in JupyterLab."""
+"""Exploring finished runs: the tables behind the panels, and the panels without a browser."""
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -335,12 +336,48 @@ def test_the_panels_speak_both_languages(fab, explorer, monkeypatch):
         assert getattr(french, panel)().children
 
 
-def test_a_file_that_is_no_image_gets_one_line(explorer, tmp_path):
+@pytest.mark.slow
+def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, tmp_path):
+    from skin_tl import runs
+    from skin_tl.panels import Explorer
+    from skin_tl.study import save_study
+    from skin_tl.training import train_run
+
+    study = small_study.model_copy(update={"seeds": [1], "max_epochs": 5})
+    folder = tmp_path / "runs" / "small"
+    save_study(study, folder / "study.json")
+    data = runs.prepare(study, folder)
+    train_run(study, "feature_extraction", "MobileNetV2", data, folder / "feature_extraction" / "MobileNetV2")
+    explorer = Explorer("small", root=tmp_path)
+    assert explorer.rows["disagreement"].isna().all()  # one backbone has none to disagree with
+
+    explorer.find_nearest()
+    split = explore.subsets(explorer.found.splits, explorer.choice)
+    near = shown_images(explorer._neighbours.value)
+    assert len(near) == 6 and set(split[near]) == {"train"}
+    explorer.look(explorer.rows.index[-1])  # once the features are there, they follow the image
+    assert len(shown_images(explorer._neighbours.value)) == 6
+
+    image_id = explorer.rows.index[0]
+    explorer.predict(f"{image_id}.png", tmp_path / "HAM10000")
+    page = str(explorer._own.value)
+    assert "not a diagnosis" in page and "random weights" in page
+    assert page.count("data:image/png") == 1 + 1 + 5  # the image, Grad-CAM and the nearest lesions
+    predictions = pd.read_csv(folder / "feature_extraction/MobileNetV2/predictions.csv").set_index("image_id")
+    said = predictions.loc[image_id, PROBABILITIES].astype(float).idxmax().removeprefix("p_")  # calibration keeps it
+    assert f"says: {explorer.labels(f'diagnosis.{said}')};" in page
+
+    content = (tmp_path / "HAM10000" / f"{image_id}.png").read_bytes()
+    explorer._upload.value = ({"name": "../a.png", "type": "image/png", "size": 9, "content": content, **_NOW},)
+    assert "a.png" in explorer._own.value and "not a diagnosis" in explorer._own.value
     explorer.predict("")
     assert "No image is named" in explorer._own.value
     (tmp_path / "a.png").write_bytes(b"no image")
     explorer.predict("a.png", tmp_path)
     assert 'role="alert"' in explorer._own.value and "is not an image" in explorer._own.value
+
+
+_NOW = {"last_modified": datetime.now(UTC)}
 
 
 # The notebook -----------------------------------------------------------------------------------------------------
