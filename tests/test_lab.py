@@ -65,7 +65,7 @@ def page(lab):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(PATIENCE * 1000)
+        page.set_default_timeout(60_000)
         within(60, lambda: page.goto(f"{lab['url']}?token={lab['token']}"))
         yield page
         browser.close()
