@@ -19,7 +19,8 @@ import sys
 
 import yaml
 
-from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, check_study, save_study
+from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
+from skin_tl.workflow import has_gpu
 
 with open(workflow.configfiles[0]) as file:
     settings = yaml.safe_load(file)
@@ -31,6 +32,9 @@ REPORT = f"report/{study.name}"
 STEP = f"{shlex.quote(sys.executable)} -m skin_tl"
 STUDY = f"--study {RUNS}/study.json"
 LANGUAGES = {"en": "", "fr": ".fr"}
+
+# Much of a notebook with heads is done by one core, so two run side by side; a GPU belongs to one at a time.
+CORES_OF_HEADS = workflow.cores if has_gpu() else max(1, (workflow.cores or 1) // 2)
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
@@ -58,6 +62,21 @@ def depends(**settings):
 
 def sources(*modules):
     return [f"skin_tl/{name}.py" for name in modules]
+
+
+def features_of(wildcards):
+    """What a run needs of its backbone's features: nothing, where all is trained from random weights."""
+    if wildcards.strategy == "from_scratch":
+        return rules.weights.output
+    return [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings]
+
+
+def modules_of(wildcards):
+    return sources("training", *(["tuning"] if wildcards.strategy in TUNED else []))
+
+
+def settings_of(wildcards):
+    return depends(**study.training_settings(wildcards.strategy))
 
 
 onstart:
@@ -129,6 +148,7 @@ rule features:
         sources("backbones", "features"),
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}.json"
     threads: workflow.cores
+    priority: 1  # before all heads, which then run side by side
     log: f"{RUNS}/logs/features_{{backbone}}_{{preprocessing}}.log"
     shell:
         "{STEP} features {STUDY} --backbone {wildcards.backbone} --preprocessing {wildcards.preprocessing} > {log} 2>&1"
@@ -139,12 +159,12 @@ rule train:
     input:
         rules.images.output,
         rules.dataset.output[:2],
-        lambda wildcards: [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings],
-        sources("training"),
+        features_of,
+        modules_of,
         "notebooks/2_train.ipynb",
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in RUN_FILES]
-    params: depends=depends(**study.training_settings())
-    threads: workflow.cores
+    params: depends=settings_of
+    threads: lambda wildcards: workflow.cores if wildcards.strategy in TUNED else CORES_OF_HEADS
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
@@ -217,11 +237,12 @@ if study.external:
             f"{RUNS}/{{strategy}}/{{backbone}}/run.json",
             rules.external_images.output.metadata,
             lambda wildcards: [
-                f"{RUNS}/external/features_{wildcards.backbone}_{name}.json" for name in study.preprocessings
+                f"{RUNS}/external/features_{wildcards.backbone}_{name}.json"
+                for name in ([] if wildcards.strategy in TUNED else study.preprocessings)
             ],
             sources("external"),
         output: f"{RUNS}/{{strategy}}/{{backbone}}/predictions_{study.external}.csv"
-        params: depends=depends(**study.training_settings())
+        params: depends=settings_of
         threads: workflow.cores
         log: f"{RUNS}/logs/external_{{strategy}}_{{backbone}}.log"
         shell:

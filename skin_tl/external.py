@@ -28,7 +28,7 @@ from skin_tl.files import write_csv
 from skin_tl.neighbours import nearest
 from skin_tl.progress import say
 from skin_tl.runs import read_images, read_metadata_table, write_images
-from skin_tl.study import CLASSES
+from skin_tl.study import CLASSES, TUNED
 
 LABELS = "ISIC2018_Task3_Test_GroundTruth"
 FILES = (LABELS, "ISIC2018_Task3_Test_Images.zip")
@@ -41,8 +41,8 @@ Source: the challenge's scoring code (ImageMarkup/isic-challenge-scoring), which
 NEAR_DUPLICATE = 0.6
 """Images are near-duplicates if their distance is at most this share of that to the nearest image of any other lesion.
 
-Distance is 1 − similarity, see `skin_tl.neighbours.nearest`; the test is that of Lowe (International Journal of Computer
-Vision 60, 2004).
+Distance is 1 − similarity of standardised features, see `skin_tl.neighbours.nearest`; the test is that of Lowe
+(International Journal of Computer Vision 60, 2004).
 
 Measured on HAM10000 reduced to 200×150 by ``tests/benchmarks/near_duplicates.py``, MobileNetV2: of 10,015 images, 24
 (0.2 %) pass with one of another lesion, and not by chance: all share its diagnosis, 23 its age, sex and body site too.
@@ -180,8 +180,8 @@ def near_duplicates(features, reference, lesions):
     found : numpy.ndarray
         (n_images,) bool.
     """
-    distances, rows = nearest(features, reference)
-    to_others, _ = nearest(features, reference, lesions=(lesions[rows[:, 0]], lesions))
+    distances, rows = nearest(features, reference, standardise=True)
+    to_others, _ = nearest(features, reference, lesions=(lesions[rows[:, 0]], lesions), standardise=True)
     distances = distances[:, 0].astype(float)
     return rows[:, 0], 1 - distances, distances <= np.maximum(NEAR_DUPLICATE * to_others[:, 0], SAME)
 
@@ -247,10 +247,12 @@ def find_duplicates(study, folder):
 def predict_external(study, strategy, backbone, folder):
     """Predict the external images with every head of a run's arm ``main``; write the run's predictions_isic2018.csv.
 
+    Of a strategy that trains whole networks, those are asked, in the way that they predict the study's own images.
+
     Parameters
     ----------
     study : skin_tl.study.Study
-    strategy : {'feature_extraction'}
+    strategy : {'feature_extraction', 'fine_tuning', 'from_scratch'}
     backbone : str
     folder : pathlib.Path
         The study's folder below ``runs/``; the run must be trained.
@@ -269,19 +271,24 @@ def predict_external(study, strategy, backbone, folder):
 
     from skin_tl.features import features_of
     from skin_tl.training import PREDICTION_COLUMNS, head_file, predict
+    from skin_tl.tuning import predict_images
 
     run, images = folder / strategy / backbone, read_images(folder, "external")
     metadata = read_metadata_table(folder, "external").set_index("image_id").loc[images.ids].reset_index()
     same = {"dataset": study.external, "arm": "main", "train_fraction": 1.0, "subset": "test"}
     predictions = []
+    whole = strategy in TUNED
     for preprocessing in study.preprocessings:
-        features, _ = features_of(study, folder, images, backbone, preprocessing)
+        seen = images.pixels if whole else features_of(study, folder, images, backbone, preprocessing)[0]
         for policy, seed in itertools.product(study.split_policies, study.seeds):
-            file = run / "heads" / head_file("main", policy, preprocessing, seed)
+            file = run / ("models" if whole else "heads") / head_file("main", policy, preprocessing, seed)
             if not file.is_file():
                 raise SkinTLError(f"{file} is missing. Delete {run / 'run.json'} and start again: it is trained anew.")
-            head = keras.models.load_model(file, compile=False)
-            table = predict(head, features, np.arange(len(features)), metadata)
+            model, rows = keras.models.load_model(file, compile=False), np.arange(len(seen))
+            if whole:
+                table = predict_images(study, model, seen, rows, metadata)
+            else:
+                table = predict(model, seen, rows, metadata)
             head_of = {"split_policy": policy, "preprocessing": preprocessing, "seed": seed}
             predictions.append(table.assign(**same, **head_of)[PREDICTION_COLUMNS])
     predictions = pd.concat(predictions, ignore_index=True)

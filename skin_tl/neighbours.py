@@ -41,12 +41,10 @@ class Rows:
         return self.values[self.rows[part]]
 
 
-def nearest(features, reference, n=1, lesions=None, chunk=CHUNK):
+def nearest(features, reference, n=1, lesions=None, standardise=False, chunk=CHUNK):
     """Find for each image the most similar ones of another set.
 
-    Both are standardised by the mean and spread of each feature over `reference`, so that no feature counts for more
-    because its numbers are larger; distance is 1 − cosine, so that a picture of more contrast, all of whose features
-    are stronger, is not farther for that.
+    Distance is 1 − cosine: a picture of more contrast, all of whose features are stronger, is not farther for that.
 
     Parameters
     ----------
@@ -56,6 +54,10 @@ def nearest(features, reference, n=1, lesions=None, chunk=CHUNK):
         How many are looked for.
     lesions : (numpy.ndarray, numpy.ndarray), optional
         Of the images and of `reference`, (n_images,) and (n_reference,) int: two images of one lesion are not compared.
+    standardise : bool
+        Whether both are first standardised by the mean and spread of each feature over `reference`, so that what all
+        images have in common counts for nothing: it parts lesions from their near-duplicates, but hides that an image
+        lacks just that (see `unlikeness`).
     chunk : int
         Images of each that are compared at a time.
 
@@ -66,14 +68,16 @@ def nearest(features, reference, n=1, lesions=None, chunk=CHUNK):
     rows : numpy.ndarray
         (n_images, n) int, rows of `reference`; −1 where the distance is ∞.
     """
-    from sklearn.preprocessing import StandardScaler
+    if standardise:
+        from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler()
-    for j in range(0, len(reference), chunk):
-        scaler.partial_fit(reference[j : j + chunk])
+        scaler = StandardScaler()
+        for j in range(0, len(reference), chunk):
+            scaler.partial_fit(reference[j : j + chunk])
 
     def directions(values):
-        values = scaler.transform(values)
+        if standardise:
+            values = scaler.transform(values)
         return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
     distances, rows = np.full((len(features), n), np.inf, np.float32), np.full((len(features), n), -1)
@@ -97,8 +101,13 @@ def nearest(features, reference, n=1, lesions=None, chunk=CHUNK):
 def unlikeness(distances):
     """Return how unlike the reference each image is: its distance to the `LIKENESS_NEIGHBOUR`-th nearest one of it.
 
-    The k-th nearest neighbour needs no assumption on how features are distributed (Sun et al., *Out-of-distribution
-    detection with deep nearest neighbors*, ICML 2022).
+    The method of Sun et al. (*Out-of-distribution detection with deep nearest neighbors*, ICML 2022), who compare
+    directions of features as they are, too.  It assumes nothing of how features are distributed.
+
+    Measured with ResNet50 on HAM10000 reduced to 200×150, split by lesion, of 44 pictures that are no lesion or a
+    changed one: with features as they are, all of plain colour, of text and photographs of other things are above the
+    limit, and no lesion turned by a right angle is.  Standardised, most plain colours are below it, whether cosines or
+    Euclidean distances are compared.  The tenth, first and fiftieth nearest give much the same.
 
     Parameters
     ----------
