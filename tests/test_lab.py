@@ -146,11 +146,12 @@ def test_the_start_page_is_rendered_and_each_notebook_runs(project, page):
 def shown(page):
     """The images of the cards, in their order."""
     figures = page.locator(".skin-cards figure[data-image]:has(.bars)")
-    return [figure.get_attribute("data-image") for figure in figures.all()]
+    return figures.evaluate_all("figures => figures.map(figure => figure.dataset.image)")
 
 
 def looked_at(page):
-    return page.locator(".skin-lesion [data-image]").first.get_attribute("data-image")
+    looked = page.locator(".skin-lesion [data-image]")
+    return looked.evaluate_all("elements => elements.map(element => element.dataset.image)")[0]
 
 
 def counted(page):
