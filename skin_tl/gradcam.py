@@ -54,7 +54,9 @@ def gradcam(model, pixels, classes):
         slopes = score_slopes(model, maps.mean(axis=(1, 2)), classes[batch])
         heat = np.maximum(np.einsum("nhwk,nk->nhw", maps, slopes), 0)
         if not np.isfinite(heat).all():
-            raise SkinTLError(f"{model.name}: feature maps that are not finite. Its weights are damaged: train it again.")
+            raise SkinTLError(
+                f"{model.name}: feature maps that are not finite. Its weights are damaged: train it again."
+            )
         for row, one in enumerate(heat, start=first):
             found[row] = _enlarged(one, size)
     return found
@@ -118,10 +120,11 @@ def score_slopes(model, features, classes):
 
 
 def shuffle_weights(model, seed=0):
-    """Shuffle the numbers inside each weight of a model: it keeps its scales and loses what it learned.
+    """Shuffle the numbers inside each kernel of a model: it keeps its scales and loses what it learned.
 
     For the check of Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018: a map that says something of what
-    the network learned must change.
+    the network learned must change.  Vectors (biases, the statistics of batch normalisation) stay, lest numbers
+    overflow.
 
     Parameters
     ----------
@@ -130,7 +133,7 @@ def shuffle_weights(model, seed=0):
     seed : int
     """
     rng = np.random.default_rng(seed)
-    model.set_weights([rng.permutation(weight.ravel()).reshape(weight.shape) for weight in model.get_weights()])
+    model.set_weights([rng.permutation(w.ravel()).reshape(w.shape) if w.ndim > 1 else w for w in model.get_weights()])
 
 
 def _parts(model):

@@ -376,7 +376,9 @@ class Report:
         """Return a figure made of rows of pictures, each with a text of its own."""
         number, anchor = self._number("figure", figure, context)
         alt = without_tags(self.texts.caption("figures", figure, "alt", **context)).strip()
-        body = Markup('<div role="group" aria-label="{}">{}</div>').format(" ".join(alt.split()), Markup("\n").join(rows))
+        body = Markup('<div role="group" aria-label="{}">{}</div>').format(
+            " ".join(alt.split()), Markup("\n").join(rows)
+        )
         caption = self.texts.caption("figures", figure, "caption", **context)
         return Piece(self._captioned(anchor, "figure", number, body, caption, "explanations.csv"))
 

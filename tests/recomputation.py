@@ -684,7 +684,9 @@ class Recomputation:
         counts = chosen["kind"].value_counts()
         found = {"n_tested": len(names), "n_wrong": len(wrong), "n_maps": len(chosen), "sure": SURE}
         found |= {"n_confident": sum(probability >= SURE for probability in wrong["probability"])}
-        found |= {f"n_{kinds}": counts[kind] for kind, kinds in (("hit", "hits"), ("miss", "misses"), ("error", "errors"))}
+        found |= {
+            f"n_{kinds}": counts[kind] for kind, kinds in (("hit", "hits"), ("miss", "misses"), ("error", "errors"))
+        }
         surest = wrong.sort_values(["probability", "image_id"], ascending=[False, True]).iloc[0]
         found |= {"surest": surest["probability"], "surest_dx": surest["dx"], "surest_predicted": surest["predicted"]}
         maps, shuffled = (np.load(folder / f"{name}.npy").astype(float) for name in ("maps", "shuffled_maps"))
