@@ -70,9 +70,9 @@ def choose(tested):
     """Choose test images to be explained, by rules that leave no choice.
 
     Of each diagnosis one that is recognised (``hit``) and one that is not (``miss``): the one with the median
-    probability of the predicted diagnosis, the lower of the two middle ones, so neither the best nor the worst.  And of
-    all errors the `N_ERRORS` with the highest probability (``error``), one image per lesion.  Of equal ones the first by
-    image id.
+    probability of the predicted diagnosis, the lower of the two middle ones, so neither the best nor the worst.  And
+    of all errors the `N_ERRORS` with the highest probability (``error``), one image per lesion.  Equal ones stand in the
+    order of their image ids.
 
     Parameters
     ----------
@@ -267,8 +267,8 @@ def explanation_tables(files):
     dict of pandas.DataFrame
         ``explanations.csv``: strategy, split_policy, preprocessing, seed, backbone, place (of the map in ``maps.npy``)
         and the columns of ``images.csv``.  ``explained.csv``, one row per run: n_tested, n_wrong, n_confident (errors
-        with a probability of `SURE` or more), sure (`SURE`), n_maps, n_hits, n_misses, n_errors (shown), surest, surest_dx and
-        surest_predicted (of the most confident error), middle_hits, middle_misses and likeness (means).
+        with a probability of `SURE` or more), sure (`SURE`), n_maps, n_hits, n_misses, n_errors (shown), surest,
+        surest_dx and surest_predicted (of the most confident error), middle_hits, middle_misses and likeness (means).
         ``points.csv``: strategy, preprocessing, backbone and the columns of the runs' files.  ``feature_maps.csv``:
         strategy, preprocessing, backbone, n_points, n_images, same (share of points whose nearest point of another
         lesion has the same diagnosis) and by_chance (what that share is if points are drawn at random).
