@@ -71,8 +71,8 @@ def choose(tested):
 
     Of each diagnosis one that is recognised (``hit``) and one that is not (``miss``): the one with the median
     probability of the predicted diagnosis, the lower of the two middle ones, so neither the best nor the worst.  And
-    of all errors the `N_ERRORS` with the highest probability (``error``), one image per lesion.  Equal ones stand in the
-    order of their image ids.
+    of all errors the `N_ERRORS` with the highest probability (``error``), one image per lesion.  Equal ones stand in
+    the order of their image ids.
 
     Parameters
     ----------

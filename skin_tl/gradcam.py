@@ -175,8 +175,8 @@ def _until(model, layer):
     return keras.Model(whole.input, given[0])
 
 
-# The slopes of what may stand between pooling and the dense layer, each from the slopes of what the layer gives: a layer,
-# what it was given, and (n_images, n_features) slopes.
+# The slopes of what may stand between pooling and the dense layer, each from the slopes of what the layer gives: a
+# layer, what it was given, and (n_images, n_features) slopes.
 
 
 def _of_rescaling(layer, values, slopes):

@@ -19,7 +19,7 @@ PIXELS = RNG.integers(0, 256, (3, 96, 96, 3), np.uint8)
 
 
 def whole_model(name, pixels, size=96, weights=RANDOM, folder=None):
-    """Put a backbone and a head with random weights together as a run does, and read it back where a folder is given."""
+    """Put a backbone and a random head together as a run does, and read it back where a folder is given."""
     backbone = build_backbone(name, "native", size, weights)
     head = training.build_head(backbone.predict_on_batch(pixels), np.arange(len(pixels)))
     dense = head.get_layer("diagnosis")
