@@ -20,6 +20,7 @@ import sys
 import yaml
 
 from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, check_study, save_study
+from skin_tl.workflow import has_gpu
 
 with open(workflow.configfiles[0]) as file:
     settings = yaml.safe_load(file)
@@ -31,6 +32,9 @@ REPORT = f"report/{study.name}"
 STEP = f"{shlex.quote(sys.executable)} -m skin_tl"
 STUDY = f"--study {RUNS}/study.json"
 LANGUAGES = {"en": "", "fr": ".fr"}
+
+# Much of a notebook with heads is done by one core, so two run side by side; a GPU belongs to one at a time.
+CORES_OF_HEADS = workflow.cores if has_gpu() else max(1, (workflow.cores or 1) // 2)
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
@@ -129,6 +133,7 @@ rule features:
         sources("backbones", "features"),
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}.json"
     threads: workflow.cores
+    priority: 1  # before all heads, which then run side by side
     log: f"{RUNS}/logs/features_{{backbone}}_{{preprocessing}}.log"
     shell:
         "{STEP} features {STUDY} --backbone {wildcards.backbone} --preprocessing {wildcards.preprocessing} > {log} 2>&1"
@@ -144,7 +149,7 @@ rule train:
         "notebooks/2_train.ipynb",
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in RUN_FILES]
     params: depends=depends(**study.training_settings())
-    threads: workflow.cores
+    threads: CORES_OF_HEADS
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
@@ -158,7 +163,7 @@ rule explain:
         lambda wildcards: f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json",
         sources("gradcam", "explanations"),
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED]
-    threads: workflow.cores
+    threads: CORES_OF_HEADS
     log: f"{RUNS}/logs/explain_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} explain {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"

@@ -293,14 +293,9 @@ def model_fingerprint(model):
     return fingerprint(*(weight.tobytes() for weight in model.get_weights()))
 
 
-def count_parameters(name):
-    """Return how many parameters a network has, without and with its 1,000-class ImageNet classifier.
+def count_parameters_with_classifier(name):
+    """Return how many parameters a network has with its 1,000-class ImageNet classifier; no value of them is drawn."""
+    import keras
 
-    Returns
-    -------
-    (int, int)
-    """
-    from keras import applications
-
-    make = getattr(applications, name)
-    return tuple(make(weights=None, include_top=top).count_params() for top in (False, True))
+    with keras.StatelessScope():
+        return getattr(keras.applications, name)(weights=None).count_params()

@@ -199,7 +199,7 @@ def explain(study, strategy, backbone, folder):
     """
     import keras
 
-    from skin_tl.features import features_of
+    from skin_tl.features import find_features
     from skin_tl.gradcam import gradcam, shuffle_weights
     from skin_tl.runs import read_images, read_metadata_table, read_splits
 
@@ -221,7 +221,7 @@ def explain(study, strategy, backbone, folder):
     shuffle_weights(model)
     shuffled = gradcam(model, pixels, asked).astype(np.float16)
     preprocessing = explained_head(settings)["preprocessing"]
-    features, _ = features_of(study, folder, images, backbone, preprocessing)
+    features = find_features(study, folder, images, backbone, preprocessing)
     rows, places = lay_out(features)
     metadata = read_metadata_table(folder).set_index("image_id").loc[images.ids].reset_index()
     points = metadata.loc[rows, ["image_id", "lesion_id", "dx"]].assign(x=places[:, 0], y=places[:, 1])

@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from scipy import optimize, special
 from threadpoolctl import threadpool_limits
 
-from skin_tl.backbones import build_backbone, count_parameters, transform_of
+from skin_tl.backbones import build_backbone, count_parameters_with_classifier, transform_of
 from skin_tl.errors import SkinTLError
 from skin_tl.features import extract
 from skin_tl.files import claim_space, disk_full_message, is_disk_full, write_atomically, write_csv, write_json
@@ -284,7 +284,7 @@ def train_run(study, strategy, backbone, prepared, folder):
     record = run_record(study, strategy, backbone, prepared.images.key, prepared.splits, started) | {
         "n_parameters": n_parameters,
         "n_features": n_features,
-        "n_parameters_with_classifier": count_parameters(backbone)[1],
+        "n_parameters_with_classifier": count_parameters_with_classifier(backbone),
         "weights": weights,
         "random_weights": prepared.weights["source"] == "random",
         "device": device(),

@@ -748,8 +748,13 @@ def estimate(study):
         features=features,
         models=150e6 * len(study.backbones) * len(study.strategies),
         seconds=n_images * work / measure_speed(),
-        gpu=os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None,
+        gpu=has_gpu(),
     )
+
+
+def has_gpu():
+    """Tell whether an NVIDIA driver is there."""
+    return os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None
 
 
 def measure_speed(seconds=0.2):
