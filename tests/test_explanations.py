@@ -151,6 +151,25 @@ def test_a_run_is_explained(small_study, tmp_path):
         explanations.explain(small_study, "feature_extraction", "MobileNetV2", folder)
 
 
+def test_features_of_the_step_are_found_without_building_the_network(tmp_path, monkeypatch):
+    pytest.importorskip("keras")
+    from skin_tl import features
+    from skin_tl.files import write_json
+
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(features, "features_of", lambda *arguments: ("computed", {}))
+    wanted = (None, tmp_path / "runs", None, "VGG16", "native")
+    assert features.find_features(*wanted) == "computed"  # the step did not run
+    write_json(tmp_path / "runs" / "features" / "VGG16_native.json", {"key": "abc"})
+    assert features.find_features(*wanted) == "computed"  # the cache was deleted
+    kept = tmp_path / "cache" / "features" / "abc"
+    kept.mkdir(parents=True)
+    np.save(kept / "features.npy", np.arange(6.0).reshape(3, 2))
+    assert features.find_features(*wanted) == "computed"  # a pass that was interrupted
+    write_json(kept / "about.json", {})
+    np.testing.assert_array_equal(features.find_features(*wanted), np.arange(6.0).reshape(3, 2))
+
+
 @pytest.mark.parametrize("file", ["images.csv", "points.csv", "maps.npy"])
 def test_missing_explanations_are_named(root, monkeypatch, file):
     monkeypatch.setenv("SKIN_TL_CACHE", str(root / "cache"))
