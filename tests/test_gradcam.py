@@ -160,7 +160,7 @@ def draw_corners(size, corner, n_pairs, rng):
         picture = Image.fromarray((ground + rng.normal(0, 3, ground.shape)).clip(0, 255).astype(np.uint8))
         place = [size * (0.15 + 0.7 * side) + rng.uniform(-0.02, 0.02) * size for side in divmod(corner, 2)]
         with_checks = picture.copy()
-        with_checks.paste(checks, [round(centre - radius) for centre in reversed(place)])
+        with_checks.paste(checks, tuple(round(centre - radius) for centre in reversed(place)))
         pixels += [np.asarray(picture), np.asarray(with_checks)]
     return np.stack(pixels), np.arange(2 * n_pairs) % 2
 
