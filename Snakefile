@@ -19,7 +19,7 @@ import sys
 
 import yaml
 
-from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, check_study, save_study
+from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
 from skin_tl.workflow import has_gpu
 
 with open(workflow.configfiles[0]) as file:
@@ -62,6 +62,21 @@ def depends(**settings):
 
 def sources(*modules):
     return [f"skin_tl/{name}.py" for name in modules]
+
+
+def features_of(wildcards):
+    """What a run needs of its backbone's features: nothing, where all is trained from random weights."""
+    if wildcards.strategy == "from_scratch":
+        return rules.weights.output
+    return [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings]
+
+
+def modules_of(wildcards):
+    return sources("training", *(["tuning"] if wildcards.strategy in TUNED else []))
+
+
+def settings_of(wildcards):
+    return depends(**study.training_settings(wildcards.strategy))
 
 
 onstart:
@@ -144,12 +159,12 @@ rule train:
     input:
         rules.images.output,
         rules.dataset.output[:2],
-        lambda wildcards: [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings],
-        sources("training"),
+        features_of,
+        modules_of,
         "notebooks/2_train.ipynb",
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in RUN_FILES]
-    params: depends=depends(**study.training_settings())
-    threads: CORES_OF_HEADS
+    params: depends=settings_of
+    threads: lambda wildcards: workflow.cores if wildcards.strategy in TUNED else CORES_OF_HEADS
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
@@ -208,7 +223,7 @@ if study.external:
             rules.images.output.metadata,
             f"{RUNS}/features/{'_'.join(study.features_of_duplicates)}.json",
             f"{RUNS}/external/features_{'_'.join(study.features_of_duplicates)}.json",
-            sources("external"),
+            sources("external", "neighbours"),
         output: f"{RUNS}/external/duplicates.csv"
         params: depends=depends(by=study.features_of_duplicates)
         threads: workflow.cores
@@ -222,11 +237,12 @@ if study.external:
             f"{RUNS}/{{strategy}}/{{backbone}}/run.json",
             rules.external_images.output.metadata,
             lambda wildcards: [
-                f"{RUNS}/external/features_{wildcards.backbone}_{name}.json" for name in study.preprocessings
+                f"{RUNS}/external/features_{wildcards.backbone}_{name}.json"
+                for name in ([] if wildcards.strategy in TUNED else study.preprocessings)
             ],
             sources("external"),
         output: f"{RUNS}/{{strategy}}/{{backbone}}/predictions_{study.external}.csv"
-        params: depends=depends(**study.training_settings())
+        params: depends=settings_of
         threads: workflow.cores
         log: f"{RUNS}/logs/external_{{strategy}}_{{backbone}}.log"
         shell:

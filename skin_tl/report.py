@@ -198,6 +198,12 @@ class Report:
         table = table[(table["metric"] == metric) & (table["factor"] == factor)]
         return table.groupby(["factor", "strategy", "other"], sort=False)
 
+    def histories(self):
+        """Return the history of each run's own training: list of (backbone, strategy, rows of ``history.csv``)."""
+        own = self.files.history.query("arm == 'main'")
+        runs = own.groupby(["backbone", "strategy"], sort=False)
+        return [(*names, rows[rows["stage"] == rows["stage"].iloc[-1]]) for names, rows in runs]
+
     def own(self, name, **values):
         """Return the rows of a table that belong to the main set-up, on the study's own images by default."""
         table = self.main.of(self.tables[name])

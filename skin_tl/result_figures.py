@@ -41,17 +41,19 @@ from skin_tl.texts import labels as labels_of
 
 
 @themed
-def training_curves(history, labels=None, title=None):
+def training_curves(history, labels=None, title=None, strategy="feature_extraction"):
     """Draw training and validation loss by epoch: a thin line per seed, a dot where the weights were taken.
 
     Parameters
     ----------
     history : pandas.DataFrame
-        Of the arm ``main``: columns split_policy, preprocessing, seed, epoch, loss, val_loss, kept (bool).
+        Of the arm ``main``, one stage: columns split_policy, preprocessing, seed, epoch, loss, val_loss, kept (bool).
     labels : skin_tl.texts.Labels, optional
         English by default.
     title : str, optional
         Usually the backbone's name, whose colour the lines have then.
+    strategy : str
+        Named below the title, unless heads on features were trained.
 
     Returns
     -------
@@ -67,14 +69,16 @@ def training_curves(history, labels=None, title=None):
         best = part[part["kept"]].iloc[0]
         axes.plot(best["epoch"], best["val_loss"], "o", color=colour, markersize=4.5, markeredgecolor="white")
     n_heads = len(history.drop_duplicates(["split_policy", "preprocessing", "seed"]))
-    axes.set_xlabel(labels("axis.epoch", heads=labels.number(n_heads, "d")))
+    heads = strategy == "feature_extraction"
+    axes.set_xlabel(labels("axis.epoch" if heads else "axis.epoch_networks", heads=labels.number(n_heads, "d")))
     axes.set_ylabel(labels("axis.loss"))
     axes.set_ylim(bottom=0)
     write_numbers(axes.xaxis, labels, ".0f")
     write_numbers(axes.yaxis, labels, ".1f")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_title(backbone_name(title, labels) if title else "")
+    named = [backbone_name(title, labels)] if title else []
+    axes.set_title("\n".join([*named, *([] if heads else [labels(f"strategy.{strategy}")])]))
     lines = [mpl.lines.Line2D([], [], color=colour, linestyle=style) for style in ((0, (3, 2)), "-")]
     axes.legend(lines, [labels("axis.training"), labels("axis.validation")], loc="best")
     return figure

@@ -13,7 +13,7 @@ from skin_tl.explanations import choose, likeness, share_in_the_middle, tested_i
 from skin_tl.files import fingerprint, write_csv, write_json
 from skin_tl.scoring import write_evaluation
 from skin_tl.splits import EXPERIMENT, draw_experiments, draw_splits, split_fingerprints
-from skin_tl.study import CLASSES, check_study
+from skin_tl.study import CLASSES, STRATEGIES, check_study
 from skin_tl.tables import read_study_files
 
 # Lesions per diagnosis, HAM10000's order of frequency.
@@ -33,6 +33,8 @@ STUDIES = {
     "demo_random": ({}, {"weights": "random"}),
     "one": ({"backbones": ["Xception"], "seeds": [3]}, {}),
     "reproduction": ({"dataset": "ham10000", "split_policies": ["image"], "preprocessings": ["unit", "native"]}, {}),
+    "strategies": ({"backbones": ["VGG16", "ResNet50"], "strategies": list(STRATEGIES)}, {}),
+    "tuned": ({"backbones": ["ResNet50"], "strategies": ["from_scratch"], "leakage": False, "other_splits": 0}, {}),
     "lesion": (
         {"dataset": "ham10000", "backbones": ["ResNet50", "VGG16"], "image_size": 224, "external": "isic2018"},
         {},
@@ -81,6 +83,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         "patience": 8,
         "overrides": [],
     } | (changes or {})
+    study = check_study(study).model_dump()
     rng = np.random.default_rng(seed)
     folder = root / "runs" / name
     metadata = fabricate_metadata(rng) if metadata is None else metadata
@@ -103,7 +106,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
             run = folder / strategy / backbone
             predictions[backbone] = _predictions(metadata, splits, experiments, study, backbone, rng, alike)
             write_csv(run / "predictions.csv", predictions[backbone])
-            write_csv(run / "history.csv", _history(study, rng))
+            write_csv(run / "history.csv", _history(study, strategy, rng))
             write_json(run / "run.json", _record(study, strategy, backbone, splits, key, sources[backbone], weights))
             _write_explanations(run / "explanations", predictions[backbone], metadata, study, seed)
             if study["external"]:
@@ -228,17 +231,20 @@ def _chances(dx, skill, common, rng, lesions=None, alike=0.0):
     return pd.DataFrame(chances, columns=PROBABILITIES)
 
 
-def _history(study, rng):
+def _history(study, strategy, rng):
+    stages = {"feature_extraction": ["head"], "fine_tuning": ["head", "fine_tuning"]}.get(strategy, [strategy])
     parts = []
     for cell in _cells(study):
-        epochs = np.arange(1, rng.integers(18, 30))
-        loss = 0.4 + 1.2 * np.exp(-epochs / 5)
-        table = pd.DataFrame({"epoch": epochs, "loss": loss, "accuracy": 1 - loss / 2})
-        table["val_loss"] = loss + 0.1 + 0.01 * epochs
-        table["val_accuracy"] = 1 - table["val_loss"] / 2
-        table["macro_f1"], table["val_macro_f1"] = 1 - loss / 2, 1 - table["val_loss"] / 2
-        table["kept"] = table["epoch"] == table.loc[table["val_macro_f1"].idxmax(), "epoch"]
-        parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", l2=0.01, **cell))
+        for stage in stages:
+            epochs = np.arange(1, rng.integers(18, 30))
+            loss = 0.4 + 1.2 * np.exp(-epochs / 5)
+            table = pd.DataFrame({"epoch": epochs, "loss": loss, "accuracy": 1 - loss / 2})
+            table["val_loss"] = loss + 0.1 + 0.01 * epochs
+            table["val_accuracy"] = 1 - table["val_loss"] / 2
+            table["macro_f1"], table["val_macro_f1"] = 1 - loss / 2, 1 - table["val_loss"] / 2
+            table["kept"] = table["epoch"] == table.loc[table["val_macro_f1"].idxmax(), "epoch"]
+            l2 = 0.01 if stage == "head" else np.nan
+            parts.append(table.assign(arm="main", train_fraction=1.0, stage=stage, l2=l2, **cell))
     columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"]
     return pd.concat(parts, ignore_index=True)[
         [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"]

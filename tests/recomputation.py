@@ -413,6 +413,8 @@ class Recomputation:
         assert ending == "epochs"
         history = pd.read_csv(self.runs / strategy / backbone / "history.csv")
         history = history.query("arm == 'main' and split_policy == @policy and preprocessing == @preprocessing")
+        stage = "head" if strategy == "feature_extraction" else strategy
+        history = history[history["stage"] == stage]
         return history["seed"].value_counts().mean()
 
     def of_published(self, backbone, row, ending):

@@ -124,7 +124,8 @@ def bare_path(folder, **scripts):
 def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
     done = start(project, *asked, PATH=bare_path(tmp_path / "bin"))
     assert done.returncode == 0 and not done.stderr
-    for word in ("demo", "presentation", "ham10000", "test", "lab", "clean", "--dry-run", "--config backbones="):
+    commands = ("test", "lab", "predict IMAGE", "clean")
+    for word in ("demo", "presentation", "ham10000", *commands, "--dry-run", "--config backbones="):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert not (project / ".venv").exists()

@@ -1,0 +1,351 @@
+"""Images of one's own: calibrated probabilities, the lesions most like them, and a warning where none is like them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from copies import copy_project, start
+from PIL import Image, ImageDraw
+from scipy import optimize, special
+from sklearn.metrics import log_loss
+from sklearn.metrics.pairwise import cosine_distances
+
+from skin_tl import prediction
+from skin_tl.dataset import read_folder
+from skin_tl.files import ROOT, read_json, write_json
+from skin_tl.study import CLASSES, check_study, save_study
+from skin_tl.synthetic import draw_dataset
+
+keras = pytest.importorskip("keras")
+
+from skin_tl import runs, training  # noqa: E402
+
+PROBABILITIES = [f"p_{name}" for name in CLASSES]
+STUDY = {
+    "name": "small",
+    "title": "A small study",
+    "dataset": "ham10000",
+    "image_size": 64,
+    "backbones": ["MobileNetV2"],
+    "seeds": [2, 1],
+    "weights": "random",
+    "max_epochs": 15,
+}
+RUN = Path("runs/small/feature_extraction/MobileNetV2")
+
+
+def finish(root, settings):
+    """Train a study's runs, as the workflow leaves them."""
+    study = check_study(settings)
+    folder = root / "runs" / study.name
+    prepared = runs.prepare(study, folder)
+    save_study(study, folder / "study.json")
+    for backbone in study.backbones:
+        run = folder / "feature_extraction" / backbone
+        training.train_run(study, "feature_extraction", backbone, prepared, run)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Return a folder with the finished runs of a small study of drawn lesions, which also counts as HAM10000."""
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIN_TL_HAM10000", str(draw_dataset(root / "HAM10000", 50, 1, (96, 72), workers=1)))
+        patch.setenv("SKIN_TL_CACHE", str(root / "cache"))
+        patch.delenv("SKIN_TL_WEIGHTS", raising=False)
+        finish(root, STUDY)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def files(project):
+    """Return the paths of the drawn images by image id."""
+    return {path.stem: str(path) for path in (project / "HAM10000").rglob("*.jpg")}
+
+
+@pytest.fixture(scope="module")
+def subsets(project):
+    """Return the subset of each image in the split of the saved model: the first seed that the study lists."""
+    splits = pd.read_csv(project / "runs/small/dataset/splits.csv")
+    return splits[splits["seed"] == 2].set_index("image_id")["subset"]
+
+
+@pytest.fixture(scope="module")
+def said(project, files, subsets):
+    """Return the predictions of all test images and one training image."""
+    chosen = [*subsets.index[subsets == "test"], subsets.index[subsets == "train"][3]]
+    return prediction.predict_images([files[name] for name in chosen], "small", n_nearest=3, root=project)
+
+
+def test_probabilities_are_the_models_calibrated_on_the_validation_subset(project, said):
+    table = said.table
+    model = keras.models.load_model(project / RUN / "model.keras", compile=False)
+    pictures = [Image.open(path).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC) for path in table["image"]]
+    raw = np.asarray(model.predict_on_batch(np.stack(pictures)), float)
+
+    written = pd.read_csv(project / RUN / "predictions.csv").query("arm == 'main' and seed == 2 and subset == 'val'")
+    logits, labels = np.log(written[PROBABILITIES].to_numpy(float)), list(CLASSES)
+
+    def loss(temperature):
+        return log_loss(written["dx"], special.softmax(logits / temperature, axis=1), labels=labels)
+
+    temperature = optimize.minimize_scalar(loss, bounds=(0.05, 20), method="bounded").x
+    expected = special.softmax(np.log(raw) / temperature, axis=1)
+    assert np.abs(expected - raw).max() > 0.02  # calibration does something
+    np.testing.assert_allclose(table[PROBABILITIES].sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(table[PROBABILITIES].to_numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(table["p_malignant"], table[["p_mel", "p_bcc", "p_akiec"]].sum(axis=1))
+    assert table["predicted"].tolist() == [CLASSES[place] for place in raw.argmax(axis=1)]
+    assert said.random_weights and any("random" in told for told in said.warnings())
+
+
+def test_neighbours_are_training_images_of_different_lesions(project, files, subsets, said):
+    metadata = pd.read_csv(project / "runs/small/dataset/metadata.csv").set_index("image_id")
+    index = next((project / "cache" / "images").glob("*/index.csv"))
+    ids = pd.read_csv(index)["image_id"].tolist()
+    values = np.load(next((project / "cache" / "features").glob("*/features.npy")))
+    known = [place for place, name in enumerate(ids) if subsets[name] == "train"]
+    lesions = metadata.loc[[ids[place] for place in known], "lesion_id"]
+    for image, found in said.neighbours.groupby("image"):
+        distances = cosine_distances(values[[ids.index(Path(image).stem)]].astype(float), values[known].astype(float))
+        nearest = pd.Series(distances[0]).groupby(lesions.to_numpy()).min().sort_values()[:3]
+        assert found["lesion_id"].tolist() == nearest.index.tolist()
+        np.testing.assert_allclose(found["distance"], nearest, atol=1e-5)
+        assert found["rank"].tolist() == [1, 2, 3]
+        assert (subsets[found["image_id"]] == "train").all()
+        pd.testing.assert_frame_equal(
+            metadata.loc[found["image_id"], ["lesion_id", "dx"]].reset_index(),
+            found[["image_id", "lesion_id", "dx"]].reset_index(drop=True),
+        )
+        unlikeness = said.table.set_index("image").loc[image, "unlikeness"]
+        assert unlikeness == pytest.approx(np.sort(distances[0])[9], abs=1e-5)
+    own = said.images[-1]  # a training image is most like itself
+    assert said.neighbours[said.neighbours["image"] == own].iloc[0]["image_id"] == Path(own).stem
+
+
+def others(folder):
+    """Draw pictures that are no lesions; return their paths."""
+    folder.mkdir(exist_ok=True)
+    pictures = {name: Image.new("RGB", (600, 450), name) for name in ("white", "black", "pink", "#e0ac8c", "blue")}
+    for paper, ink in (("white", "black"), ("#e0ac8c", "#3c1e14")):
+        picture = pictures[f"text on {paper}"] = Image.new("RGB", (600, 450), paper)
+        for line in range(14):
+            told = "The quick brown fox jumps over the lazy dog 0123456789"[line % 7 :]
+            ImageDraw.Draw(picture).text((10, 10 + 30 * line), told, fill=ink, font_size=24)
+    for name, picture in pictures.items():
+        picture.save(folder / f"{name}.png")
+    return [str(folder / f"{name}.png") for name in pictures]
+
+
+def test_text_and_plain_colours_are_unlike_drawn_lesions_and_lesions_are_not(project, said, tmp_path):
+    lesions = said.table[:-1]
+    assert lesions["unlike"].mean() <= 0.2 and not said.table.iloc[-1]["unlike"]
+    assert (lesions["unlike"] == (lesions["unlikeness"] > lesions["limit"])).all()
+    other = prediction.predict_images(others(tmp_path), "small", root=project)
+    assert other.table["unlike"].all(), other.table[["image", "unlikeness", "limit"]]
+    assert all("unlike" in other.warnings(image)[0] for image in other.images)
+    assert not said.warnings(said.images[-1])
+
+
+@pytest.mark.slow
+def test_text_and_plain_colours_are_unlike_real_lesions_and_lesions_are_not(tmp_path, monkeypatch):
+    """Of a validation subset of 200 images, 1 % is two: the share of test lesions above their limit may be a few."""
+    folder, weights = (os.environ.get(f"SKIN_TL_TEST_{name}") for name in ("HAM10000", "WEIGHTS"))
+    if not folder or not weights:
+        pytest.skip("needs SKIN_TL_TEST_HAM10000 and SKIN_TL_TEST_WEIGHTS")
+    data = read_folder(Path(folder).resolve())
+    lesions = data.metadata.drop_duplicates("lesion_id").sample(frac=1, random_state=0)
+    some = pd.concat([lesions.groupby("dx").head(20), lesions.head(900)]).drop_duplicates()
+    (tmp_path / "some").mkdir()
+    for image_id in some["image_id"]:
+        (tmp_path / "some" / f"{image_id}.jpg").symlink_to(data.files[image_id])
+    some.to_csv(tmp_path / "some" / "HAM10000_metadata.csv", index=False)
+    monkeypatch.setenv("SKIN_TL_HAM10000", str(tmp_path / "some"))
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SKIN_TL_WEIGHTS", str(Path(weights).resolve()))
+    finish(tmp_path, STUDY | {"weights": "imagenet", "seeds": [1], "image_size": 128})
+    splits = pd.read_csv(tmp_path / "runs/small/dataset/splits.csv").query("subset == 'test'")
+    found = prediction.predict_images([data.files[name] for name in splits["image_id"]], "small", root=tmp_path)
+    assert len(found.images) > 180 and found.table["unlike"].mean() <= 0.04
+    written = pd.read_csv(tmp_path / RUN / "predictions.csv").query("subset == 'test'").set_index("image_id")
+    same = written.loc[splits["image_id"], PROBABILITIES].to_numpy().argmax(1) == found.table[
+        PROBABILITIES
+    ].to_numpy().argmax(1)
+    assert same.mean() > 0.99
+    other = prediction.predict_images(others(tmp_path / "others"), "small", root=tmp_path)
+    assert other.table["unlike"].all(), other.table[["image", "unlikeness", "limit"]]
+
+
+# What is printed
+
+
+def test_the_table_fits_the_terminal_and_json_holds_the_same(project, files, said, tmp_path, capsys):
+    text = others(tmp_path)[-1]
+    image = said.images[0]
+    arguments = ["--study", "small", os.path.basename(image), text, "--from", os.path.dirname(image)]
+    assert prediction.main(arguments, project) == 0
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert max(len(line) for line in lines if line not in (text, image)) <= 80
+    assert lines[0].startswith("study small") and "Not a diagnosis" in shown
+    row = said.table.iloc[0]
+    found = next(line for line in lines if line.startswith("  MobileNetV2")).split()
+    assert found[1] == row["predicted"]
+    np.testing.assert_allclose([float(part) for part in found[2:9]], 100 * row[PROBABILITIES].astype(float), atol=0.051)
+    warned = [place for place, line in enumerate(lines) if "WARNING" in line]
+    assert len(warned) == 1 and lines[warned[0] - 1] == text
+
+    assert prediction.main([*arguments, "--json"], project) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["study"] == "small" and "Not a diagnosis" in content["warnings"][0]
+    first, second = content["images"]
+    assert first["image"] == os.path.basename(image) and not first["warnings"] and "unlike" in second["warnings"][0]
+    one = first["predictions"][0]
+    np.testing.assert_allclose([one["probabilities"][name] for name in CLASSES], row[PROBABILITIES].astype(float))
+    assert one["nearest"][0]["lesion_id"] == said.neighbours.iloc[0]["lesion_id"]
+    assert one["unlike"] is False and second["predictions"][0]["unlike"] is True
+    assert len(one["nearest"]) == prediction.N_NEAREST
+
+
+def test_the_longest_names_fit_too():
+    backbones = ["EfficientNetB7", "ConvNeXtTiny"]
+    runs_of = [("a.png", strategy, name) for strategy in ("feature_extraction", "fine_tuning") for name in backbones]
+    table = pd.DataFrame(runs_of, columns=prediction.RUN_OF).assign(
+        predicted="akiec", **dict.fromkeys(PROBABILITIES, 1.0)
+    )
+    table = table.assign(p_malignant=1.0, unlikeness=80.0, limit=1.0, unlike=True)
+    near = [(*run, rank, "ISIC_0024306", "HAM_1", "akiec", 1.0) for run in runs_of for rank in range(1, 6)]
+    near = pd.DataFrame(near, columns=[*prediction.RUN_OF, "rank", "image_id", "lesion_id", "dx", "distance"])
+    study = check_study(STUDY | {"dataset": "synthetic", "title": "A title " * 20})
+    shown = prediction.as_text(prediction.Predictions(study, True, table, near, {"a.png": None}, {}))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "drawn" in shown and "EfficientNetB7 and ConvNeXtTiny" in " ".join(shown.split())
+    assert shown.count("akiec 1.00") == len(near)
+
+
+# Bad input
+
+
+def refused(project, capsys, *arguments):
+    """Return the one line that says why nothing was predicted."""
+    assert prediction.main(list(map(str, arguments)), project) == 1
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.splitlines() if line]
+    assert not shown.out and len(lines) == 1 and lines[0].startswith("error: "), shown.err
+    return lines[0]
+
+
+def _truncated(path):
+    Image.effect_noise((90, 90), 50).save(path.with_suffix(".jpg"))
+    path.write_bytes(path.with_suffix(".jpg").read_bytes()[:600])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_truncated, "is damaged"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_text("lesion_id,image_id"), "is not an image"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: None, "does not exist"),
+    ],
+)
+def test_a_file_that_is_no_image_is_told_in_one_line(project, files, tmp_path, capsys, spoil, reason):
+    path = tmp_path / "mine.png"
+    spoil(path)
+    line = refused(project, capsys, "--study", "small", next(iter(files.values())), path)
+    assert f"{path} {reason}" in line and "Nothing was predicted" in line
+
+
+def test_unknown_studies_and_backbones_are_told_with_those_that_there_are(project, files, tmp_path, capsys):
+    image = next(iter(files.values()))
+    assert "small" in refused(project, capsys, "--study", "smal", image)
+    assert "has no finished run of 'VGG16'. It has: MobileNetV2" in refused(
+        project, capsys, "--backbone", "VGG16", image
+    )
+    assert "no finished run" in refused(tmp_path, capsys, image)
+    half = tmp_path / "runs" / "half"
+    half.mkdir(parents=True)
+    shutil.copy(project / "runs/small/study.json", half)
+    line = refused(tmp_path, capsys, "--study", "half", image)
+    assert "'half' has no finished run" in line and "./run_all.sh half" in line
+    assert "required: IMAGE" in refused(project, capsys, "--json")
+    assert "--jsn" in refused(project, capsys, "--jsn", image)
+
+
+@pytest.fixture
+def copied(project, tmp_path):
+    """Return a copy of the finished runs that a test may spoil."""
+    shutil.copytree(project / "runs", tmp_path / "copy" / "runs")
+    return tmp_path / "copy"
+
+
+def _other_form(folder):
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    mean = keras.layers.GlobalAveragePooling2D()(keras.ops.cast(pixels, "float32"))
+    keras.Model(pixels, keras.layers.Dense(7, "softmax", name="head")(mean)).save(folder / "model.keras")
+
+
+def _other_weights(folder):
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    kernel, bias = model.get_layer("head").get_layer("diagnosis").get_weights()
+    model.get_layer("head").get_layer("diagnosis").set_weights([kernel[:, ::-1], bias])
+    model.save(folder / "model.keras")
+
+
+def _other_data(folder):
+    record = read_json(folder / "run.json")
+    write_json(folder / "run.json", record | {"data_fingerprint": "0" * 16})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: (folder / "model.keras").write_bytes(b"PK"), "Keras "),
+        (_other_form, "it takes (32, 32, 3)"),
+        (_other_weights, "does not give the probabilities"),
+        (_other_data, "another state of the data set"),
+    ],
+)
+def test_a_model_of_another_version_is_told_in_one_line(copied, files, capsys, spoil, told):
+    spoil(copied / RUN)
+    line = refused(copied, capsys, next(iter(files.values())))
+    assert told in line and str(copied / RUN) in line and "`./run_all.sh small`" in line
+
+
+def test_the_study_that_finished_last_is_taken(copied):
+    assert prediction.find_study(root=copied) == copied / "runs" / "small"
+    shutil.copytree(copied / "runs" / "small", copied / "runs" / "newer")
+    record = copied / "runs" / "newer" / RUN.relative_to("runs/small") / "run.json"
+    write_json(record, read_json(record) | {"finished": "2999-01-01T00:00:00+00:00"})
+    assert prediction.find_study(root=copied).name == "newer"
+    assert prediction.find_study(copied / "runs/small/study.json") == copied / "runs" / "small"
+    (record.parent / "model.keras").unlink()
+    assert prediction.find_study(root=copied).name == "small"
+
+
+# From the shell
+
+
+def test_it_runs_from_the_shell_and_a_bad_file_does_not_load_tensorflow(project, files, tmp_path):
+    copy = copy_project(tmp_path / "a project", check_study(STUDY))
+    shutil.copytree(project / "runs", copy / "runs")
+    shutil.copy(next(iter(files.values())), copy / "my lesion.jpg")
+    done = start(copy, "--json", "my lesion.jpg", study="predict", SKIN_TL_CACHE=str(project / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"][0]["image"] == "my lesion.jpg"
+    code = (
+        "import sys; from pathlib import Path; from skin_tl import prediction\n"
+        "assert prediction.main(['--study', 'small', sys.argv[1]], Path(sys.argv[2])) == 1\n"
+        "assert not {'keras', 'tensorflow', 'sklearn'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "none.png"), str(copy)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"error: {tmp_path / 'none.png'} does not exist. Nothing was predicted.\n"
