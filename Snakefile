@@ -175,7 +175,9 @@ rule explain:
     input:
         [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in ("predictions.csv", "model.keras", "run.json")],
         rules.images.output,
-        lambda wildcards: f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json",
+        lambda wildcards: (
+            [] if wildcards.strategy in TUNED else f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json"
+        ),
         sources("gradcam", "explanations"),
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED]
     threads: CORES_OF_HEADS

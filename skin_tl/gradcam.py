@@ -136,18 +136,33 @@ def shuffle_weights(model, seed=0):
     model.set_weights([rng.permutation(w.ravel()).reshape(w.shape) if w.ndim > 1 else w for w in model.get_weights()])
 
 
+def features_model(model):
+    """Return the part of a whole model that ends in the backbone's features, (n_images, n_features) float32."""
+    network = _parts(model)[0]
+    pixels = _until(model, network)
+    return keras.Model(pixels.input, network(pixels.output, training=False), name=f"{model.name}_features")
+
+
 def _parts(model):
     """Return backbone, its pooling, the layers between that and the dense layer, and the dense layer."""
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    network, head = layers[-2:] if len(layers) > 1 else (None, None)
-    if not (isinstance(network, keras.Model) and isinstance(head, keras.Model)):
+    is_backbone = [isinstance(one, keras.Model) and not isinstance(one, keras.Sequential) for one in model.layers]
+    if sum(is_backbone) != 1:
         raise _refusal(model, "it is no backbone followed by a head")
+    network = model.layers[is_backbone.index(True)]
     places = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
     if len(places) != 1:
         raise _refusal(model, f"{network.name} has {len(places)} layers of global average pooling")
-    after = [*network.layers[places[0] + 1 :], *head.layers]
-    *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)]
-    if not (isinstance(dense, keras.layers.Dense) and dense.activation is keras.activations.softmax):
+    after = network.layers[places[0] + 1 :]
+    for layer in model.layers[is_backbone.index(True) + 1 :]:
+        after = [*after, *(layer.layers if isinstance(layer, keras.Sequential) else [layer])]
+    *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)] or [network]
+    activation = keras.activations.softmax
+    if (
+        isinstance(dense, keras.layers.Softmax) and steps
+    ):  # the dense layer gives scores, and their softmax stands alone
+        *steps, dense = steps
+        activation = keras.activations.linear
+    if not (isinstance(dense, keras.layers.Dense) and dense.activation is activation):
         raise _refusal(model, f"its last layer, {dense.name}, is not dense with softmax")
     for step in steps:
         if type(step) not in _SLOPES or getattr(step, "invert", False) or getattr(step, "rms_scaling", False):

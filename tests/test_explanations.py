@@ -103,16 +103,20 @@ def test_like_features_lie_near_each_other_at_any_scale():
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 3
     features = (rng.normal(0, 4, (3, 40))[labels] + rng.normal(0, 1, (120, 40))).astype(np.float32)
-    rows, places = explanations.lay_out(features)
-    assert rows.tolist() == list(range(120))
+    places = explanations.lay_out(features)
     near = np.linalg.norm(places[:, None] - places[None], axis=-1)
     np.fill_diagonal(near, np.inf)
     assert (labels[near.argmin(axis=1)] == labels).mean() > 0.95
-    np.testing.assert_array_equal(explanations.lay_out(features)[1], places)
-    assert np.isfinite(explanations.lay_out(features * 1e-18)[1]).all()
-    few, placed = explanations.lay_out(features, n_points=50)
-    assert len(few) == len(placed) == 50 and (np.diff(few) > 0).all()
-    assert len(explanations.lay_out(features[:4])[1]) == 4
+    np.testing.assert_array_equal(explanations.lay_out(features), places)
+    assert np.isfinite(explanations.lay_out(features * np.float32(1e-18))).all()
+    assert explanations.lay_out(features[:4]).shape == (4, 2)
+
+
+def test_so_many_images_are_drawn_at_random_where_there_are_more():
+    assert explanations.drawn_rows(7, 7).tolist() == list(range(7))
+    rows = explanations.drawn_rows(1000, 100)
+    assert len(set(rows)) == 100 and (np.diff(rows) > 0).all()
+    assert 400 < rows.mean() < 600 and rows.tolist() == explanations.drawn_rows(1000, 100).tolist()
 
 
 # The step, and what the report says where it did not run

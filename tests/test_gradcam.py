@@ -86,6 +86,22 @@ def test_nothing_that_speaks_for_a_class_gives_zeros():
     assert seen.shape == (1, 96, 96) and not seen.any()
 
 
+def test_a_softmax_of_its_own_is_the_same_head():
+    """Whole networks that were tuned end so: scores, then their softmax, without a model around the head."""
+    model = _whole(_small(keras.layers.LayerNormalization()), _head(keras.layers.Rescaling(3.0)))
+    network, head = model.layers[-2:]
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    values = head.layers[0](network(keras.ops.cast(pixels, "float32")))
+    scores = keras.layers.Dense(7)
+    other = keras.Model(pixels, keras.layers.Softmax()(scores(values)), name="other")
+    scores.set_weights(head.layers[-1].get_weights())
+    images = PIXELS[:, :32, :32]
+    np.testing.assert_allclose(other.predict_on_batch(images), model.predict_on_batch(images), atol=1e-6)
+    np.testing.assert_array_equal(gradcam.gradcam(other, images, [1, 2, 3]), gradcam.gradcam(model, images, [1, 2, 3]))
+    features = gradcam.features_model(model).predict_on_batch(images)
+    np.testing.assert_allclose(head.predict_on_batch(features), model.predict_on_batch(images), atol=1e-6)
+
+
 # Refusals
 
 
