@@ -218,8 +218,9 @@ def explain(study, strategy, backbone, folder):
         ) from None
     rows = drawn_rows(len(images.ids))
     if strategy in TUNED:  # its backbone is no longer the one whose features were computed
-        seen = features_model(model).predict(images.pixels[rows], batch_size=32, verbose=0)
-        features = keras.ops.convert_to_numpy(seen)
+        seen, batches = features_model(model), np.array_split(rows, -(-len(rows) // 32))
+        features = [keras.ops.convert_to_numpy(seen.predict_on_batch(images.pixels[part])) for part in batches]
+        features = np.concatenate(features)
     else:
         preprocessing = explained_head(settings)["preprocessing"]
         features = find_features(study, folder, images, backbone, preprocessing)[rows]

@@ -157,9 +157,7 @@ def _parts(model):
         after = [*after, *(layer.layers if isinstance(layer, keras.Sequential) else [layer])]
     *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)] or [network]
     activation = keras.activations.softmax
-    if (
-        isinstance(dense, keras.layers.Softmax) and steps
-    ):  # the dense layer gives scores, and their softmax stands alone
+    if isinstance(dense, keras.layers.Softmax) and steps:  # of the dense layer's scores
         *steps, dense = steps
         activation = keras.activations.linear
     if not (isinstance(dense, keras.layers.Dense) and dense.activation is activation):
