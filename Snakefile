@@ -1,8 +1,8 @@
 # The study's story, step by step: what each step reads, what it writes, and what makes it run again.
 #
-#   weights ─┬─ features ─┐
-#   images ──┼────────────┼─ train (once per strategy and backbone) ─ ensemble ─┬─ evaluate ─ report ─┬─ render
-#   dataset ─┴────────────┴─ baselines ─────────────────────────────────────────┘                      └─ slides
+#   weights ─┬─ features ─┐                                        ┌─ explain ────────────────┐
+#   images ──┼────────────┼─ train (once per strategy and backbone) ┴─ ensemble ─┬─ evaluate ─┴─ report ─┬─ render
+#   dataset ─┴────────────┴─ baselines ──────────────────────────────────────────┘                        └─ slides
 #
 # and where the study has an external test set, the heads that `train` wrote predict it before `ensemble`:
 #
@@ -19,7 +19,7 @@ import sys
 
 import yaml
 
-from skin_tl.study import BASELINES, EVALUATED, check_study, save_study
+from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
 from skin_tl.workflow import has_gpu
 
 with open(workflow.configfiles[0]) as file:
@@ -49,6 +49,7 @@ if not study.synthetic or study.external:
     EXTERNAL_SOURCE = source_state("SKIN_TL_ISIC2018", "ISIC2018_Task3_Test_GroundTruth")
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
+EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]
 EXTERNAL_FILES = []
 if study.external:
     PREDICTIONS += [f"{run}/predictions_{study.external}.csv" for run in ALL_RUNS]
@@ -61,6 +62,21 @@ def depends(**settings):
 
 def sources(*modules):
     return [f"skin_tl/{name}.py" for name in modules]
+
+
+def features_of(wildcards):
+    """What a run needs of its backbone's features: nothing, where all is trained from random weights."""
+    if wildcards.strategy == "from_scratch":
+        return rules.weights.output
+    return [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings]
+
+
+def modules_of(wildcards):
+    return sources("training", *(["tuning"] if wildcards.strategy in TUNED else []))
+
+
+def settings_of(wildcards):
+    return depends(**study.training_settings(wildcards.strategy))
 
 
 onstart:
@@ -85,6 +101,7 @@ rule all:
         [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
         PREDICTIONS,
+        EXPLANATIONS,
         EXTERNAL_FILES,
 
 
@@ -142,15 +159,31 @@ rule train:
     input:
         rules.images.output,
         rules.dataset.output[:2],
-        lambda wildcards: [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings],
-        sources("training"),
+        features_of,
+        modules_of,
         "notebooks/2_train.ipynb",
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in RUN_FILES]
-    params: depends=depends(**study.training_settings())
-    threads: CORES_OF_HEADS
+    params: depends=settings_of
+    threads: lambda wildcards: workflow.cores if wildcards.strategy in TUNED else CORES_OF_HEADS
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
+
+
+rule explain:
+    message: "explaining {wildcards.backbone}, {wildcards.strategy}"
+    input:
+        [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in ("predictions.csv", "model.keras", "run.json")],
+        rules.images.output,
+        lambda wildcards: (
+            [] if wildcards.strategy in TUNED else f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json"
+        ),
+        sources("gradcam", "explanations"),
+    output: [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED]
+    threads: CORES_OF_HEADS
+    log: f"{RUNS}/logs/explain_{{strategy}}_{{backbone}}.log"
+    shell:
+        "{STEP} explain {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
 
 
 if study.external:
@@ -192,7 +225,7 @@ if study.external:
             rules.images.output.metadata,
             f"{RUNS}/features/{'_'.join(study.features_of_duplicates)}.json",
             f"{RUNS}/external/features_{'_'.join(study.features_of_duplicates)}.json",
-            sources("external"),
+            sources("external", "neighbours"),
         output: f"{RUNS}/external/duplicates.csv"
         params: depends=depends(by=study.features_of_duplicates)
         threads: workflow.cores
@@ -206,11 +239,12 @@ if study.external:
             f"{RUNS}/{{strategy}}/{{backbone}}/run.json",
             rules.external_images.output.metadata,
             lambda wildcards: [
-                f"{RUNS}/external/features_{wildcards.backbone}_{name}.json" for name in study.preprocessings
+                f"{RUNS}/external/features_{wildcards.backbone}_{name}.json"
+                for name in ([] if wildcards.strategy in TUNED else study.preprocessings)
             ],
             sources("external"),
         output: f"{RUNS}/{{strategy}}/{{backbone}}/predictions_{study.external}.csv"
-        params: depends=depends(**study.training_settings())
+        params: depends=settings_of
         threads: workflow.cores
         log: f"{RUNS}/logs/external_{{strategy}}_{{backbone}}.log"
         shell:
@@ -257,6 +291,7 @@ rule report:
         rules.evaluate.output,
         PREDICTIONS,
         [f"{run}/{name}" for run in ALL_RUNS for name in ("history.csv", "run.json")],
+        EXPLANATIONS,
         EXTERNAL_FILES,
         lambda wildcards: [f"report/text/{wildcards.language}"],
         sources("tables", "facts", "texts", "drawing", "result_figures", "figures", "report"),

@@ -19,6 +19,9 @@ Studies
 Commands
   test [...]       run the tests; the rest goes to pytest
   lab [...]        open the notebooks in JupyterLab; the rest goes to it
+  predict IMAGE... what the models of a finished study say of images of yours:
+                   no diagnosis. --study STUDY (otherwise the last finished),
+                   --backbone A,B (otherwise all), --json
   clean [STUDY]    remove what runs made: of one study, or of all with cache/
   help             print this text
 
@@ -84,7 +87,7 @@ case "${1-}" in
         exit 0
         ;;
     -*) ;;
-    test | lab | clean)
+    test | lab | predict | clean)
         what=$1
         shift
         ;;
@@ -106,13 +109,13 @@ case "${1-}" in
                         fi
                     done
                     fail "no study or command is named '$study'." \
-                        "Studies: ${known}or the path of a .yaml file. Commands: test, lab, clean, help."
+                        "Studies: ${known}or the path of a .yaml file. Commands: test, lab, predict, clean, help."
                     ;;
             esac
         fi
         ;;
 esac
-if [ "$what" = study ]; then
+if [ "$what" = study ] || [ "$what" = predict ]; then
     for argument in "$@"; do
         case "$argument" in
             -h | --help)
@@ -123,6 +126,7 @@ if [ "$what" = study ]; then
     done
 fi
 
+here=$PWD
 cd -- "$project"
 
 # --- Python -----------------------------------------------------------------------------------------------------
@@ -350,7 +354,7 @@ make_environment() {
     # the packages fetched before are in pip's cache.
     if [ ! -f "$stamp" ] || ! "$environment/bin/python" -c 'import encodings' 2>/dev/null; then
         find_python
-        if [ "$what" != lab ]; then need_pango "$python"; fi
+        case "$what" in lab | predict) ;; *) need_pango "$python" ;; esac
         rm -rf -- "$environment"
         need_room 3000000 .venv
         echo "Installing TensorFlow, JupyterLab and what they need into .venv (once, a few minutes, about 3 GB) …" >&2
@@ -409,7 +413,7 @@ if [ -n "${CONDA_PREFIX-}" ] && [ "${CONDA_DEFAULT_ENV-}" = "$named" ] && [ "$na
 import importlib.util, sys
 names = sys.argv[1:]
 print(*[name for name in names if importlib.util.find_spec(name) is None])
-' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab weasyprint pandera statsmodels seaborn pytest) || missing=Python
+' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab ipywidgets weasyprint pandera statsmodels seaborn pytest) || missing=Python
     case "$missing" in
         '') ;;
         jax) fail "the conda environment $named has no jax. Add it: pip install --require-hashes -r requirements-jax.lock" ;;
@@ -449,7 +453,19 @@ export PATH="$environment/bin:$PATH"
 
 case "$what" in
     lab)
-        exec "$python" -m jupyterlab --ServerApp.root_dir="$project/notebooks" "$@"
+        # The start page opens rendered, and nothing asks for news from elsewhere. What a person sets comes before this.
+        mkdir -p "$JUPYTER_CONFIG_DIR/labconfig"
+        cat >"$JUPYTER_CONFIG_DIR/labconfig/default_setting_overrides.json" <<'TEXT'
+{
+  "@jupyterlab/docmanager-extension:plugin": { "defaultViewers": { "markdown": "Markdown Preview" } },
+  "@jupyterlab/apputils-extension:notification": { "fetchNews": "false", "checkForUpdates": false }
+}
+TEXT
+        exec "$python" -m jupyterlab --ServerApp.root_dir="$project/notebooks" \
+            --LabApp.default_url=/lab/tree/README.md "$@"
+        ;;
+    predict)
+        exec "$python" -m skin_tl.prediction --from "$here" "$@"
         ;;
     test)
         need_pango "$python"

@@ -1,8 +1,8 @@
 """Transfer learning for skin-cancer detection: the helper package behind the notebooks.
 
 The modules read in the order the data flows: `study` (what is asked) → `dataset` → `images` → `splits` →
-`backbones` → `features` → `training` → `evaluation` → `facts`, `figures` → `rendering`.  Importing the
-package costs nothing: Keras is imported by `backbones`, `features` and `training` alone.
+`backbones` → `features` → `training`, `tuning` → `evaluation` → `facts`, `figures` → `rendering`.  Importing the
+package costs nothing: Keras is imported by `backbones`, `features`, `training` and `tuning` alone.
 """
 
 __version__ = "0.1.0"

@@ -20,6 +20,10 @@ def weights(study, folder, options):
     """Find the weights of all backbones."""
     from skin_tl.runs import prepare_weights
 
+    if study.device == "gpu":  # known before anything is computed
+        from skin_tl.tuning import on_device
+
+        on_device("gpu")
     found = prepare_weights(study, folder)
     if study.weights == "random":
         say("  note: random weights for all backbones, as the study asks. The report will say so.")
@@ -86,6 +90,13 @@ def external(study, folder, options):
     from skin_tl.external import predict_external
 
     predict_external(study, options.strategy, options.backbone, folder)
+
+
+def explain(study, folder, options):
+    """Compute what one backbone and strategy look at in chosen test images, and the 2-D map of its features."""
+    from skin_tl.explanations import explain as write_explanations
+
+    write_explanations(study, options.strategy, options.backbone, folder)
 
 
 def baselines(study, folder, options):
@@ -212,7 +223,7 @@ def execute(name, target, study, folder, **parameters):
             ) from None
 
 
-STEPS = (weights, images, dataset, features, train, baselines, ensemble, evaluate, report, render, slides)
+STEPS = (weights, images, dataset, features, train, explain, baselines, ensemble, evaluate, report, render, slides)
 STEPS += (external_images, external_features, external_duplicates, external)
 STEPS = {step.__name__: step for step in STEPS}
 

@@ -40,21 +40,24 @@ class Backbone:
         by itself).  Two preprocessings with the same transform are the same computation.
     imagenet_size : int
         Side of the images that the weights were trained with, in pixels.
+    last_block : tuple of str
+        How the names of the layers begin that learn where a study unfreezes the last block alone.
     """
 
     module: str
     transform: str
     imagenet_size: int
+    last_block: tuple[str, ...]
 
 
 # To add a backbone of keras.applications, add one line.
 BACKBONES = {
-    "VGG16": Backbone("vgg16", "caffe", 224),
-    "Xception": Backbone("xception", "tf", 299),
-    "ResNet50": Backbone("resnet50", "caffe", 224),
-    "EfficientNetB7": Backbone("efficientnet", "none", 600),
-    "MobileNetV2": Backbone("mobilenet_v2", "tf", 224),
-    "ConvNeXtTiny": Backbone("convnext", "none", 224),
+    "VGG16": Backbone("vgg16", "caffe", 224, ("block5",)),
+    "Xception": Backbone("xception", "tf", 299, ("block14",)),
+    "ResNet50": Backbone("resnet50", "caffe", 224, ("conv5",)),
+    "EfficientNetB7": Backbone("efficientnet", "none", 600, ("block7", "top")),
+    "MobileNetV2": Backbone("mobilenet_v2", "tf", 224, ("block_16", "Conv_1")),
+    "ConvNeXtTiny": Backbone("convnext", "none", 224, ("convnext_tiny_stage_3", "layer_normalization")),
 }
 
 
@@ -242,7 +245,7 @@ def _as_with_imagenet(network):
     return keras.models.clone_model(network, call_function=call, clone_function=lambda layer: layer)
 
 
-def build_backbone(name, preprocessing, image_size, weights):
+def build_backbone(name, preprocessing, image_size, weights, seed=RANDOM_WEIGHTS_SEED):
     """Build a backbone that takes raw pixels and gives one vector of features per image.
 
     Parameters
@@ -254,6 +257,8 @@ def build_backbone(name, preprocessing, image_size, weights):
         Side of the images, in pixels.
     weights : dict
         The backbone's entry in what `resolve_weights` returned.
+    seed : int
+        Of random weights.
 
     Returns
     -------
@@ -269,7 +274,7 @@ def build_backbone(name, preprocessing, image_size, weights):
     import keras
 
     if weights["source"] == "random":
-        keras.utils.set_random_seed(RANDOM_WEIGHTS_SEED)
+        keras.utils.set_random_seed(seed)
         network = _network(name, None, image_size)
     elif weights["source"] == "keras":
         network = _network(name, "imagenet", image_size)
@@ -281,11 +286,25 @@ def build_backbone(name, preprocessing, image_size, weights):
         network = _network(name, weights["file"], image_size)
     network.trainable = False
     pixels = keras.Input((image_size, image_size, 3), dtype="uint8", name="pixels")
-    scaled = keras.ops.cast(pixels, "float32")
-    transform = transform_of(name, preprocessing)
-    if transform != "none":
-        scaled = keras.applications.imagenet_utils.preprocess_input(scaled, mode=transform)
+    scaled = scale_pixels(keras.ops.cast(pixels, "float32"), name, preprocessing)
     return keras.Model(pixels, network(scaled, training=False), name=f"{name}_{preprocessing}")
+
+
+def scale_pixels(pixels, name, preprocessing):
+    """Scale pixels, (n_images, size, size, 3) float32 from 0 to 255, as a backbone gets them."""
+    import keras
+
+    transform = transform_of(name, preprocessing)
+    if transform == "none":
+        return pixels
+    return keras.applications.imagenet_utils.preprocess_input(pixels, mode=transform)
+
+
+def network_of(model):
+    """Return the network of `keras.applications` inside what `build_backbone` made."""
+    import keras
+
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
 def model_fingerprint(model):

@@ -25,9 +25,10 @@ from skin_tl.dataset import (
 )
 from skin_tl.errors import SkinTLError
 from skin_tl.files import write_csv
+from skin_tl.neighbours import nearest
 from skin_tl.progress import say
 from skin_tl.runs import read_images, read_metadata_table, write_images
-from skin_tl.study import CLASSES
+from skin_tl.study import CLASSES, TUNED
 
 LABELS = "ISIC2018_Task3_Test_GroundTruth"
 FILES = (LABELS, "ISIC2018_Task3_Test_Images.zip")
@@ -40,7 +41,8 @@ Source: the challenge's scoring code (ImageMarkup/isic-challenge-scoring), which
 NEAR_DUPLICATE = 0.6
 """Images are near-duplicates if their distance is at most this share of that to the nearest image of any other lesion.
 
-Distance is 1 − similarity, see `nearest`; the test is that of Lowe (International Journal of Computer Vision 60, 2004).
+Distance is 1 − similarity of standardised features, see `skin_tl.neighbours.nearest`; the test is that of Lowe
+(International Journal of Computer Vision 60, 2004).
 
 Measured on HAM10000 reduced to 200×150 by ``tests/benchmarks/near_duplicates.py``, MobileNetV2: of 10,015 images, 24
 (0.2 %) pass with one of another lesion, and not by chance: all share its diagnosis, 23 its age, sex and body site too.
@@ -157,54 +159,6 @@ def refuse_known(image_ids, known_ids):
         )
 
 
-def nearest(features, reference, lesions=None, chunk=1024):
-    """Find for each image the most similar one of another set.
-
-    Both are standardised by the mean and spread of each feature over `reference`; similarity is the cosine.  Memory
-    does not grow with the number of images.
-
-    Parameters
-    ----------
-    features : numpy.ndarray
-        (n_images, n_features) float32.
-    reference : numpy.ndarray
-        (n_reference, n_features) float32.
-    lesions : (numpy.ndarray, numpy.ndarray), optional
-        Of the images and of `reference`, (n_images,) and (n_reference,) int: two images of one lesion are not compared.
-    chunk : int
-        Images of each that are compared at a time.
-
-    Returns
-    -------
-    rows : numpy.ndarray
-        (n_images,) int, rows of `reference`.
-    similarity : numpy.ndarray
-        (n_images,) float32, −1…1; −∞ where there was nothing to compare with.
-    """
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler()
-    for i in range(0, len(reference), chunk):
-        scaler.partial_fit(reference[i : i + chunk])
-
-    def directions(values):
-        values = scaler.transform(values)
-        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-
-    rows, similarity = np.zeros(len(features), int), np.full(len(features), -np.inf, np.float32)
-    for i in range(0, len(features), chunk):
-        mine, part = directions(features[i : i + chunk]), slice(i, i + chunk)
-        for j in range(0, len(reference), chunk):
-            cosines = mine @ directions(reference[j : j + chunk]).T
-            if lesions is not None:
-                cosines[lesions[0][part, None] == lesions[1][j : j + chunk]] = -np.inf
-            closest = cosines.argmax(axis=1)
-            found = cosines[np.arange(len(mine)), closest]
-            closer = found > similarity[part]
-            rows[part][closer], similarity[part][closer] = closest[closer] + j, found[closer]
-    return rows, similarity
-
-
 def near_duplicates(features, reference, lesions):
     """Tell which images are near-duplicates of one of another set, by `NEAR_DUPLICATE`.
 
@@ -226,10 +180,10 @@ def near_duplicates(features, reference, lesions):
     found : numpy.ndarray
         (n_images,) bool.
     """
-    rows, similarity = nearest(features, reference)
-    _, to_others = nearest(features, reference, (lesions[rows], lesions))
-    similarity = similarity.astype(float)
-    return rows, similarity, 1 - similarity <= np.maximum(NEAR_DUPLICATE * (1 - to_others), SAME)
+    distances, rows = nearest(features, reference, standardise=True)
+    to_others, _ = nearest(features, reference, lesions=(lesions[rows[:, 0]], lesions), standardise=True)
+    distances = distances[:, 0].astype(float)
+    return rows[:, 0], 1 - distances, distances <= np.maximum(NEAR_DUPLICATE * to_others[:, 0], SAME)
 
 
 # --- The steps --------------------------------------------------------------------------------------------------------
@@ -293,10 +247,12 @@ def find_duplicates(study, folder):
 def predict_external(study, strategy, backbone, folder):
     """Predict the external images with every head of a run's arm ``main``; write the run's predictions_isic2018.csv.
 
+    Of a strategy that trains whole networks, those are asked, in the way that they predict the study's own images.
+
     Parameters
     ----------
     study : skin_tl.study.Study
-    strategy : {'feature_extraction'}
+    strategy : {'feature_extraction', 'fine_tuning', 'from_scratch'}
     backbone : str
     folder : pathlib.Path
         The study's folder below ``runs/``; the run must be trained.
@@ -315,19 +271,24 @@ def predict_external(study, strategy, backbone, folder):
 
     from skin_tl.features import features_of
     from skin_tl.training import PREDICTION_COLUMNS, head_file, predict
+    from skin_tl.tuning import predict_images
 
     run, images = folder / strategy / backbone, read_images(folder, "external")
     metadata = read_metadata_table(folder, "external").set_index("image_id").loc[images.ids].reset_index()
     same = {"dataset": study.external, "arm": "main", "train_fraction": 1.0, "subset": "test"}
     predictions = []
+    whole = strategy in TUNED
     for preprocessing in study.preprocessings:
-        features, _ = features_of(study, folder, images, backbone, preprocessing)
+        seen = images.pixels if whole else features_of(study, folder, images, backbone, preprocessing)[0]
         for policy, seed in itertools.product(study.split_policies, study.seeds):
-            file = run / "heads" / head_file("main", policy, preprocessing, seed)
+            file = run / ("models" if whole else "heads") / head_file("main", policy, preprocessing, seed)
             if not file.is_file():
                 raise SkinTLError(f"{file} is missing. Delete {run / 'run.json'} and start again: it is trained anew.")
-            head = keras.models.load_model(file, compile=False)
-            table = predict(head, features, np.arange(len(features)), metadata)
+            model, rows = keras.models.load_model(file, compile=False), np.arange(len(seen))
+            if whole:
+                table = predict_images(study, model, seen, rows, metadata)
+            else:
+                table = predict(model, seen, rows, metadata)
             head_of = {"split_policy": policy, "preprocessing": preprocessing, "seed": seed}
             predictions.append(table.assign(**same, **head_of)[PREDICTION_COLUMNS])
     predictions = pd.concat(predictions, ignore_index=True)

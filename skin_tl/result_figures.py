@@ -43,17 +43,19 @@ from skin_tl.texts import labels as labels_of
 
 
 @themed
-def training_curves(history, labels=None, title=None):
+def training_curves(history, labels=None, title=None, strategy="feature_extraction"):
     """Draw training and validation loss by epoch: a thin line per seed, a dot where the weights were taken.
 
     Parameters
     ----------
     history : pandas.DataFrame
-        Of the arm ``main``: columns split_policy, preprocessing, seed, epoch, loss, val_loss, kept (bool).
+        Of the arm ``main``, one stage: columns split_policy, preprocessing, seed, epoch, loss, val_loss, kept (bool).
     labels : skin_tl.texts.Labels, optional
         English by default.
     title : str, optional
         Usually the backbone's name, whose colour the lines have then.
+    strategy : str
+        Named below the title, unless heads on features were trained.
 
     Returns
     -------
@@ -69,14 +71,16 @@ def training_curves(history, labels=None, title=None):
         best = part[part["kept"]].iloc[0]
         axes.plot(best["epoch"], best["val_loss"], "o", color=colour, markersize=4.5, markeredgecolor="white")
     n_heads = len(history.drop_duplicates(["split_policy", "preprocessing", "seed"]))
-    axes.set_xlabel(labels("axis.epoch", heads=labels.number(n_heads, "d")))
+    heads = strategy == "feature_extraction"
+    axes.set_xlabel(labels("axis.epoch" if heads else "axis.epoch_networks", heads=labels.number(n_heads, "d")))
     axes.set_ylabel(labels("axis.loss"))
     axes.set_ylim(bottom=0)
     write_numbers(axes.xaxis, labels, ".0f")
     write_numbers(axes.yaxis, labels, ".1f")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_title(backbone_name(title, labels) if title else "")
+    named = [backbone_name(title, labels)] if title else []
+    axes.set_title("\n".join([*named, *([] if heads else [labels(f"strategy.{strategy}")])]))
     lines = [mpl.lines.Line2D([], [], color=colour, linestyle=style) for style in ((0, (3, 2)), "-")]
     axes.legend(lines, [labels("axis.training"), labels("axis.validation")], loc="best")
     return figure
@@ -854,3 +858,52 @@ def calibration(table, labels=None, ece=None):
     title = labels("axis.before_scaling")
     figure.legend(handles=handles, title=title, title_fontsize=8.5, loc="outside upper center")
     return figure
+
+
+# How features lie -----------------------------------------------------------------------------------------------
+
+
+@themed
+def feature_maps(points, labels=None, n_images=None):
+    """Draw the 2-D map of each backbone's features, coloured by diagnosis.
+
+    Parameters
+    ----------
+    points : pandas.DataFrame
+        backbone, dx, x, y; one row per image.
+    labels : skin_tl.texts.Labels, optional
+        English by default.
+    n_images : int, optional
+        Of the data set, where the points are fewer.
+
+    Returns
+    -------
+    list of Drawing
+        One per backbone.  The rarest diagnosis lies on top; all dots of a diagnosis are one line of dots, so that
+        thousands of them stay small.
+    """
+    labels = labels or labels_of()
+    drawings = []
+    for backbone, part in points.groupby("backbone", sort=False):
+        counts = part["dx"].value_counts()
+        figure, axes = new_figure(4.6, 5.0)
+        handles = {}
+        for dx in sorted(counts.index, key=lambda name: (-counts[name], name)):
+            places = np.repeat(part.loc[part["dx"] == dx, ["x", "y"]].to_numpy(), 2, axis=0)
+            dots = mpl.path.Path(places, np.tile([mpl.path.Path.MOVETO, mpl.path.Path.LINETO], len(places) // 2))
+            dots.should_simplify = False
+            style = {"color": DIAGNOSES[dx], "linewidth": 3.2, "capstyle": "round", "fill": False}
+            axes.add_patch(mpl.patches.PathPatch(dots, zorder=len(handles) + 1, **style))
+            text = labels("axis.of_diagnosis", dx=dx, n=labels.number(int(counts[dx]), ",d"))
+            style = {"linestyle": "", "marker": "o", "markersize": 6, "color": DIAGNOSES[dx]}
+            handles[dx] = mpl.lines.Line2D([], [], label=text, **style)
+        low, high = part[["x", "y"]].to_numpy().min(), part[["x", "y"]].to_numpy().max()
+        room = 0.03 * (high - low or 1)
+        axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room), xticks=[], yticks=[], aspect="equal")
+        axes.grid(visible=False)
+        n_points, total = (labels.number(int(n), ",d") for n in (len(part), n_images or len(part)))
+        write_below(axes, labels("axis.points", points=n_points, images=total), 54)
+        axes.set_title(backbone_name(backbone, labels))
+        figure.legend(handles=[handles[dx] for dx in CLASSES if dx in handles], loc="outside lower center", ncols=3)
+        drawings.append(figure)
+    return drawings

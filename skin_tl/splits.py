@@ -11,9 +11,7 @@ from sklearn.model_selection import train_test_split
 from skin_tl.errors import SkinTLError
 from skin_tl.files import fingerprint
 from skin_tl.leakage import leakage_splits
-from skin_tl.study import CLASSES, SUBSETS
-
-SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+from skin_tl.study import CLASSES, SHARES, SUBSETS
 
 EXPERIMENT = ["arm", "split_policy", "preprocessing", "seed"]
 """Columns that name one head of an experiment."""

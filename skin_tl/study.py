@@ -20,6 +20,15 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 SUBSETS = ("train", "val", "test")
 
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+"""How a split divides lesions or images."""
+
+STRATEGIES = ("feature_extraction", "fine_tuning", "from_scratch")
+"""How much of a network learns: its head alone; its head, then the backbone; everything, from random weights."""
+
+TUNED = STRATEGIES[1:]
+"""Strategies that train whole networks on images."""
+
 BASELINES = ("majority", "metadata_only", "colour_histogram")
 """Pseudo-backbones that use no network; their runs stand under the strategy ``baseline``."""
 
@@ -40,6 +49,9 @@ EVALUATED = (
 )
 """Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.scoring`)."""
 
+EXPLAINED = ("images.csv", "maps.npy", "shuffled_maps.npy", "points.csv")
+"""Files that the step `explain` writes into ``explanations/`` of a run (`skin_tl.explanations`)."""
+
 
 def kind_of(backbone):
     """Return what a name of a run stands for: backbone, ensemble or baseline."""
@@ -57,6 +69,15 @@ def _names(allowed):
     return Annotated[list[Literal[allowed]], BeforeValidator(_as_list), Field(min_length=1)]
 
 
+# Keys that some strategies alone look at, with these strategies.
+_OF_STRATEGIES = {
+    **dict.fromkeys(("unfreeze", "fine_tuning_rate", "backbone_share", "fine_tuning_epochs"), ("fine_tuning",)),
+    **dict.fromkeys(("from_scratch_rate", "from_scratch_epochs"), ("from_scratch",)),
+    **dict.fromkeys(("batch", "warmup_epochs", "tuning_patience", "weight_decay", "label_smoothing"), TUNED),
+    **dict.fromkeys(("clip_norm", "ema_epochs", "imbalance", "augment", "test_time_augmentation", "device"), TUNED),
+}
+
+
 class Study(BaseModel):
     """One study, frozen.
 
@@ -71,7 +92,7 @@ class Study(BaseModel):
         Side of the square images that the backbones see, in pixels.
     backbones : list of str
         Names in `skin_tl.backbones.BACKBONES`.
-    strategies : list of {'feature_extraction'}
+    strategies : list of {'feature_extraction', 'fine_tuning', 'from_scratch'}
     split_policies : list of {'lesion', 'image'}
         `lesion` keeps all images of a lesion on one side; `image` splits image by image, which leaks.
     preprocessings : list of {'native', 'unit'}
@@ -91,6 +112,31 @@ class Study(BaseModel):
         How heads are trained: the penalties on the square of the weights, of which the validation subset chooses one
         for each head; the largest number of epochs; and after how many without a better validation macro F1 a head
         stops.  The defaults were chosen with ResNet50 features, on images of HAM10000 outside of a test subset.
+    unfreeze : {'all', 'last_block'}, optional
+        Which part of the backbone learns in `fine_tuning`; all of it by default.
+    fine_tuning_rate, backbone_share : float
+        Highest learning rate in `fine_tuning`: the head's, and the share of it that the backbone has.
+    fine_tuning_epochs : int
+    from_scratch_rate, from_scratch_epochs
+        The same for `from_scratch`, where all layers learn at one rate.
+    batch : int
+        Images per step of the two strategies that train whole networks, as are the following.
+    warmup_epochs : float
+        Epochs in which the learning rate rises from 0; from there a cosine takes it back to 0.
+    tuning_patience : int
+        As `patience`.
+    weight_decay, label_smoothing, clip_norm : float
+        Of AdamW (kernels alone), of the wanted probabilities, and the largest norm of all gradients together.
+    ema_epochs : float
+        Over about how many epochs weights are averaged for validation and prediction; 0 takes them as they are.
+    imbalance : {'none', 'class_weights', 'balanced_sampling', 'focal', 'logit_adjusted'}
+        What is done about rare diagnoses while a network learns.
+    augment : bool
+        Whether images are flipped, turned by right angles, scaled, shifted and recoloured a little while it learns.
+    test_time_augmentation : bool
+        Whether predictions are averaged over the eight flips and right-angle rotations of an image.
+    device : {'auto', 'cpu', 'gpu'}
+        Where whole networks are trained; with 'gpu' a study stops if there is none.
     overrides : list of str
         The keys that a command line changed.
     """
@@ -102,7 +148,7 @@ class Study(BaseModel):
     dataset: Literal["synthetic", "ham10000"]
     image_size: int = Field(224, ge=32, le=1024)
     backbones: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-    strategies: _names(("feature_extraction",)) = ["feature_extraction"]
+    strategies: _names(STRATEGIES) = ["feature_extraction"]
     split_policies: _names(("lesion", "image")) = ["lesion"]
     preprocessings: _names(("native", "unit")) = ["native"]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)]
@@ -118,6 +164,23 @@ class Study(BaseModel):
     ]
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(40, ge=1)
+    unfreeze: Literal["all", "last_block"] | None = None
+    fine_tuning_rate: float = Field(1e-3, gt=0, le=1)
+    backbone_share: float = Field(0.1, gt=0, le=1)
+    fine_tuning_epochs: int = Field(30, ge=1)
+    from_scratch_rate: float = Field(1e-3, gt=0, le=1)
+    from_scratch_epochs: int = Field(100, ge=1)
+    batch: int = Field(32, ge=1)
+    warmup_epochs: float = Field(1.0, ge=0, validate_default=True)
+    tuning_patience: int = Field(10, ge=1)
+    weight_decay: float = Field(0.01, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    ema_epochs: float = Field(1.0, ge=0)
+    imbalance: Literal["none", "class_weights", "balanced_sampling", "focal", "logit_adjusted"] = "none"
+    augment: bool = True
+    test_time_augmentation: bool = False
+    device: Literal["auto", "cpu", "gpu"] = "auto"
     overrides: list[str] = []
 
     @field_validator("name")
@@ -143,6 +206,30 @@ class Study(BaseModel):
                 hint = f", did you mean {near[0]!r}?" if near else "."
                 raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(BACKBONES)}")
         return names
+
+    @field_validator("leakage", "other_splits")
+    @classmethod
+    def _experiments_train_heads(cls, value, info):
+        if value and "feature_extraction" not in info.data.get("strategies", STRATEGIES):
+            raise ValueError("this experiment trains heads on features: add feature_extraction to `strategies`")
+        return value
+
+    @field_validator(*_OF_STRATEGIES)
+    @classmethod
+    def _has_an_effect(cls, value, info):
+        meant = _OF_STRATEGIES[info.field_name]
+        if value != cls.model_fields[info.field_name].default and not {*meant} & {*info.data.get("strategies", meant)}:
+            raise ValueError(f"has an effect on {' and '.join(meant)} alone: add one to `strategies`, or leave it out")
+        return value
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _leaves_epochs(cls, value, info):
+        for strategy in info.data.get("strategies", ()):
+            epochs = info.data.get(f"{strategy}_epochs", value + 1)
+            if value >= epochs:
+                raise ValueError(f"must be below `{strategy}_epochs`, {epochs}: nothing would be left after it")
+        return value
 
     @property
     def pseudo_runs(self):
@@ -171,10 +258,14 @@ class Study(BaseModel):
         # The splits of experiments name the scaling under which they are used.
         return settings | ({"preprocessings": self.preprocessings} if self.leakage or self.other_splits else {})
 
-    def training_settings(self):
+    def training_settings(self, strategy="feature_extraction"):
         """Return what a training run depends on besides its data, as a dict (the reason to train again)."""
-        keys = ("split_policies", "preprocessings", "seeds", "leakage", "other_splits")
-        keys += ("l2", "max_epochs", "patience")
+        keys = ["split_policies", "preprocessings", "seeds"]
+        if strategy == "feature_extraction":
+            keys += ["leakage", "other_splits"]
+        if strategy != "from_scratch":
+            keys += ["l2", "max_epochs", "patience"]
+        keys += [key for key, meant in _OF_STRATEGIES.items() if strategy in meant and key != "device"]
         return {key: getattr(self, key) for key in keys}
 
 

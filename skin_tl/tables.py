@@ -114,10 +114,14 @@ class StudyFiles:
 
     @property
     def main_setup(self):
-        """The set-up that the conclusions rest on: split by lesion and native scaling, where the study has them."""
+        """The set-up that the conclusions rest on.
+
+        Feature extraction, a split by lesion and native scaling, where the study has them.
+        """
         policies, preprocessings = self.study["split_policies"], self.study["preprocessings"]
+        strategies = self.study["strategies"]
         return Setup(
-            self.study["strategies"][0],
+            "feature_extraction" if "feature_extraction" in strategies else strategies[0],
             "lesion" if "lesion" in policies else policies[0],
             "native" if "native" in preprocessings else preprocessings[0],
         )
@@ -734,8 +738,13 @@ def contrast_table(scores):
 
 
 def training_table(history):
-    """Say how long heads trained: per set-up and backbone, the mean number of epochs over the seeds."""
-    length = _main_arm(history).groupby([*SETUP, "backbone", "seed"], sort=True).size()
+    """Say how long heads or networks trained: per set-up and backbone, the mean number of epochs over the seeds.
+
+    Of a network that is fine-tuned, the epochs of its head, before, do not count.
+    """
+    history = _main_arm(history)
+    history = history[(history["stage"] == history["strategy"]) | (history["strategy"] == "feature_extraction")]
+    length = history.groupby([*SETUP, "backbone", "seed"], sort=True).size()
     return length.groupby([*SETUP, "backbone"], sort=True).mean().rename("epochs").reset_index()
 
 
@@ -767,8 +776,8 @@ def fingerprint_table(files):
         for policy, seeds in run["split_fingerprints"].items():
             for seed, value in seeds.items():
                 rows["split", f"{policy}, {seed}"] = value
-        source = run["weights"]
-        rows["weights", backbone] = f"{source['source']} {source.get('fingerprint', '')}".strip()
+        source, name = run["weights"], backbone if len(files.study["strategies"]) == 1 else f"{strategy}, {backbone}"
+        rows["weights", name] = f"{source['source']} {source.get('fingerprint', '')}".strip()
         rows["device", f"{strategy}, {backbone}"] = run["device"]
         for package, version in run["versions"].items():
             rows["version", package] = version

@@ -1,8 +1,8 @@
-"""Training: heads on a frozen backbone's features.
+"""Training: heads on a frozen backbone's features, and what every run writes.
 
 Takes features, the metadata and the splits; gives per split policy, preprocessing and seed a trained head, its history
 and its predictions on the validation and test subsets, the same for each head of the study's experiments, and writes
-them as one run.
+them as one run.  Whole networks are trained by `skin_tl.tuning` and written here alike.
 """
 
 import itertools
@@ -10,7 +10,9 @@ import os
 import platform
 import tempfile
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -23,11 +25,11 @@ from skin_tl.backbones import build_backbone, count_parameters_with_classifier, 
 from skin_tl.errors import SkinTLError
 from skin_tl.features import extract
 from skin_tl.files import claim_space, disk_full_message, is_disk_full, write_atomically, write_csv, write_json
-from skin_tl.images import cache_folder
+from skin_tl.images import ImageSet, cache_folder
 from skin_tl.progress import bar
 from skin_tl.runs import run_record
 from skin_tl.splits import EXPERIMENT, subset_rows
-from skin_tl.study import CLASSES
+from skin_tl.study import CLASSES, Study
 from skin_tl.uncertainty import confusion_metrics
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
@@ -123,6 +125,11 @@ SMOOTHED = 5
 """Epochs over which macro F1 of the validation subset is averaged before it chooses."""
 
 
+def reached(history):
+    """Return what the last epoch of a history (list of dict) counts when epochs are compared, see `SMOOTHED`."""
+    return float(np.mean([row["val_macro_f1"] for row in history[-SMOOTHED:]]))
+
+
 def _kernel_and_bias(weights):
     """Return the parts of a flat vector of weights: (n_features, 7) and (7,)."""
     return weights[: -len(CLASSES)].reshape(-1, len(CLASSES)), weights[-len(CLASSES) :]
@@ -158,12 +165,11 @@ def _fit(x, y, x_val, y_val, l2, study):
         weights = intermediate_result.x
         known = np.array_equal(seen["weights"], weights)  # the accepted point is as a rule the last one tried
         log_p = seen["log_p"] if known else log_probabilities(x, weights)
-        row = {"l2": l2, "epoch": len(history) + 1} | _scores(log_p, y)
-        row |= {f"val_{name}": value for name, value in _scores(log_probabilities(x_val, weights), y_val).items()}
+        row = {"l2": l2, "epoch": len(history) + 1} | scores(log_p, y)
+        row |= {f"val_{name}": value for name, value in scores(log_probabilities(x_val, weights), y_val).items()}
         history.append(row)
-        reached = np.mean([other["val_macro_f1"] for other in history[-SMOOTHED:]])
-        if reached > best["macro_f1"]:
-            best.update(macro_f1=reached, epoch=row["epoch"], weights=weights.copy())
+        if reached(history) > best["macro_f1"]:
+            best.update(macro_f1=reached(history), epoch=row["epoch"], weights=weights.copy())
         if row["epoch"] - best["epoch"] >= study.patience:
             raise StopIteration
 
@@ -192,7 +198,21 @@ def _standardised(head, features, rows, chunk=1024):
     return values
 
 
-def _scores(log_p, y):
+def scores(log_p, y):
+    """Score predictions of one subset.
+
+    Parameters
+    ----------
+    log_p : numpy.ndarray
+        (n_images, 7) logarithms of probabilities.
+    y : numpy.ndarray
+        (n_images,) int, the diagnoses.
+
+    Returns
+    -------
+    dict
+        ``loss`` (cross-entropy), ``accuracy`` and ``macro_f1``.
+    """
     predicted = log_p.argmax(axis=1)
     confusion = np.bincount(y * len(CLASSES) + predicted, minlength=len(CLASSES) ** 2).reshape(2 * (len(CLASSES),))
     return {
@@ -221,23 +241,68 @@ def predict(head, features, rows, metadata, chunk=1024):
         Columns image_id, lesion_id, dx, p_akiec … p_vasc; probabilities in float32.
     """
     parts = [head.predict_on_batch(features[rows[i : i + chunk]]) for i in range(0, len(rows), chunk)]
-    chances = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+    return prediction_table(np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), rows, metadata)
+
+
+def prediction_table(chances, rows, metadata):
+    """Put probabilities, (n, 7) float32, beside the images that stand in some rows of `metadata`, as `predict` does."""
     table = metadata.loc[rows, ["image_id", "lesion_id", "dx"]].reset_index(drop=True)
     return table.join(pd.DataFrame(chances, columns=[f"p_{name}" for name in CLASSES]))
 
 
+@dataclass(frozen=True)
+class Job:
+    """One backbone to be trained in one strategy.
+
+    Attributes
+    ----------
+    study : skin_tl.study.Study
+    strategy, backbone : str
+    images : skin_tl.images.ImageSet
+    metadata : pandas.DataFrame
+        One row per row of the images' pixels.
+    weights : dict
+        The backbone's entry in what `skin_tl.backbones.resolve_weights` returned.
+    folder : pathlib.Path
+        Of the run.
+    timings : dict
+        Seconds by step, filled while it is trained.
+    sizes : dict
+        ``n_parameters`` of the backbone and ``n_features``, filled likewise.
+    """
+
+    study: Study
+    strategy: str
+    backbone: str
+    images: ImageSet
+    metadata: pd.DataFrame
+    weights: dict
+    folder: Path
+    timings: dict = field(default_factory=dict)
+    sizes: dict = field(default_factory=dict)
+
+    def features(self, preprocessing):
+        """Compute the backbone's features of all images, or find them computed; return model and features."""
+        model = build_backbone(self.backbone, preprocessing, self.study.image_size, self.weights)
+        features, about = extract(self.images, self.backbone, preprocessing, model)
+        self.sizes.update(n_parameters=model.count_params(), n_features=features.shape[1])
+        self.timings[f"features_{preprocessing}_s"] = about["seconds"]
+        return model, features
+
+
 def train_run(study, strategy, backbone, prepared, folder):
-    """Train every head of one backbone and strategy and write the run.
+    """Train everything of one backbone and strategy and write the run.
 
     Parameters
     ----------
     study : skin_tl.study.Study
-    strategy : {'feature_extraction'}
+    strategy : {'feature_extraction', 'fine_tuning', 'from_scratch'}
     backbone : str
     prepared : skin_tl.runs.Prepared
         The checked table, the splits, the decoded images and the source of weights.
     folder : pathlib.Path
-        Gets heads/, model.keras, history.csv, predictions.csv and run.json, in this order.
+        Gets heads/ (or models/, of whole networks), model.keras, history.csv, predictions.csv and run.json, in this
+        order.
 
     Returns
     -------
@@ -246,52 +311,71 @@ def train_run(study, strategy, backbone, prepared, folder):
     """
     started = datetime.now(UTC)
     metadata = prepared.metadata.set_index("image_id").loc[prepared.images.ids].reset_index()
-    weights = prepared.weights["backbones"][backbone]
-    predictions, histories, timings, trained = [], [], {}, {}
-    heads, labels = _heads(study, prepared, metadata["image_id"]), labels_of(metadata)
-    with threadpool_limits(1, "blas"), bar(total=len(heads), what=f"training {backbone}", unit="head") as shown:
-        for preprocessing in study.preprocessings:
-            model = build_backbone(backbone, preprocessing, study.image_size, weights)
-            features, about = extract(prepared.images, backbone, preprocessing, model)
-            n_parameters, n_features = model.count_params(), features.shape[1]
-            timings[f"features_{preprocessing}_s"] = about["seconds"]
-            clock = time.perf_counter()
-            transform = transform_of(backbone, preprocessing)
-            mine = {name: (transform, name[0], name[1], name[3]) for name in heads if name[2] == preprocessing}
-            due = {same: heads[name] for name, same in mine.items() if same not in trained}
-            found = _side_by_side(delayed(train_head)(features, labels, rows, study) for rows in due.values())
-            for name, same in mine.items():
-                if same not in trained:  # two names for one computation share its result
-                    trained[same] = next(found)
-                (head, history), rows = trained[same], heads[name]
-                arm = dict(zip(EXPERIMENT, name, strict=True)) | {"train_fraction": 1.0}
-                histories.append(history.assign(**arm, stage="head")[HISTORY_COLUMNS])
-                predictions += [
-                    predict(head, features, rows[subset], metadata).assign(dataset="internal", subset=subset, **arm)[
-                        PREDICTION_COLUMNS
-                    ]
-                    for subset in ("val", "test")
-                ]
-                with write_atomically(folder / "heads" / head_file(*name)) as part:
-                    head.save(part)
-                if shown.n == 0:
-                    save_model(model, head, folder / "model.keras")
-                shown.update()
-            timings[f"heads_{preprocessing}_s"] = round(time.perf_counter() - clock, 3)
+    weights = {"source": "random"} if strategy == "from_scratch" else prepared.weights["backbones"][backbone]
+    job = Job(study, strategy, backbone, prepared.images, metadata, weights, Path(folder))
+    due = _heads(study, prepared, metadata["image_id"])
+    if strategy == "feature_extraction":
+        trained = _train_heads(job, due)
+    else:
+        from skin_tl.tuning import train_networks
+
+        trained = train_networks(job, {name: rows for name, rows in due.items() if name[0] == "main"})
+    predictions, histories = [], []
+    for name, history, tables in trained:
+        arm = dict(zip(EXPERIMENT, name, strict=True)) | {"train_fraction": 1.0}
+        histories.append(history.assign(**arm)[HISTORY_COLUMNS])
+        predictions += [
+            table.assign(dataset="internal", subset=subset, **arm)[PREDICTION_COLUMNS]
+            for subset, table in tables.items()
+        ]
     predictions, histories = pd.concat(predictions, ignore_index=True), pd.concat(histories, ignore_index=True)
     write_csv(folder / "history.csv", histories)
     write_csv(folder / "predictions.csv", predictions)
     record = run_record(study, strategy, backbone, prepared.images.key, prepared.splits, started) | {
-        "n_parameters": n_parameters,
-        "n_features": n_features,
+        **job.sizes,
         "n_parameters_with_classifier": count_parameters_with_classifier(backbone),
         "weights": weights,
-        "random_weights": prepared.weights["source"] == "random",
+        "random_weights": weights["source"] == "random",
         "device": device(),
-        "timings": timings,
+        "timings": job.timings,
     }
     write_json(folder / "run.json", record)
     return predictions, histories
+
+
+def _train_heads(job, heads):
+    """Train heads on features; save each, and the first with its backbone.
+
+    Yields
+    ------
+    name : tuple
+        (arm, split policy, preprocessing, seed).
+    history : pandas.DataFrame
+        Columns `HISTORY_COLUMNS` without those of the arm.
+    tables : dict of pandas.DataFrame
+        For 'val' and 'test', as from `predict`.
+    """
+    trained, labels = {}, labels_of(job.metadata)
+    with threadpool_limits(1, "blas"), bar(total=len(heads), what=f"training {job.backbone}", unit="head") as shown:
+        for preprocessing in job.study.preprocessings:
+            model, features = job.features(preprocessing)
+            clock = time.perf_counter()
+            transform = transform_of(job.backbone, preprocessing)
+            mine = {name: (transform, name[0], name[1], name[3]) for name in heads if name[2] == preprocessing}
+            due = {same: heads[name] for name, same in mine.items() if same not in trained}
+            found = _side_by_side(delayed(train_head)(features, labels, rows, job.study) for rows in due.values())
+            for name, same in mine.items():
+                if same not in trained:  # two names for one computation share its result
+                    trained[same] = next(found)
+                (head, history), rows = trained[same], heads[name]
+                tables = {subset: predict(head, features, rows[subset], job.metadata) for subset in ("val", "test")}
+                with write_atomically(job.folder / "heads" / head_file(*name)) as part:
+                    head.save(part)
+                if shown.n == 0:
+                    save_model(model, head, job.folder / "model.keras")
+                shown.update()
+                yield name, history.assign(stage="head"), tables
+            job.timings[f"heads_{preprocessing}_s"] = round(time.perf_counter() - clock, 3)
 
 
 def _side_by_side(calls):
@@ -314,8 +398,17 @@ def _heads(study, prepared, image_ids):
     return heads
 
 
+def last_stage(history):
+    """Keep the epochs of a run's own arm in its last stage: of a network that is fine-tuned, not those of its head."""
+    own = history[history["arm"] == "main"]
+    return own[own["stage"] == own["stage"].iloc[-1]]
+
+
 def head_file(arm, policy, preprocessing, seed):
-    """Return the name of a head's file below ``heads/``, a Keras model from features to probabilities."""
+    """Return the name of a head's file below ``heads/``, a Keras model from features to probabilities.
+
+    That of a whole network below ``models/`` is the same; it takes raw pixels.
+    """
     name = f"{policy}_{preprocessing}_seed{seed}.keras"
     return name if arm == "main" else f"{arm}_{name}"
 

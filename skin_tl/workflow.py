@@ -38,6 +38,10 @@ N_ISIC2018 = 1512
 DOWNLOAD_BYTES = {"ham10000": 4.1 * GIGA, "isic2018": 0.8 * GIGA}
 """Unpacked, with the largest archive beside it for a moment."""
 
+MODEL_BYTES = 150e6
+CHECKPOINT = 6
+"""Of a network that is being trained, in models: its weights, their average and best, two moments, a new one beside."""
+
 # Floating-point operations (billions) of one forward pass at 224 px without the classifier, and the number of features:
 # from the papers, counting a multiplication and an addition as two.
 COST = {
@@ -731,6 +735,7 @@ def estimate(study):
     Estimate
     """
     from skin_tl.backbones import transform_of
+    from skin_tl.study import SHARES, TUNED
 
     n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
     download = 0 if os.environ.get("SKIN_TL_HAM10000") else DOWNLOAD_BYTES["ham10000"]
@@ -742,12 +747,18 @@ def estimate(study):
         operations, n_features = COST.get(name, COST_OF_OTHERS)
         work += operations * (study.image_size / 224) ** 2 / EFFICIENCY.get(name, EFFICIENCY_OF_OTHERS)
         features += n_images * n_features * 4
+    # Whole networks: in each epoch, every training image costs a forward and a backward pass, as much as two more.
+    tuned = [strategy for strategy in study.strategies if strategy in TUNED]
+    n_networks = len(study.split_policies) * len(study.seeds)
+    epochs = sum(getattr(study, f"{strategy}_epochs") for strategy in tuned)
+    rounds = n_networks * epochs * (3 * SHARES["train"] + SHARES["val"])
+    n_models = len(study.strategies) + len(tuned) * (n_networks * len(study.preprocessings) + CHECKPOINT)
     return Estimate(
         download=download,
         images=n_images * study.image_size**2 * 3,
         features=features,
-        models=150e6 * len(study.backbones) * len(study.strategies),
-        seconds=n_images * work / measure_speed(),
+        models=MODEL_BYTES * len(study.backbones) * n_models,
+        seconds=(n_images + N_HAM10000 * rounds) * work / measure_speed(),
         gpu=has_gpu(),
     )
 

@@ -9,10 +9,11 @@ import pandas as pd
 
 from skin_tl import baselines
 from skin_tl.evaluation import PREDICTION_COLUMNS, PROBABILITIES, ensemble
+from skin_tl.explanations import choose, likeness, share_in_the_middle, tested_images
 from skin_tl.files import fingerprint, write_csv, write_json
 from skin_tl.scoring import write_evaluation
 from skin_tl.splits import EXPERIMENT, draw_experiments, draw_splits, split_fingerprints
-from skin_tl.study import CLASSES, check_study
+from skin_tl.study import CLASSES, STRATEGIES, check_study
 from skin_tl.tables import read_study_files
 
 # Lesions per diagnosis, HAM10000's order of frequency.
@@ -32,6 +33,8 @@ STUDIES = {
     "demo_random": ({}, {"weights": "random"}),
     "one": ({"backbones": ["Xception"], "seeds": [3]}, {}),
     "reproduction": ({"dataset": "ham10000", "split_policies": ["image"], "preprocessings": ["unit", "native"]}, {}),
+    "strategies": ({"backbones": ["VGG16", "ResNet50"], "strategies": list(STRATEGIES)}, {}),
+    "tuned": ({"backbones": ["ResNet50"], "strategies": ["from_scratch"], "leakage": False, "other_splits": 0}, {}),
     "lesion": (
         {"dataset": "ham10000", "backbones": ["ResNet50", "VGG16"], "image_size": 224, "external": "isic2018"},
         {},
@@ -81,6 +84,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         "patience": 8,
         "overrides": [],
     } | (changes or {})
+    study = check_study(study).model_dump()
     rng = np.random.default_rng(seed)
     folder = root / "runs" / name
     metadata = fabricate_metadata(rng) if metadata is None else metadata
@@ -103,8 +107,9 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
             run = folder / strategy / backbone
             predictions[backbone] = _predictions(metadata, splits, experiments, study, backbone, rng, alike)
             write_csv(run / "predictions.csv", predictions[backbone])
-            write_csv(run / "history.csv", _history(study, rng))
+            write_csv(run / "history.csv", _history(study, strategy, rng))
             write_json(run / "run.json", _record(study, strategy, backbone, splits, key, sources[backbone], weights))
+            _write_explanations(run / "explanations", predictions[backbone], metadata, study, seed)
             if study["external"]:
                 write_csv(run / f"predictions_{study['external']}.csv", elsewhere[backbone])
         if len(predictions) > 1:
@@ -150,6 +155,22 @@ def _write_images(folder, ids, size, rng):
     np.save(folder / key / "images.npy", rng.integers(0, 255, (len(ids), size, size, 3), dtype=np.uint8))
     write_csv(folder / key / "index.csv", pd.DataFrame({"image_id": ids}))
     return key
+
+
+def _write_explanations(folder, predictions, metadata, study, seed):
+    """Write what the step `explain` does, with noise for maps and places near those of the same diagnosis."""
+    rng, size = np.random.default_rng(seed + 2), study["image_size"]
+    chosen = choose(tested_images(predictions, study))
+    maps, shuffled = (rng.random((len(chosen), size, size)).astype(np.float16) for _ in range(2))
+    maps[-1] = 0  # nothing in the image speaks for it
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "maps.npy", maps)
+    np.save(folder / "shuffled_maps.npy", shuffled)
+    write_csv(folder / "images.csv", chosen.assign(middle=share_in_the_middle(maps), likeness=likeness(maps, shuffled)))
+    drawn = metadata.sort_values("image_id").iloc[rng.permutation(len(metadata))[: len(metadata) // 2]]
+    places = rng.normal(0, 1.5, (len(drawn), 2)) + 3 * np.array([CLASSES.index(dx) % 3 for dx in drawn["dx"]])[:, None]
+    points = drawn[["image_id", "lesion_id", "dx"]].assign(x=places[:, 0].round(3), y=places[:, 1].round(3))
+    write_csv(folder / "points.csv", points.sort_values("image_id"))
 
 
 def _fabricate_external(folder, study, rng):
@@ -211,17 +232,20 @@ def _chances(dx, skill, common, rng, lesions=None, alike=0.0):
     return pd.DataFrame(chances, columns=PROBABILITIES)
 
 
-def _history(study, rng):
+def _history(study, strategy, rng):
+    stages = {"feature_extraction": ["head"], "fine_tuning": ["head", "fine_tuning"]}.get(strategy, [strategy])
     parts = []
     for cell in _cells(study):
-        epochs = np.arange(1, rng.integers(18, 30))
-        loss = 0.4 + 1.2 * np.exp(-epochs / 5)
-        table = pd.DataFrame({"epoch": epochs, "loss": loss, "accuracy": 1 - loss / 2})
-        table["val_loss"] = loss + 0.1 + 0.01 * epochs
-        table["val_accuracy"] = 1 - table["val_loss"] / 2
-        table["macro_f1"], table["val_macro_f1"] = 1 - loss / 2, 1 - table["val_loss"] / 2
-        table["kept"] = table["epoch"] == table.loc[table["val_macro_f1"].idxmax(), "epoch"]
-        parts.append(table.assign(arm="main", train_fraction=1.0, stage="head", l2=0.01, **cell))
+        for stage in stages:
+            epochs = np.arange(1, rng.integers(18, 30))
+            loss = 0.4 + 1.2 * np.exp(-epochs / 5)
+            table = pd.DataFrame({"epoch": epochs, "loss": loss, "accuracy": 1 - loss / 2})
+            table["val_loss"] = loss + 0.1 + 0.01 * epochs
+            table["val_accuracy"] = 1 - table["val_loss"] / 2
+            table["macro_f1"], table["val_macro_f1"] = 1 - loss / 2, 1 - table["val_loss"] / 2
+            table["kept"] = table["epoch"] == table.loc[table["val_macro_f1"].idxmax(), "epoch"]
+            l2 = 0.01 if stage == "head" else np.nan
+            parts.append(table.assign(arm="main", train_fraction=1.0, stage=stage, l2=l2, **cell))
     columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"]
     return pd.concat(parts, ignore_index=True)[
         [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"]

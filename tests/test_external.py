@@ -12,8 +12,6 @@ from dataverse import Dataverse, archive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.preprocessing import StandardScaler
 
 from skin_tl import external
 from skin_tl.dataset import COLUMNS
@@ -301,61 +299,6 @@ def test_images_of_the_data_set_are_refused_by_their_ids():
     assert "ISIC_0000001" not in str(error.value)
 
 
-def _features(n, n_features=24, seed=0):
-    rng = np.random.default_rng(seed)
-    spread = 10.0 ** rng.integers(-6, 4, n_features)
-    return (rng.gamma(1, 1, (n, n_features)) * spread).astype(np.float32)
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_the_nearest_image_is_the_one_that_scikit_learn_finds(chunk):
-    values, reference = _features(50, seed=1), _features(130)
-    reference[-1], values[-1] = reference[3], reference[3]  # twice the same: either is right
-    rows, similarity = external.nearest(values, reference, chunk=chunk)
-    scaler = StandardScaler().fit(reference.astype(float))
-    expected = cosine_similarity(scaler.transform(values.astype(float)), scaler.transform(reference.astype(float)))
-    np.testing.assert_allclose(similarity, expected.max(axis=1), atol=1e-4)
-    assert rows[:-1].tolist() == expected[:-1].argmax(axis=1).tolist()
-    assert rows[-1] in (3, 129) and similarity[-1] == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("chunk", [7, 1000])
-def test_images_of_one_lesion_are_not_compared(chunk):
-    reference, lesions = _features(60), np.arange(60) // 3
-    rows, similarity = external.nearest(reference, reference, (lesions, lesions), chunk)
-    directions = StandardScaler().fit_transform(reference.astype(float))
-    expected = cosine_similarity(directions)
-    expected[lesions[:, None] == lesions] = -1
-    np.testing.assert_allclose(similarity, expected.max(axis=1), atol=1e-4)
-    assert rows.tolist() == expected.argmax(axis=1).tolist()
-    alone = np.zeros(60, int)
-    assert (external.nearest(reference, reference, (alone, alone), chunk)[1] == -np.inf).all()
-
-
-def test_features_that_do_not_vary_do_no_harm():
-    reference = _features(20)
-    reference[:, 0] = 0.1
-    values = np.concatenate([reference[:1], np.full((1, 24), 0.1, np.float32)])
-    rows, similarity = external.nearest(values, reference)
-    assert rows[0] == 0 and similarity[0] == pytest.approx(1, abs=1e-5) and np.isfinite(similarity).all()
-    _, similarity = external.nearest(np.ones((3, 4), np.float32), np.ones((9, 4), np.float32))
-    assert (similarity == 0).all()
-
-
-class Watched:
-    """An array that remembers how many rows were asked of it at most at a time."""
-
-    def __init__(self, values):
-        self.values, self.most = values, 0
-
-    def __len__(self):
-        return len(self.values)
-
-    def __getitem__(self, part):
-        self.most = max(self.most, len(self.values[part]))
-        return self.values[part]
-
-
 def test_a_near_duplicate_is_much_nearer_than_any_other_lesion():
     rng = np.random.default_rng(0)
     reference, lesions = rng.normal(size=(200, 64)).astype(np.float32), np.arange(200) // 2
@@ -370,12 +313,6 @@ def test_a_near_duplicate_is_much_nearer_than_any_other_lesion():
     reference[3] = reference[120]
     rows, similarity, found = external.near_duplicates(reference[[3]], reference, lesions)
     assert found.all() and rows[0] in (3, 120) and similarity[0] == pytest.approx(1, abs=1e-5)
-
-
-def test_features_are_never_read_as_a_whole():
-    values, reference = Watched(_features(100, seed=1)), Watched(_features(300))
-    external.nearest(values, reference, chunk=32)
-    assert values.most == reference.most == 32
 
 
 def test_the_rule_parts_copies_from_other_lesions_on_real_images(tmp_path, monkeypatch):

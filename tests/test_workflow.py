@@ -124,7 +124,8 @@ def bare_path(folder, **scripts):
 def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
     done = start(project, *asked, PATH=bare_path(tmp_path / "bin"))
     assert done.returncode == 0 and not done.stderr
-    for word in ("demo", "presentation", "ham10000", "test", "lab", "clean", "--dry-run", "--config backbones="):
+    commands = ("test", "lab", "predict IMAGE", "clean")
+    for word in ("demo", "presentation", "ham10000", *commands, "--dry-run", "--config backbones="):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert not (project / ".venv").exists()
@@ -382,7 +383,7 @@ def test_lab_serves_the_notebooks_with_a_kernel_of_the_environment(ready):
             raise AssertionError("no answer")
 
         listed = {item["name"] for item in ask("contents")["content"]}
-        assert listed == {file.name for file in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+        assert listed == {"README.md", *(file.name for file in (ROOT / "notebooks").glob("[0-9]*.ipynb"))}
         kernels = ask("kernelspecs")
         assert kernels["default"] == "python3" and list(kernels["kernelspecs"]) == ["python3"]
         notebook = {"path": min(listed), "name": "", "type": "notebook", "kernel": {"name": "python3"}}

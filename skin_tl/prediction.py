@@ -1,0 +1,612 @@
+"""Prediction: what the models of a finished study say of one's own images.
+
+Takes image files and ``runs/<study>/``; gives for each image and backbone calibrated probabilities, the most similar
+lesions that the model learned from, and whether the image is like any of them.  ``./run_all.sh predict`` prints it.
+It is research, and no diagnosis.
+"""
+
+import argparse
+import functools
+import json
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, disk_full_message, full_folder, is_disk_full, read_json
+from skin_tl.images import read_image
+from skin_tl.study import CLASSES, TUNED, Study, load_study
+
+NOT_A_DIAGNOSIS = "Not a diagnosis: this is research software and no medical device."
+
+RUN_FILES = ("run.json", "model.keras", "predictions.csv")
+"""What a run needs to predict with; a run that has them all is finished."""
+
+BATCH = 32
+"""Images per forward pass."""
+
+N_NEAREST = 5
+"""Known lesions that are shown beside an image unless told otherwise."""
+
+SAME_PREDICTION = 0.02
+"""How far a model's probabilities may be from those that its run wrote, in the mean over the validation images: another
+device or precision rounds otherwise, and another model is much farther off."""
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the models of a study say of some images.
+
+    Attributes
+    ----------
+    study : skin_tl.study.Study
+    random_weights : bool
+        Whether backbones that should start from ImageNet's weights had random ones.
+    table : pandas.DataFrame
+        One row per image and backbone: image (the path as it was given), strategy, backbone, predicted (the most
+        probable diagnosis), p_akiec … p_vasc (calibrated by the temperature that fits the validation subset),
+        p_malignant (mel, bcc and akiec together), unlikeness (see `skin_tl.neighbours.unlikeness`), limit (what 99 % of
+        the validation images do not exceed) and unlike (bool, whether it is above the limit).
+    neighbours : pandas.DataFrame
+        The most similar training images, one of each lesion: image, strategy, backbone, rank (from 1), image_id,
+        lesion_id, dx, distance (0…2, see `skin_tl.neighbours.nearest`).
+    pixels : dict
+        By image, what the models saw: (size, size, 3) uint8.
+    maps : dict
+        By (image, strategy, backbone), what speaks for the predicted diagnosis: (size, size) float32, 0…1.  Empty
+        unless asked for.
+    """
+
+    study: Study
+    random_weights: bool
+    table: pd.DataFrame
+    neighbours: pd.DataFrame
+    pixels: dict = field(repr=False)
+    maps: dict = field(repr=False)
+
+    @property
+    def images(self):
+        """The images in the order in which they were given, list of str."""
+        return list(self.pixels)
+
+    def warnings(self, image=None):
+        """Return sentences that belong beside the predictions of an image, or of all, list of str.
+
+        Parameters
+        ----------
+        image : str, optional
+            Without one, what holds for all of them.
+        """
+        if image is None:
+            told = [NOT_A_DIAGNOSIS]
+            if self.study.synthetic:
+                told.append("These models learned from drawn images: what they say of a photograph means nothing.")
+            if self.random_weights:
+                told.append("Their backbones started from random weights, not ImageNet's.")
+            return told
+        rows = self.table[(self.table["image"] == image) & self.table["unlike"]]
+        if rows.empty:
+            return []
+        names = " and ".join(dict.fromkeys(rows["backbone"]))
+        return [f"This image is unlike those that the models learned from (seen by {names}): rely on none of this."]
+
+
+# --- Which study, which runs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+    strategy, backbone : str
+    finished : str
+        When, as its record has it.
+    """
+
+    folder: Path
+    strategy: str
+    backbone: str
+    finished: str
+
+    @property
+    def study_folder(self):
+        """Folder of the study that it belongs to."""
+        return self.folder.parent.parent
+
+
+def finished_runs(folder, backbones=None):
+    """List the finished runs of a study.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+    backbones : list of str, optional
+        Only these.
+
+    Returns
+    -------
+    list of Run
+        In the study's order.
+
+    Raises
+    ------
+    SkinTLError
+        If there is none, or none of a backbone that is asked for; the message lists those that there are.
+    """
+    study = load_study(folder / "study.json")
+    runs = []
+    for strategy in study.strategies:
+        for backbone in study.backbones:
+            run = folder / strategy / backbone
+            if all((run / name).is_file() for name in RUN_FILES):
+                runs.append(Run(run, strategy, backbone, str(read_json(run / "run.json").get("finished", ""))))
+    if not runs:
+        raise SkinTLError(f"The study {study.name!r} has no finished run. Run `./run_all.sh {study.name}` first.")
+    there = list(dict.fromkeys(run.backbone for run in runs))
+    for name in backbones or ():
+        if name not in there:
+            raise SkinTLError(f"The study {study.name!r} has no finished run of {name!r}. It has: {', '.join(there)}.")
+    return [run for run in runs if not backbones or run.backbone in backbones]
+
+
+def find_study(study=None, root=ROOT):
+    """Find the runs of a study.
+
+    Parameters
+    ----------
+    study : str or pathlib.Path, optional
+        Its name, or the path of its ``study.json`` or YAML file; otherwise the one whose last run finished last.
+    root : pathlib.Path, optional
+        Folder that holds ``runs/``.
+
+    Returns
+    -------
+    pathlib.Path
+        The study's folder below ``runs/``.
+
+    Raises
+    ------
+    SkinTLError
+        If it has no runs; the message lists the studies that have.
+    """
+    runs, study = Path(root) / "runs", None if study is None else str(study)
+    if study is not None and Path(study).name == "study.json":
+        return Path(study).resolve().parent
+    if study is not None and Path(study).suffix in (".yaml", ".yml"):
+        study = load_study(study).name
+    finished = {}
+    for record in runs.glob("*/*/*/run.json"):
+        if all((record.parent / name).is_file() for name in RUN_FILES):
+            name, when = record.parts[-4], str(read_json(record).get("finished", ""))
+            finished[name] = max(when, finished.get(name, ""))
+    there = f"Studies with finished runs: {', '.join(sorted(finished))}." if finished else "No study has finished runs."
+    if study is None:
+        if not finished:
+            raise SkinTLError(f"{there} Run one first: `./run_all.sh` (the demo), or `./run_all.sh STUDY`.")
+        study = max(finished, key=lambda name: (finished[name], name))
+    elif study not in finished:
+        known = (Path(root) / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
+        what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
+        first = f" Run it first: `./run_all.sh {study}`." if known else ""
+        raise SkinTLError(f"{what}.{first} {there}")
+    return runs / study
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_files(paths, size, base=None):
+    """Read image files as the backbones see them.
+
+    Parameters
+    ----------
+    paths : list of str or pathlib.Path
+    size : int
+        Side of the square that each is squashed to, in pixels.
+    base : pathlib.Path, optional
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    dict
+        By path (as given, str), (size, size, 3) uint8.
+
+    Raises
+    ------
+    SkinTLError
+        If any cannot be read: one message that names them.
+    """
+    pixels, bad = {}, []
+    for path in dict.fromkeys(map(str, paths)):
+        try:
+            if (Path(base or "") / path).is_dir():
+                raise SkinTLError(f"{path} is a folder (name the image files in it)")
+            pixels[path] = read_image(Path(base or "") / path, size)
+        except SkinTLError as error:
+            bad.append(str(error))
+    if bad:
+        rest = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise SkinTLError(f"{'; '.join(bad[:5])}{rest}. Nothing was predicted.")
+    return pixels
+
+
+def _read_model(run, size):
+    """Read a run's model.
+
+    Returns
+    -------
+    whole, body, head : keras.Model
+        From pixels to probabilities; its two parts, from pixels to features and from features to probabilities.
+
+    Raises
+    ------
+    SkinTLError
+        If it cannot be read or is not of that form; the message names the versions.
+    """
+    import keras
+
+    file = run.folder / "model.keras"
+    try:
+        whole = keras.models.load_model(file, compile=False)
+        networks = [layer for layer in whole.layers if isinstance(layer, keras.Model)]
+        if whole.input_shape[1:] != (size, size, 3) or whole.output_shape[1:] != (len(CLASSES),) or not networks:
+            raise ValueError(f"it takes {whole.input_shape[1:]}, gives {whole.output_shape[1:]}")
+        after = whole.layers[whole.layers.index(networks[0]) + 1 :]
+        body = keras.models.clone_model(
+            whole,
+            clone_function=lambda layer: layer,
+            call_function=lambda layer, *values, **named: values[0] if layer in after else layer(*values, **named),
+        )
+        given = keras.Input(body.output_shape[1:])
+        head = keras.Model(given, functools.reduce(lambda values, layer: layer(values), after, given))
+    except Exception as error:  # zipfile, h5py and Keras raise many types for a wrong file
+        from skin_tl.runs import versions
+
+        written, here = read_json(run.folder / "run.json").get("versions", {}), versions()
+        told = [
+            " and ".join(f"{name} {of.get(name.lower(), 'unknown')}" for name in ("Keras", "skin-tl"))
+            for of in (written, here)
+        ]
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise SkinTLError(
+            f"{file} cannot be used ({reason}). It was written by {told[0]}; here are {told[1]}. "
+            f"Delete {run.folder / 'run.json'} and run `./run_all.sh {run.study_folder.name}`: it is trained anew."
+        ) from None
+    return whole, body, head
+
+
+# --- Predicting -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A run's model with all that its predictions need.
+
+    Attributes
+    ----------
+    whole, body, head : keras.Model
+        From pixels to probabilities; from pixels to features; from features to probabilities.
+    temperature : float
+        See `skin_tl.evaluation.fit_temperature`.
+    known : skin_tl.neighbours.Rows
+        Features of the training images.
+    lesions : pandas.DataFrame
+        Of each row of `known`: image_id, lesion_id, dx.
+    limit : float
+        See `skin_tl.neighbours.unlikeness_limit`.
+    views : int
+        Flips and rotations of an image over which probabilities are averaged, 1 or 8.
+    random_weights : bool
+    """
+
+    whole: object
+    body: object
+    head: object
+    temperature: float
+    known: object
+    lesions: pd.DataFrame
+    limit: float
+    views: int
+    random_weights: bool
+
+    def __call__(self, pixels, n_nearest):
+        """Predict (n_images, size, size, 3) uint8.
+
+        Returns
+        -------
+        probabilities : numpy.ndarray
+            (n_images, 7), calibrated.
+        unlikeness : numpy.ndarray
+            (n_images,).
+        nearest : list of pandas.DataFrame
+            For each image the `n_nearest` most similar training images of different lesions, with their distance.
+        """
+        from skin_tl.evaluation import scale_temperature
+        from skin_tl.neighbours import LIKENESS_NEIGHBOUR, nearest, unlikeness
+
+        features = by_batches(self.body, pixels, BATCH)
+        chances = (
+            by_batches(self.head, features, BATCH) if self.views == 1 else _over_views(self.whole, pixels, self.views)
+        )
+        probabilities = scale_temperature(chances.astype(float), self.temperature)
+        most_of_a_lesion = self.lesions["lesion_id"].value_counts().max()  # so that enough lesions are among them
+        n = min(max(n_nearest * most_of_a_lesion, LIKENESS_NEIGHBOUR), len(self.known))
+        distances, rows = nearest(features, self.known, n)
+        tables = [
+            self.lesions.iloc[row].assign(distance=distance).drop_duplicates("lesion_id")[:n_nearest]
+            for row, distance in zip(rows, distances.astype(float), strict=True)
+        ]
+        return probabilities, unlikeness(distances).astype(float), tables
+
+
+def by_batches(model, values, batch):
+    """Return what a model gives for all rows of an array or of `skin_tl.neighbours.Rows`, `batch` at a time."""
+    import keras
+
+    parts = [model.predict_on_batch(np.asarray(values[i : i + batch])) for i in range(0, len(values), batch)]
+    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+
+
+def _over_views(whole, pixels, views):
+    from skin_tl.tuning import predict_rows
+
+    return predict_rows(whole, pixels, np.arange(len(pixels)), min(BATCH, len(pixels)), views)
+
+
+@functools.lru_cache(maxsize=8)
+def load_predictor(run):
+    """Read a run's model and what its predictions need, or find it read.
+
+    The features of the data set come from the cache.  Where that was deleted, or the run trained its backbone too, they
+    are computed.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    Predictor
+
+    Raises
+    ------
+    SkinTLError
+        If the run's data set or split is another by now, its model cannot be read, or does not give the predictions
+        that the run wrote.
+    """
+    from skin_tl.evaluation import PROBABILITIES, fit_temperature, read_predictions, validation_rows
+    from skin_tl.features import extract
+    from skin_tl.neighbours import Rows, unlikeness_limit
+    from skin_tl.runs import read_images, read_metadata_table, read_splits
+    from skin_tl.splits import split_fingerprints, subset_rows
+    from skin_tl.study import check_study
+
+    folder, record = run.study_folder, read_json(run.folder / "run.json")
+    again = f"Run `./run_all.sh {folder.name}` again."
+    study = check_study(record.get("parameters", {}), source=run.folder / "run.json")
+    # model.keras holds the first head of those that the study lists
+    policy, preprocessing, seed = study.split_policies[0], study.preprocessings[0], study.seeds[0]
+    images, splits = read_images(folder), read_splits(folder)
+    split = splits[(splits["split_policy"] == policy) & (splits["seed"] == seed)]
+    drawn = split_fingerprints(split).get(policy, {}).get(str(seed))
+    if (images.key, drawn) != (record["data_fingerprint"], record["split_fingerprints"][policy][str(seed)]):
+        raise SkinTLError(f"{run.folder} was trained with another state of the data set or its split. {again}")
+
+    whole, body, head = _read_model(run, images.size)
+    features, _ = extract(images, run.backbone, preprocessing, body)
+    rows = subset_rows(split, policy, seed, images.ids)
+    known, validation = Rows(features, rows["train"]), Rows(features, rows["val"])
+    cell = {"arm": "main", "split_policy": policy, "preprocessing": preprocessing, "train_fraction": 1.0}
+    written = validation_rows(read_predictions(run.folder / "predictions.csv"), cell)
+    ids = np.array(images.ids)
+    written = written[written["seed"] == seed].set_index("image_id").reindex(ids[rows["val"]])
+    expected = written[PROBABILITIES].to_numpy(float)
+    views = 8 if run.strategy in TUNED and study.test_time_augmentation else 1
+    if views == 1:
+        given = by_batches(head, validation, 1024)
+    else:  # a few images tell
+        given = _over_views(whole, images.pixels[rows["val"][:4]], views)
+    if not np.abs(given - expected[: len(given)]).max(1).mean() < SAME_PREDICTION:
+        raise SkinTLError(
+            f"{run.folder / 'model.keras'} does not give the probabilities of {run.folder / 'predictions.csv'}: one of "
+            f"them is of another version. Delete {run.folder / 'run.json'}. {again}"
+        )
+    lesions = read_metadata_table(folder).set_index("image_id").loc[ids[rows["train"]], ["lesion_id", "dx"]]
+    return Predictor(
+        whole,
+        body,
+        head,
+        temperature=fit_temperature(written["dx"], expected),
+        known=known,
+        lesions=lesions.reset_index(),
+        limit=unlikeness_limit(validation, known),
+        views=views,
+        random_weights=bool(record.get("random_weights")) and run.strategy != "from_scratch",
+    )
+
+
+def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, explain=False, root=ROOT, base=None):
+    """Predict image files with every finished run of a study.
+
+    Parameters
+    ----------
+    paths : list of str or pathlib.Path
+    study : str or pathlib.Path, optional
+        Its name or the path of its ``study.json``; otherwise the study that finished last.
+    backbones : list of str, optional
+        Only these.
+    n_nearest : int
+        Known lesions to look for beside each image.
+    explain : bool
+        Whether to compute what speaks for each prediction (`skin_tl.gradcam`).
+    root : pathlib.Path, optional
+        Folder that holds ``runs/``.
+    base : pathlib.Path, optional
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    Predictions
+
+    Raises
+    ------
+    SkinTLError
+        If an image cannot be read, the study is unknown or has no finished run, or a run cannot be used.
+    """
+    folder = find_study(study, root)
+    runs = finished_runs(folder, backbones)
+    settings = load_study(folder / "study.json")
+    pixels = read_files(paths, settings.image_size, base)
+    if not pixels:
+        raise SkinTLError("No image is named. Name at least one image file.")
+
+    from skin_tl.decisions import DECISIONS
+    from skin_tl.evaluation import PROBABILITIES
+
+    stacked, names, rows, neighbours, maps, random = np.stack(list(pixels.values())), list(pixels), [], [], {}, False
+    malignant = [CLASSES.index(name) for name in DECISIONS["malignant"]]
+    for run in runs:
+        predictor, of_run = load_predictor(run), {"strategy": run.strategy, "backbone": run.backbone}
+        probabilities, unlikeness, nearest = predictor(stacked, n_nearest)
+        random |= predictor.random_weights
+        table = pd.DataFrame({"image": names, **of_run, "predicted": np.array(CLASSES)[probabilities.argmax(1)]})
+        table[PROBABILITIES] = probabilities
+        table["p_malignant"] = probabilities[:, malignant].sum(1)
+        table = table.assign(unlikeness=unlikeness, limit=predictor.limit, unlike=unlikeness > predictor.limit)
+        rows.append(table)
+        for name, found in zip(names, nearest, strict=True):
+            neighbours.append(found.assign(image=name, **of_run, rank=range(1, len(found) + 1)))
+        if explain:
+            from skin_tl.gradcam import gradcam
+
+            shown = gradcam(predictor.whole, stacked, probabilities.argmax(1))
+            maps |= {(name, *of_run.values()): part for name, part in zip(names, shown, strict=True)}
+    order = {name: place for place, name in enumerate(names)}
+    table, neighbours = (
+        pd.concat(parts).sort_values("image", key=lambda part: part.map(order), kind="stable", ignore_index=True)
+        for parts in (rows, neighbours)
+    )
+    columns = ["image", "strategy", "backbone", "rank", "image_id", "lesion_id", "dx", "distance"]
+    return Predictions(settings, random, table, neighbours[columns], pixels, maps)
+
+
+# --- ./run_all.sh predict ---------------------------------------------------------------------------------------------
+
+
+RUN_OF = ["image", "strategy", "backbone"]
+
+
+def _nearest_of(predictions):
+    """Return the known lesions beside each image and run, dict of frames."""
+    return dict(list(predictions.neighbours.groupby(RUN_OF, sort=False)))
+
+
+def as_json(predictions):
+    """Return predictions as JSON text."""
+    from skin_tl.evaluation import PROBABILITIES
+
+    found = _nearest_of(predictions)
+    images = []
+    for image in predictions.images:
+        said = []
+        for row in predictions.table[predictions.table["image"] == image].to_dict("records"):
+            nearest = found[image, row["strategy"], row["backbone"]].drop(columns=RUN_OF).to_dict("records")
+            chances = {dx: row[name] for dx, name in zip(CLASSES, PROBABILITIES, strict=True)}
+            rest = ("strategy", "backbone", "predicted", "p_malignant", "unlikeness", "limit", "unlike")
+            said.append({name: row[name] for name in rest} | {"probabilities": chances, "nearest": nearest})
+        images.append({"image": image, "warnings": predictions.warnings(image), "predictions": said})
+    content = {"study": predictions.study.name, "warnings": predictions.warnings(), "images": images}
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def as_text(predictions, width=80):
+    """Return predictions as tables of plain text, at most `width` columns wide but for the name of an image."""
+    from skin_tl.evaluation import PROBABILITIES
+    from skin_tl.texts import NO_BREAK_SPACE
+
+    def wrapped(text, first, rest):
+        lines = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+        return [line.replace(NO_BREAK_SPACE, " ") for line in lines]
+
+    nearest = _nearest_of(predictions)
+    lines = wrapped(f"study {predictions.study.name}: {predictions.study.title}", "", "  ")
+    for told in predictions.warnings():
+        lines += wrapped(told, "", "")
+    header = f"  {'backbone':14} {'says':5}" + "".join(f"{dx:>6}" for dx in CLASSES) + f"{'malig':>7}{'unlike':>8}"
+    for image in predictions.images:
+        rows = predictions.table[predictions.table["image"] == image]
+        lines += ["", image]
+        for told in predictions.warnings(image):
+            lines += wrapped(f"WARNING: {told}", "  ", "  ")
+        for strategy, of_strategy in rows.groupby("strategy", sort=False):
+            if predictions.table["strategy"].nunique() > 1:
+                lines.append(f"  {strategy}")
+            lines.append(header)
+            for row in of_strategy.to_dict("records"):
+                numbers = "".join(f"{100 * row[name]:6.1f}" for name in PROBABILITIES)
+                share = row["unlikeness"] / max(row["limit"], 1e-9)  # a dead network sees no difference at all
+                numbers += f"{100 * row['p_malignant']:7.1f}{min(share, 9999):8.2f}"
+                lines.append(f"  {row['backbone']:14} {row['predicted']:5}{numbers}{'!' if row['unlike'] else ''}")
+            for row in of_strategy.to_dict("records"):
+                near = nearest[image, strategy, row["backbone"]].to_dict("records")
+                known = (NO_BREAK_SPACE.join([of["image_id"], of["dx"], f"{of['distance']:.2f}"]) for of in near)
+                lines += wrapped(f"nearest by {row['backbone']}: {', '.join(known)}", "  ", "    ")
+    lines.append("")
+    lines += wrapped(
+        "Calibrated probabilities in %; malig: mel, bcc and akiec together. unlike: distance to the training images, "
+        "as a share of its limit; above 1, the image is unlike them. nearest: lesions of these, diagnosis, distance.",
+        "",
+        "",
+    )
+    return "\n".join(lines)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as everything else does."""
+
+    def error(self, message):
+        raise SkinTLError(f"predict: {message}. See `./run_all.sh --help`.")
+
+
+def main(arguments=None, root=ROOT):
+    """Predict the images that a command line names; return the exit status."""
+    parser = _Parser("./run_all.sh predict", description=__doc__.split("\n\n")[0])
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--study")
+    parser.add_argument("--backbone", help="one, or several: A,B")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--from", dest="base", type=Path, help=argparse.SUPPRESS)  # where the person stands
+    try:
+        options = parser.parse_args(arguments)
+        study = options.study
+        if study and Path(study).suffix in (".yaml", ".yml"):
+            study = Path(options.base or "") / study
+        backbones = [name.strip() for name in (options.backbone or "").split(",") if name.strip()]
+        predictions = predict_images(options.images, study, backbones, root=root, base=options.base)
+        print(as_json(predictions) if options.json else as_text(predictions))
+    except SkinTLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        print(f"error: {disk_full_message(error.filename or full_folder())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

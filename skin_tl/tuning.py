@@ -1,0 +1,671 @@
+"""Tuning: whole networks that learn from images, from transferred or from random weights.
+
+Takes decoded images, their table and the rows of each subset; gives per split policy, preprocessing and seed a trained
+network, its history and its predictions on the validation and test subsets.  Batches come from the memory map as
+uint8; they are augmented and scaled on the device.  What is drawn by chance depends on the seed, the epoch and the step
+alone, and everything else that a run has learned is in one file after each epoch: a run that was killed goes on from
+there and ends like one that was not.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import time
+import zipfile
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import ops
+from threadpoolctl import threadpool_limits
+
+import skin_tl
+from skin_tl.backbones import BACKBONES, build_backbone, network_of, scale_pixels, transform_of
+from skin_tl.errors import SkinTLError
+from skin_tl.files import file_fingerprint, fingerprint, write_atomically
+from skin_tl.progress import bar, say
+from skin_tl.study import CLASSES
+from skin_tl.training import build_head, head_file, labels_of, prediction_table, reached, scores, train_head
+
+ZOOM, SHIFT = 0.1, 0.05
+"""How far images are scaled (factor from 0.9 to 1.1) and shifted (share of their side) at most."""
+
+BRIGHTNESS, CONTRAST, SATURATION = 0.06, 0.15, 0.15
+"""How far colours change at most: a share of 255 that is added, and two factors around 1."""
+
+FOCUS = 2.0
+"""Exponent of the focal loss (Lin et al., ICCV 2017)."""
+
+PLAIN_MOMENTUM = 0.9
+"""Of batch normalisation's running statistics where weights are not averaged; else they are averaged as these are."""
+
+
+# --- What a step sees -------------------------------------------------------------------------------------------------
+
+
+def draw_views(n, rng, augment=True):
+    """Draw how images are to be changed, (n, 8) float32, one row for each.
+
+    Columns: transposed (0 or 1); scale along height and width, negative where mirrored; shift along both, as a share of
+    the side; brightness (added, of 255), contrast and saturation (factors).  Transposing and mirroring at random give
+    all eight flips and right-angle rotations alike.  Without `augment`, every row leaves its image as it is.
+    """
+    views = np.tile(np.float32([0, 1, 1, 0, 0, 0, 1, 1]), (n, 1))
+    if augment:
+        views[:, 0] = rng.integers(0, 2, n)
+        views[:, 1:3] = rng.uniform(1 - ZOOM, 1 + ZOOM, (n, 1)) * rng.choice([-1, 1], (n, 2))
+        views[:, 3:5] = rng.uniform(-SHIFT, SHIFT, (n, 2))
+        views[:, 5] = rng.uniform(-BRIGHTNESS, BRIGHTNESS, n)
+        views[:, 6] = rng.uniform(1 - CONTRAST, 1 + CONTRAST, n)
+        views[:, 7] = rng.uniform(1 - SATURATION, 1 + SATURATION, n)
+    return views
+
+
+def augment(pixels, views):
+    """Change images as `draw_views` drew it.
+
+    Scale, shift and mirroring are separable, so that they are two products with matrices of interpolation (bilinear;
+    what lies beyond an edge is mirrored), which every device computes fast and alike.
+
+    Parameters
+    ----------
+    pixels : tensor
+        (n, size, size, 3) uint8.
+    views : tensor
+        (n, 8) float32.
+
+    Returns
+    -------
+    tensor
+        (n, size, size, 3) float32 from 0 to 255.
+    """
+    images, views = ops.cast(pixels, "float32"), ops.cast(views, "float32")
+    transposed, down, right, below, beside, brightness, contrast, saturation = ops.split(views, 8, axis=1)
+    each = (-1, 1, 1, 1)
+    images = ops.where(ops.reshape(transposed, each) > 0.5, ops.transpose(images, (0, 2, 1, 3)), images)
+    images = ops.einsum("nij,njwc->niwc", _interpolation(down, below, images.shape[1]), images)
+    images = ops.einsum("nij,nhjc->nhic", _interpolation(right, beside, images.shape[2]), images)
+    grey = ops.mean(images, axis=3, keepdims=True)
+    images = grey + ops.reshape(saturation, each) * (images - grey)
+    level = ops.mean(images, axis=(1, 2, 3), keepdims=True)
+    images = level + ops.reshape(contrast, each) * (images - level) + 255 * ops.reshape(brightness, each)
+    return ops.clip(images, 0, 255)
+
+
+def _interpolation(scale, shift, size):
+    """Return matrices, (n, size, size), whose rows say of which pixels each pixel of the result is made."""
+    places, last = ops.arange(size, dtype="float32"), size - 1
+    source = last / 2 + (places - last / 2) * scale + size * shift
+    source = last - ops.abs(last - ops.abs(source))  # mirrored at both edges
+    return ops.maximum(0.0, 1 - ops.abs(ops.expand_dims(source, 2) - places))
+
+
+class Augmentation(keras.layers.Layer):
+    """`augment` as a layer of pixels and views."""
+
+    def call(self, inputs):
+        return augment(*inputs)
+
+
+class Still(keras.layers.Layer):
+    """A network whose weights learn while its normalisation and dropout do what they do in prediction.
+
+    A layer of its own, as Keras hands ``training=True`` down to a network that was called with ``training=False``.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def call(self, images):
+        return self.network(images, training=False)
+
+
+class Batches(keras.utils.PyDataset):
+    """The batches of one epoch; which they are depends on seed and epoch alone.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        (n_images, size, size, 3) uint8, memory-mapped.
+    labels : numpy.ndarray
+        (n_images,) int.
+    rows : numpy.ndarray
+        Of the training subset.
+    study : skin_tl.study.Study
+    seed, epoch : int
+    """
+
+    def __init__(self, pixels, labels, rows, study, seed, epoch):
+        super().__init__(workers=min(4, os.cpu_count()), max_queue_size=8)
+        self.pixels, self.labels, self.study, self.draw = pixels, labels, study, (seed, epoch)
+        counts = np.bincount(labels[rows], minlength=len(CLASSES))
+        share = 1 / counts[labels[rows]]
+        rng = np.random.default_rng(self.draw)
+        balanced = study.imbalance == "balanced_sampling"
+        self.order = rng.choice(rows, len(rows), p=share / share.sum()) if balanced else rng.permutation(rows)
+        weighted = study.imbalance == "class_weights"
+        self.weights = len(rows) / (np.count_nonzero(counts) * np.maximum(counts, 1)) if weighted else np.ones(7)
+
+    def __len__(self):
+        return len(self.order) // self.study.batch
+
+    def __getitem__(self, step):
+        rows = self.order[step * self.study.batch : (step + 1) * self.study.batch]
+        views = draw_views(len(rows), np.random.default_rng((*self.draw, step)), self.study.augment)
+        labels = self.labels[rows]
+        inputs = {"pixels": np.asarray(self.pixels[rows]), "views": views}
+        return inputs, np.eye(len(CLASSES), dtype=np.float32)[labels], self.weights[labels].astype(np.float32)
+
+
+# --- What it learns from them -----------------------------------------------------------------------------------------
+
+
+def make_loss(study, counts):
+    """Return the loss that a network is trained with, a function of wanted probabilities and logits, both (n, 7).
+
+    Cross-entropy, with the study's label smoothing.  `imbalance` may change it: ``focal`` multiplies it by
+    (1 − p)^`FOCUS`, p the probability of the right diagnosis; ``logit_adjusted`` adds the logarithm of each diagnosis's
+    share in the training subset to its logit (Menon et al., ICLR 2021).
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    counts : numpy.ndarray
+        (7,) training images of each diagnosis.
+    """
+    prior = np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32)
+    smoothing, kind = study.label_smoothing, study.imbalance
+
+    def loss(wanted, logits):
+        logits = ops.cast(logits, "float32")
+        log_p = ops.log_softmax(logits + prior if kind == "logit_adjusted" else logits)
+        smooth = wanted * (1 - smoothing) + smoothing / len(CLASSES)
+        value = -ops.sum(smooth * log_p, axis=-1)
+        if kind == "focal":
+            value = value * (1 - ops.exp(ops.sum(wanted * log_p, axis=-1))) ** FOCUS
+        return value
+
+    return loss
+
+
+def make_schedule(peak, n_steps, n_warmup):
+    """Return the learning rate by step: from 0 to `peak` in a line, then back to 0 along a cosine at `n_steps`."""
+    warmup = {"warmup_target": peak, "warmup_steps": n_warmup} if n_warmup else {}
+    return keras.optimizers.schedules.CosineDecay(0.0 if n_warmup else peak, n_steps - n_warmup, **warmup)
+
+
+class AdamW(keras.optimizers.Adam):
+    """AdamW whose learning rate, and with it the decay of weights, may differ between variables.
+
+    Parameters
+    ----------
+    rate
+        A learning rate or its schedule.
+    shares : list of float
+        Of `rate`, one for each variable that it is built with.
+    decays : list of float
+        How much of a variable decays per step at a learning rate of 1, likewise.
+    momentum : float
+        Of the weights' moving average; 0 keeps none.
+    clip_norm : float
+    """
+
+    def __init__(self, rate, shares, decays, momentum, clip_norm):
+        averaged = {"use_ema": True, "ema_momentum": momentum} if momentum else {}
+        super().__init__(rate, global_clipnorm=clip_norm, **averaged)
+        self.shares, self.decays = tuple(shares), tuple(decays)
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        rate = ops.cast(learning_rate, variable.dtype) * self.shares[index]
+        if self.decays[index]:
+            self.assign_sub(variable, variable * (rate * self.decays[index]))
+        super().update_step(gradient, variable, rate)
+
+    def finalize_variable_values(self, var_list):
+        """Leave the weights alone at the end of `fit`, which is called for one epoch at a time."""
+
+    @contextlib.contextmanager
+    def averaged(self, variables):
+        """Put the moving averages in the place of the variables for a while."""
+        own = [ops.convert_to_numpy(variable).copy() for variable in variables]
+        super().finalize_variable_values(variables)
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, own, strict=True):
+                variable.assign(value)
+
+
+class Network:
+    """A network to be trained: one that gets batches, and the one that is kept, which share their layers.
+
+    Attributes
+    ----------
+    training : keras.Model
+        From ``pixels`` and ``views`` to logits, (n, 7); compiled.
+    whole : keras.Model
+        From pixels, (n, size, size, 3) uint8, to probabilities, (n, 7); made of Keras's own layers alone.
+    """
+
+    def __init__(self, job, preprocessing, seed, head, counts):
+        study, tuned = job.study, job.strategy == "fine_tuning"
+        # A head was trained on features, so its backbone is that of the features, even if its weights are random.
+        own = {} if tuned else {"seed": seed}
+        model = build_backbone(job.backbone, preprocessing, study.image_size, job.weights, **own)
+        job.sizes.update(n_parameters=model.count_params(), n_features=model.output_shape[-1])
+        network = network_of(model)
+        keras.utils.set_random_seed(seed)
+        before = head.layers[:-1] if tuned else []
+        logits = keras.layers.Dense(len(CLASSES), name="diagnosis")
+        layers = [*before, logits, keras.layers.Softmax(name="probabilities")]
+        part = keras.Sequential([keras.Input(model.output_shape[1:], name="features"), *layers], name="head")
+        self.whole = keras.Model(model.input, part(model.output), name=model.name)
+        if tuned:
+            logits.set_weights(head.layers[-1].get_weights())
+        _unfreeze(network, BACKBONES[job.backbone].last_block if tuned and study.unfreeze == "last_block" else None)
+
+        steps = counts.sum() // study.batch
+        epochs = study.fine_tuning_epochs if tuned else study.from_scratch_epochs
+        momentum = math.exp(-1 / (study.ema_epochs * steps)) if study.ema_epochs else 0.0
+        if not tuned:
+            for layer in network.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.momentum = momentum or PLAIN_MOMENTUM
+        pixels = keras.Input(model.input_shape[1:], dtype="uint8", name="pixels")
+        views = keras.Input((8,), dtype="float32", name="views")
+        features = scale_pixels(Augmentation()([pixels, views]), job.backbone, preprocessing)
+        features = Still(network)(features) if tuned else network(features)
+        for layer in before:
+            features = layer(features)
+        self.training = keras.Model({"pixels": pixels, "views": views}, logits(features))
+
+        variables, head_variables = self.training.trainable_variables, {id(v) for v in logits.trainable_variables}
+        shares = [study.backbone_share if tuned and id(v) not in head_variables else 1.0 for v in variables]
+        decays = [study.weight_decay if len(v.shape) > 1 else 0.0 for v in variables]
+        peak = study.fine_tuning_rate if tuned else study.from_scratch_rate
+        rate = make_schedule(peak, int(epochs * steps), round(study.warmup_epochs * steps))
+        self.optimizer = AdamW(rate, shares, decays, momentum, study.clip_norm)
+        self.optimizer.build(variables)
+        self.has_averages = bool(momentum)
+        metrics = [
+            keras.metrics.CategoricalCrossentropy(from_logits=True, name="cross_entropy"),
+            keras.metrics.CategoricalAccuracy(name="accuracy"),
+            keras.metrics.F1Score(average="macro", name="macro_f1"),
+        ]
+        self.training.compile(self.optimizer, make_loss(study, counts), metrics=metrics)
+
+    def with_averages(self):
+        """Return a context in which the weights are those that predict."""
+        if not self.has_averages:
+            return contextlib.nullcontext()
+        return self.optimizer.averaged(self.training.trainable_variables)
+
+    @property
+    def parts(self):
+        """All that changes while it is trained, lists of variables by name."""
+        return {
+            "trainable": self.training.trainable_variables,
+            "other": self.training.non_trainable_variables,
+            "optimizer": self.optimizer.variables,
+        }
+
+    def state(self):
+        """Return the values of `parts`, lists of arrays by name."""
+        return {name: _values(variables) for name, variables in self.parts.items()}
+
+    def restore(self, state):
+        """Put back what `state` returned."""
+        for name, variables in self.parts.items():
+            _assign(variables, state.get(name, []))
+
+    def weights(self):
+        """Return all weights that predictions depend on, list of arrays."""
+        return _values(self.whole.weights)
+
+    def set_weights(self, weights):
+        """Put back what `weights` returned."""
+        _assign(self.whole.weights, weights)
+
+
+def _values(variables):
+    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _unfreeze(network, last_block):
+    """Let all layers of a network learn, or those alone whose names begin as `last_block` says."""
+    network.trainable = True
+    if last_block:
+        for layer in network.layers:
+            layer.trainable = layer.name.startswith(last_block)
+
+
+# --- Checkpoints ------------------------------------------------------------------------------------------------------
+
+FORMAT = 1
+
+
+def identity(job, name, rows):
+    """Return what a checkpoint belongs to, dict of dict: settings of the study, the data, versions."""
+    settings = job.study.training_settings(job.strategy)
+    for key in ("split_policies", "preprocessings", "seeds"):
+        settings.pop(key)
+    settings |= {"image_size": job.study.image_size, "strategy": job.strategy, "backbone": job.backbone}
+    subsets = [rows[subset].tolist() for subset in ("train", "val", "test")]
+    weights = {key: job.weights.get(key) for key in ("source", "fingerprint")}
+    return {
+        "study": {"name": job.study.name, **settings, "head": list(name)},
+        "data": {"images": job.images.key, "split": fingerprint(subsets), "weights": weights},
+        "version": {
+            "format": FORMAT,
+            "skin-tl": skin_tl.__version__,
+            "skin_tl/tuning.py": file_fingerprint(__file__),
+            "keras": keras.__version__,
+            "backend": f"{keras.backend.backend()} {importlib.metadata.version(keras.backend.backend())}",
+        },
+    }
+
+
+def write_checkpoint(path, about, state, best, progress):
+    """Write all that a run has learned into one file, whole or not at all.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    about : dict
+        From `identity`.
+    state : dict
+        From `Network.state`.
+    best : list of numpy.ndarray
+        Weights of the best epoch.
+    progress : dict
+        What JSON holds: ``history``, ``best`` (epoch and macro F1), ``seconds``, ``done``.
+    """
+    arrays = {
+        f"{part}/{i:04d}": value for part, values in {**state, "best": best}.items() for i, value in enumerate(values)
+    }
+    words = json.dumps({"about": about, "progress": progress}).encode()
+    with write_atomically(path) as part:
+        np.savez(part, words=np.frombuffer(words, np.uint8), **arrays)
+
+
+def read_checkpoint(path, about):
+    """Read what `write_checkpoint` wrote; None where there is none.
+
+    Returns
+    -------
+    (dict, list, dict), optional
+        state, best and progress.
+
+    Raises
+    ------
+    SkinTLError
+        If the file is damaged, or belongs to another study, other data or another version.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            words = json.loads(file["words"].tobytes())
+            arrays = {name: file[name] for name in sorted(file.files) if name != "words"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise SkinTLError(f"{path} is damaged ({error}). Delete it: the network is trained from its start.") from None
+    wanted = json.loads(json.dumps(about))
+    for kind, of in (("study", "another study"), ("data", "other data"), ("version", "another version")):
+        was, now = words["about"].get(kind, {}), wanted[kind]
+        other = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+        if other:
+            listed = "; ".join(f"{key} was {was.get(key)}, is {now.get(key)}" for key in other)
+            raise SkinTLError(
+                f"{path} is a checkpoint of {of}: {listed}. Undo the change to go on from it, or delete the file: the "
+                "network is trained from its start then."
+            )
+    parts = {}
+    for name, value in arrays.items():
+        parts.setdefault(name.partition("/")[0], []).append(value)
+    return parts, parts.pop("best"), words["progress"]
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+class Watch(keras.callbacks.Callback):
+    """Move a bar, and stop at the first step whose loss is no number; the device waits for neither."""
+
+    def __init__(self, shown):
+        super().__init__()
+        self.shown, self.bad, self.async_safe = shown, math.inf, True
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.shown.update()
+        if not math.isfinite(logs["loss"]):  # the mean so far: once it is no number, it stays so
+            self.bad = min(self.bad, batch + 1)
+            self.model.stop_training = True
+
+
+def predict_rows(whole, pixels, rows, batch, views=1):
+    """Predict images, (n, 7) float32.
+
+    Parameters
+    ----------
+    whole : keras.Model
+    pixels : numpy.ndarray
+        (n_images, size, size, 3) uint8.
+    rows : numpy.ndarray
+    batch : int
+    views : {1, 8}
+        8 averages the probabilities over all flips and right-angle rotations.
+    """
+    chances = np.zeros((len(rows), len(CLASSES)), np.float32)
+    for first in range(0, len(rows), batch):
+        images = np.asarray(pixels[rows[first : first + batch]])
+        n = len(images)
+        images = np.concatenate([images, np.zeros((batch - n, *images.shape[1:]), np.uint8)])  # one shape, one graph
+        for view in range(views):
+            turned = np.rot90(images[:, :, ::-1] if view > 3 else images, view % 4, axes=(1, 2))
+            values = whole.predict_on_batch(np.ascontiguousarray(turned))
+            chances[first : first + n] += ops.convert_to_numpy(values)[:n] / views
+    return chances
+
+
+def predict_images(study, whole, pixels, rows, metadata):
+    """Predict some images as the study asks for it; the same table as from `skin_tl.training.predict`."""
+    views = 8 if study.test_time_augmentation else 1
+    return prediction_table(predict_rows(whole, pixels, rows, study.batch, views), rows, metadata)
+
+
+def gpus():
+    """Return the GPUs that Keras's backend finds, list of str."""
+    try:
+        return [name for name in keras.distribution.list_devices("gpu") if name.lower().startswith(("gpu", "cuda"))]
+    except RuntimeError:  # JAX, where it has none
+        return []
+
+
+def on_device(wanted):
+    """Return a context in which networks are built and trained on the device that a study asks for.
+
+    Raises
+    ------
+    SkinTLError
+        If a GPU is asked for and not there.
+    """
+    if wanted == "gpu" and not gpus():
+        raise SkinTLError(
+            f"`device: gpu`, but {keras.backend.backend()} finds no GPU on this machine. Look at `nvidia-smi`, try "
+            "KERAS_BACKEND=jax, or set `device: auto`."
+        )
+    return keras.device("cpu") if wanted == "cpu" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def enough_memory(batch):
+    """Turn running out of the device's memory into advice."""
+    try:
+        yield
+    except Exception as error:  # each backend has a type of its own
+        told = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED", "MemoryError")
+        if not any(word in f"{type(error).__name__}: {error}" for word in told):
+            raise
+        advice = f"Try `batch: {batch // 2}`" if batch > 1 else "Try a smaller `image_size`"
+        raise SkinTLError(f"The device has not enough memory for batches of {batch} images. {advice}.") from None
+
+
+def train_networks(job, due):
+    """Train whole networks; save each below models/, and the first as model.keras too.
+
+    Parameters
+    ----------
+    job : skin_tl.training.Job
+    due : dict
+        Rows of each subset by (arm, split policy, preprocessing, seed).
+
+    Yields
+    ------
+    name, history, tables
+        As `skin_tl.training.train_run` takes them.
+
+    Raises
+    ------
+    SkinTLError
+        If the device is not there or has too little memory, a batch is larger than a training subset, a loss is no
+        number, or a checkpoint belongs to something else.
+    """
+    for (_, policy, _, seed), rows in due.items():
+        if job.study.batch > len(rows["train"]):
+            raise SkinTLError(
+                f"`batch: {job.study.batch}` is larger than the training subset, {len(rows['train'])} images (split by "
+                f"{policy}, seed {seed}). Lower it."
+            )
+    trained, models = {}, job.folder / "models"
+    with on_device(job.study.device), enough_memory(job.study.batch):
+        for name, rows in due.items():
+            same = (transform_of(job.backbone, name[2]), name[0], name[1], name[3])
+            if same not in trained:  # two names for one computation share its result
+                network, history, seconds = train_network(job, name, rows)
+                tables = {
+                    subset: predict_images(job.study, network.whole, job.images.pixels, rows[subset], job.metadata)
+                    for subset in ("val", "test")
+                }
+                key = f"networks_{name[2]}_s"
+                job.timings[key] = round(job.timings.get(key, 0) + seconds, 3)
+                trained[same] = network.whole, history, tables
+            whole, history, tables = trained[same]
+            for file in (models / head_file(*name), *([job.folder / "model.keras"] if name == next(iter(due)) else [])):
+                with write_atomically(file) as part:
+                    whole.save(part)
+            yield name, history, tables
+    # Only once everything is predicted: until then a start goes on from here.
+    for name in due:
+        _checkpoint_file(job, name).unlink(missing_ok=True)
+
+
+def _checkpoint_file(job, name):
+    return (job.folder / "checkpoints" / head_file(*name)).with_suffix(".npz")
+
+
+def train_network(job, name, rows):
+    """Train one network, or go on where its checkpoint ends.
+
+    Macro F1 of the validation subset, averaged over the last epochs as for heads, chooses the epoch whose weights are
+    kept, and stops the training where it has not risen for `tuning_patience` epochs.
+
+    Parameters
+    ----------
+    job : skin_tl.training.Job
+    name : tuple
+        (arm, split policy, preprocessing, seed).
+    rows : dict
+        Rows of the images by subset; 'test' is not looked at.
+
+    Returns
+    -------
+    network : Network
+        With the weights of the best epoch.
+    history : pandas.DataFrame
+        Columns of ``history.csv`` without those of the arm; of `fine_tuning`, the head's epochs come first.
+    seconds : float
+    """
+    study, labels, pixels = job.study, labels_of(job.metadata), job.images.pixels
+    _, _, preprocessing, seed = name
+    file, about = _checkpoint_file(job, name), identity(job, name, rows)
+    saved = read_checkpoint(file, about)
+    counts = np.bincount(labels[rows["train"]], minlength=len(CLASSES))
+    head, first = None, []
+    if job.strategy == "fine_tuning":
+        _, features = job.features(preprocessing)
+        if saved:
+            head = build_head(features, rows["train"])
+        else:
+            with threadpool_limits(1, "blas"):
+                head, history = train_head(features, labels, rows, study)
+            first = history.assign(stage="head").to_dict("records")
+    network = Network(job, preprocessing, seed, head, counts)
+    progress = {"history": first, "best": {"epoch": 0, "macro_f1": -1.0}, "seconds": 0.0, "done": False}
+    best = network.weights()
+    if saved:
+        state, best, progress = saved
+        network.restore(state)
+    epochs = study.fine_tuning_epochs if job.strategy == "fine_tuning" else study.from_scratch_epochs
+    steps, before = int(counts.sum()) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
+    done = len(progress["history"]) - before
+    what = f"{job.backbone}, seed {seed}"
+    if done and not progress["done"]:
+        say(f"  {what}: going on after epoch {done}.")
+    with bar(total=epochs * steps, what=what, unit="step") as shown:
+        shown.update(done * steps)
+        for epoch in range(done, 0 if progress["done"] else epochs):
+            clock, watch = time.perf_counter(), Watch(shown)
+            batches = Batches(pixels, labels, rows["train"], study, seed, epoch)
+            options = {"callbacks": [watch], "shuffle": False, "verbose": 0}
+            told = network.training.fit(batches, epochs=epoch + 1, initial_epoch=epoch, **options).history
+            if watch.bad < math.inf:
+                _stop_at(job, name, network, best, progress, epoch + 1, watch.bad)
+            with network.with_averages():
+                chances = predict_rows(network.whole, pixels, rows["val"], study.batch)
+                weights = network.weights()
+            row = {"stage": job.strategy, "l2": None, "epoch": epoch + 1, "loss": float(told["cross_entropy"][-1])}
+            row |= {key: float(told[key][-1]) for key in ("accuracy", "macro_f1")}
+            log_p = np.log(np.maximum(chances.astype(np.float64), 1e-12))
+            row |= {f"val_{key}": float(value) for key, value in scores(log_p, labels[rows["val"]]).items()}
+            progress["history"].append(row)
+            value = reached(progress["history"][before:])
+            if value > progress["best"]["macro_f1"]:
+                progress["best"], best = {"epoch": epoch + 1, "macro_f1": value}, weights
+            progress["seconds"] += time.perf_counter() - clock
+            progress["done"] = epoch + 1 == epochs or epoch + 1 - progress["best"]["epoch"] >= study.tuning_patience
+            write_checkpoint(file, about, network.state(), best, progress)
+            if progress["done"]:
+                break
+    network.set_weights(best)
+    history = pd.DataFrame(progress["history"])
+    own = history["stage"] == job.strategy
+    kept = own & (history["epoch"] == progress["best"]["epoch"])
+    history["kept"] = kept if "kept" not in history else history["kept"].where(~own, kept).astype(bool)
+    history["l2"] = history["l2"].astype(float)
+    return network, history, progress["seconds"]
+
+
+def _stop_at(job, name, network, best, progress, epoch, step):
+    """Keep the last good weights and say what to lower."""
+    network.set_weights(best)
+    file = job.folder / "last_good" / head_file(*name)
+    with write_atomically(file) as part:
+        network.whole.save(part)
+    _checkpoint_file(job, name).unlink(missing_ok=True)
+    key = f"{job.strategy}_rate"
+    good = progress["best"]["epoch"]
+    kept = f"those of epoch {good}, the best so far" if good else "those that it began with"
+    raise SkinTLError(
+        f"{job.backbone}, {job.strategy}, seed {name[3]}: the loss is not a number at step {step} of epoch {epoch}. "
+        f"Lower `{key}` ({getattr(job.study, key):g}) or `clip_norm` ({job.study.clip_norm:g}), and start again. The "
+        f"last good weights, {kept}, are in {file}."
+    )
