@@ -175,10 +175,12 @@ rule explain:
     input:
         [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in ("predictions.csv", "model.keras", "run.json")],
         rules.images.output,
-        lambda wildcards: f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json",
+        lambda wildcards: (
+            [] if wildcards.strategy in TUNED else f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json"
+        ),
         sources("gradcam", "explanations"),
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED]
-    threads: workflow.cores
+    threads: CORES_OF_HEADS
     log: f"{RUNS}/logs/explain_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} explain {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"

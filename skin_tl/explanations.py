@@ -12,7 +12,7 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import PROBABILITIES, read_predictions
 from skin_tl.files import write_atomically, write_csv
-from skin_tl.study import CLASSES
+from skin_tl.study import CLASSES, TUNED
 from skin_tl.tables import read_table
 
 N_ERRORS = 6
@@ -70,9 +70,9 @@ def choose(tested):
     """Choose test images to be explained, by rules that leave no choice.
 
     Of each diagnosis one that is recognised (``hit``) and one that is not (``miss``): the one with the median
-    probability of the predicted diagnosis, the lower of the two middle ones, so neither the best nor the worst.  And of
-    all errors the `N_ERRORS` with the highest probability (``error``), one image per lesion.  Of equal ones the first by
-    image id.
+    probability of the predicted diagnosis, the lower of the two middle ones, so neither the best nor the worst.  And
+    of all errors the `N_ERRORS` with the highest probability (``error``), one image per lesion.  Equal ones stand in
+    the order of their image ids.
 
     Parameters
     ----------
@@ -138,7 +138,14 @@ def likeness(maps, others):
         return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
 
 
-def lay_out(features, seed=0, n_points=N_POINTS):
+def drawn_rows(n_images, n_points=N_POINTS, seed=0):
+    """Return which images are laid out, (n,) int, sorted: all, or `n_points` drawn at random where there are more."""
+    if n_images <= n_points:
+        return np.arange(n_images)
+    return np.sort(np.random.default_rng(seed).choice(n_images, n_points, replace=False))
+
+
+def lay_out(features, seed=0):
     """Lay the features of images out in two dimensions, like ones near each other, by t-SNE.
 
     Source: L. van der Maaten, G. Hinton, Visualizing Data using t-SNE, JMLR 9 (2008); scikit-learn's, after a principal
@@ -147,35 +154,27 @@ def lay_out(features, seed=0, n_points=N_POINTS):
     Parameters
     ----------
     features : numpy.ndarray
-        (n_images, n_features) float32, maybe memory-mapped.
+        (n_images, n_features) float32, of a few thousand images.
     seed : int
-    n_points : int
-        That many images are drawn at random where there are more.
 
     Returns
     -------
-    rows : numpy.ndarray
-        (n,) int, sorted: the images that were drawn.
-    places : numpy.ndarray
-        (n, 2) float, to three decimals.
+    numpy.ndarray
+        (n_images, 2) float, to three decimals.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    n_images = len(features)
-    rows = np.arange(n_images)
-    if n_images > n_points:
-        rows = np.sort(np.random.default_rng(seed).choice(n_images, n_points, replace=False))
-    values = features[rows].astype(np.float64)
+    values = features.astype(np.float64)
     values -= values.mean(axis=0)
     values /= np.sqrt(np.square(values).mean()) or 1.0  # an untrained network's features are of any scale
     with threadpool_limits(1):
         n_components = min(50, *values.shape)
         values = PCA(n_components, svd_solver="covariance_eigh").fit_transform(values)
-        perplexity = min(30, (len(rows) - 1) / 3)
+        perplexity = min(30, (len(values) - 1) / 3)
         places = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(values)
-    return rows, np.round(places.astype(np.float64), 3)
+    return np.round(places.astype(np.float64), 3)
 
 
 def explain(study, strategy, backbone, folder):
@@ -199,8 +198,8 @@ def explain(study, strategy, backbone, folder):
     """
     import keras
 
-    from skin_tl.features import features_of
-    from skin_tl.gradcam import gradcam, shuffle_weights
+    from skin_tl.features import find_features
+    from skin_tl.gradcam import features_model, gradcam, shuffle_weights
     from skin_tl.runs import read_images, read_metadata_table, read_splits
 
     run, settings = folder / strategy / backbone, study.model_dump()
@@ -217,12 +216,18 @@ def explain(study, strategy, backbone, folder):
             f"{run / 'model.keras'} cannot be read ({str(error).splitlines()[0]}). Delete it and run "
             f"`./run_all.sh {study.name}` again."
         ) from None
+    rows = drawn_rows(len(images.ids))
+    if strategy in TUNED:  # its backbone is no longer the one whose features were computed
+        seen, batches = features_model(model), np.array_split(rows, -(-len(rows) // 32))
+        features = [keras.ops.convert_to_numpy(seen.predict_on_batch(images.pixels[part])) for part in batches]
+        features = np.concatenate(features)
+    else:
+        preprocessing = explained_head(settings)["preprocessing"]
+        features = find_features(study, folder, images, backbone, preprocessing)[rows]
+    places = lay_out(features)
     maps = gradcam(model, pixels, asked).astype(np.float16)
     shuffle_weights(model)
     shuffled = gradcam(model, pixels, asked).astype(np.float16)
-    preprocessing = explained_head(settings)["preprocessing"]
-    features, _ = features_of(study, folder, images, backbone, preprocessing)
-    rows, places = lay_out(features)
     metadata = read_metadata_table(folder).set_index("image_id").loc[images.ids].reset_index()
     points = metadata.loc[rows, ["image_id", "lesion_id", "dx"]].assign(x=places[:, 0], y=places[:, 1])
     chosen = chosen.assign(middle=share_in_the_middle(maps), likeness=likeness(maps, shuffled))
@@ -267,8 +272,8 @@ def explanation_tables(files):
     dict of pandas.DataFrame
         ``explanations.csv``: strategy, split_policy, preprocessing, seed, backbone, place (of the map in ``maps.npy``)
         and the columns of ``images.csv``.  ``explained.csv``, one row per run: n_tested, n_wrong, n_confident (errors
-        with a probability of `SURE` or more), sure (`SURE`), n_maps, n_hits, n_misses, n_errors (shown), surest, surest_dx and
-        surest_predicted (of the most confident error), middle_hits, middle_misses and likeness (means).
+        with a probability of `SURE` or more), sure (`SURE`), n_maps, n_hits, n_misses, n_errors (shown), surest,
+        surest_dx and surest_predicted (of the most confident error), middle_hits, middle_misses and likeness (means).
         ``points.csv``: strategy, preprocessing, backbone and the columns of the runs' files.  ``feature_maps.csv``:
         strategy, preprocessing, backbone, n_points, n_images, same (share of points whose nearest point of another
         lesion has the same diagnosis) and by_chance (what that share is if points are drawn at random).

@@ -481,8 +481,8 @@ def explained_picture(pixels, heat, side=160):
     Returns
     -------
     str
-        JPEG as data URI, twice as wide as each: the image, and the image in grey under the colours of the map; both with
-        the cameras' proportions, 4:3.
+        JPEG as data URI, twice as wide as each: the image, and the image in grey under the colours of the map; both
+        with the cameras' proportions, 4:3.
     """
     grey = np.repeat((pixels @ [0.299, 0.587, 0.114])[..., None], 3, axis=2)
     colours = 255 * mpl.colormaps[MAP_COLOURS](np.asarray(heat, float))[..., :3]

@@ -54,7 +54,9 @@ def gradcam(model, pixels, classes):
         slopes = score_slopes(model, maps.mean(axis=(1, 2)), classes[batch])
         heat = np.maximum(np.einsum("nhwk,nk->nhw", maps, slopes), 0)
         if not np.isfinite(heat).all():
-            raise SkinTLError(f"{model.name}: feature maps that are not finite. Its weights are damaged: train it again.")
+            raise SkinTLError(
+                f"{model.name}: feature maps that are not finite. Its weights are damaged: train it again."
+            )
         for row, one in enumerate(heat, start=first):
             found[row] = _enlarged(one, size)
     return found
@@ -118,10 +120,11 @@ def score_slopes(model, features, classes):
 
 
 def shuffle_weights(model, seed=0):
-    """Shuffle the numbers inside each weight of a model: it keeps its scales and loses what it learned.
+    """Shuffle the numbers inside each kernel of a model: it keeps its scales and loses what it learned.
 
     For the check of Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018: a map that says something of what
-    the network learned must change.
+    the network learned must change.  Vectors (biases, the statistics of batch normalisation) stay, lest numbers
+    overflow.
 
     Parameters
     ----------
@@ -130,21 +133,34 @@ def shuffle_weights(model, seed=0):
     seed : int
     """
     rng = np.random.default_rng(seed)
-    model.set_weights([rng.permutation(weight.ravel()).reshape(weight.shape) for weight in model.get_weights()])
+    model.set_weights([rng.permutation(w.ravel()).reshape(w.shape) if w.ndim > 1 else w for w in model.get_weights()])
+
+
+def features_model(model):
+    """Return the part of a whole model that ends in the backbone's features, (n_images, n_features) float32."""
+    network = _parts(model)[0]
+    pixels = _until(model, network)
+    return keras.Model(pixels.input, network(pixels.output, training=False), name=f"{model.name}_features")
 
 
 def _parts(model):
     """Return backbone, its pooling, the layers between that and the dense layer, and the dense layer."""
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    network, head = layers[-2:] if len(layers) > 1 else (None, None)
-    if not (isinstance(network, keras.Model) and isinstance(head, keras.Model)):
+    is_backbone = [isinstance(one, keras.Model) and not isinstance(one, keras.Sequential) for one in model.layers]
+    if sum(is_backbone) != 1:
         raise _refusal(model, "it is no backbone followed by a head")
+    network = model.layers[is_backbone.index(True)]
     places = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
     if len(places) != 1:
         raise _refusal(model, f"{network.name} has {len(places)} layers of global average pooling")
-    after = [*network.layers[places[0] + 1 :], *head.layers]
-    *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)]
-    if not (isinstance(dense, keras.layers.Dense) and dense.activation is keras.activations.softmax):
+    after = network.layers[places[0] + 1 :]
+    for layer in model.layers[is_backbone.index(True) + 1 :]:
+        after = [*after, *(layer.layers if isinstance(layer, keras.Sequential) else [layer])]
+    *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)] or [network]
+    activation = keras.activations.softmax
+    if isinstance(dense, keras.layers.Softmax) and steps:  # of the dense layer's scores
+        *steps, dense = steps
+        activation = keras.activations.linear
+    if not (isinstance(dense, keras.layers.Dense) and dense.activation is activation):
         raise _refusal(model, f"its last layer, {dense.name}, is not dense with softmax")
     for step in steps:
         if type(step) not in _SLOPES or getattr(step, "invert", False) or getattr(step, "rms_scaling", False):
@@ -172,8 +188,8 @@ def _until(model, layer):
     return keras.Model(whole.input, given[0])
 
 
-# The slopes of what may stand between pooling and the dense layer, each from the slopes of what the layer gives: a layer,
-# what it was given, and (n_images, n_features) slopes.
+# The slopes of what may stand between pooling and the dense layer, each from the slopes of what the layer gives: a
+# layer, what it was given, and (n_images, n_features) slopes.
 
 
 def _of_rescaling(layer, values, slopes):

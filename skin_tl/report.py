@@ -355,9 +355,11 @@ class Report:
         for row, heat in zip(chosen, maps, strict=True):
             words = {name: self.labels(f"diagnosis.{row[name]}") for name in ("dx", "predicted")}
             words |= {"image": row["image_id"], "probability": format_number(row["probability"], ".0%", self.language)}
-            words |= {"middle": format_number(row["middle"], ".0%", self.language)}
             right = row["dx"] == row["predicted"]
-            alt = self.labels("caption.explained_hit" if right else "caption.explained_miss", **words)
+            middle = self.labels("caption.nothing")
+            if pd.notna(row["middle"]):
+                middle = self.labels("caption.middle", share=format_number(row["middle"], ".0%", self.language))
+            alt = self.labels("caption.explained_hit" if right else "caption.explained_miss", **words, middle=middle)
             verdict = Markup("{} ({})").format(
                 self.labels("caption.recognised") if right else self.labels("caption.taken_for", **row),
                 self._cell(row["probability"], ".0%"),
@@ -380,7 +382,9 @@ class Report:
         """Return a figure made of rows of pictures, each with a text of its own."""
         number, anchor = self._number("figure", figure, context)
         alt = without_tags(self.texts.caption("figures", figure, "alt", **context)).strip()
-        body = Markup('<div role="group" aria-label="{}">{}</div>').format(" ".join(alt.split()), Markup("\n").join(rows))
+        body = Markup('<div role="group" aria-label="{}">{}</div>').format(
+            " ".join(alt.split()), Markup("\n").join(rows)
+        )
         caption = self.texts.caption("figures", figure, "caption", **context)
         return Piece(self._captioned(anchor, "figure", number, body, caption, "explanations.csv"))
 
