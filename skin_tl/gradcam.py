@@ -151,7 +151,7 @@ def _parts(model):
     network = model.layers[is_backbone.index(True)]
     places = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
     if not places:
-        raise _refusal(model, f"{network.name} has no layer of global average pooling")
+        raise _refusal(model, f"{network.name} has 0 layers of global average pooling")
     after = network.layers[places[-1] + 1 :]  # the last one: EfficientNet has others inside of its blocks
     for layer in model.layers[is_backbone.index(True) + 1 :]:
         after = [*after, *(layer.layers if isinstance(layer, keras.Sequential) else [layer])]
