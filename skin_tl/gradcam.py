@@ -150,9 +150,9 @@ def _parts(model):
         raise _refusal(model, "it is no backbone followed by a head")
     network = model.layers[is_backbone.index(True)]
     places = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
-    if len(places) != 1:
-        raise _refusal(model, f"{network.name} has {len(places)} layers of global average pooling")
-    after = network.layers[places[0] + 1 :]
+    if not places:
+        raise _refusal(model, f"{network.name} has 0 layers of global average pooling")
+    after = network.layers[places[-1] + 1 :]  # the last one: EfficientNet has others inside of its blocks
     for layer in model.layers[is_backbone.index(True) + 1 :]:
         after = [*after, *(layer.layers if isinstance(layer, keras.Sequential) else [layer])]
     *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)] or [network]
@@ -165,7 +165,7 @@ def _parts(model):
     for step in steps:
         if type(step) not in _SLOPES or getattr(step, "invert", False) or getattr(step, "rms_scaling", False):
             raise _refusal(model, f"the slope of {step.name} ({type(step).__name__}) is not known here")
-    return network, network.layers[places[0]], steps, dense
+    return network, network.layers[places[-1]], steps, dense
 
 
 def _refusal(model, why):
