@@ -199,7 +199,7 @@ def explain(study, strategy, backbone, folder):
     import keras
 
     from skin_tl.features import find_features
-    from skin_tl.gradcam import features_model, gradcam, shuffle_weights
+    from skin_tl.gradcam import features_model, gradcam, in_batches, shuffle_weights
     from skin_tl.runs import read_images, read_metadata_table, read_splits
 
     run, settings = folder / strategy / backbone, study.model_dump()
@@ -218,9 +218,8 @@ def explain(study, strategy, backbone, folder):
         ) from None
     rows = drawn_rows(len(images.ids))
     if strategy in TUNED:  # its backbone is no longer the one whose features were computed
-        seen, batches = features_model(model), np.array_split(rows, -(-len(rows) // 32))
-        features = [keras.ops.convert_to_numpy(seen.predict_on_batch(images.pixels[part])) for part in batches]
-        features = np.concatenate(features)
+        batches = in_batches(features_model(model), images.pixels, rows)
+        features = np.concatenate([values for _, values in batches])
     else:
         preprocessing = explained_head(settings)["preprocessing"]
         features = find_features(study, folder, images, backbone, preprocessing)[rows]

@@ -48,18 +48,28 @@ def gradcam(model, pixels, classes):
     seen, classes = feature_maps(model), np.asarray(classes)
     size = pixels.shape[1:3]
     found = np.zeros((len(pixels), *size), np.float32)
-    for first in range(0, len(pixels), BATCH):
-        batch = slice(first, first + BATCH)
-        maps = keras.ops.convert_to_numpy(seen.predict_on_batch(np.asarray(pixels[batch]))).astype(np.float64)
-        slopes = score_slopes(model, maps.mean(axis=(1, 2)), classes[batch])
+    for rows, maps in in_batches(seen, pixels, np.arange(len(pixels))):
+        maps = maps.astype(np.float64)
+        slopes = score_slopes(model, maps.mean(axis=(1, 2)), classes[rows])
         heat = np.maximum(np.einsum("nhwk,nk->nhw", maps, slopes), 0)
         if not np.isfinite(heat).all():
             raise SkinTLError(
                 f"{model.name}: feature maps that are not finite. Its weights are damaged: train it again."
             )
-        for row, one in enumerate(heat, start=first):
+        for row, one in zip(rows, heat, strict=True):
             found[row] = _enlarged(one, size)
     return found
+
+
+def in_batches(model, pixels, rows):
+    """Give what a model says of some images, batch by batch: their rows and an array.
+
+    All batches have one shape, the last one filled up, so that the model is compiled once.
+    """
+    for first in range(0, len(rows), BATCH):
+        some = rows[first : first + BATCH]
+        batch = pixels[np.resize(some, min(BATCH, len(rows)))]
+        yield some, keras.ops.convert_to_numpy(model.predict_on_batch(batch))[: len(some)]
 
 
 def _enlarged(heat, size):
