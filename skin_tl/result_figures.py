@@ -894,7 +894,7 @@ def feature_maps(points, labels=None, n_images=None):
             places[1::2, 0] += short
             dots = mpl.path.Path(places, np.tile([mpl.path.Path.MOVETO, mpl.path.Path.LINETO], len(places) // 2))
             dots.should_simplify = False
-            style = {"color": DIAGNOSES[dx], "linewidth": 3.2, "capstyle": "round", "fill": False}
+            style = {"color": DIAGNOSES[dx], "linewidth": 3.2, "capstyle": "round", "fill": False, "snap": False}
             axes.add_patch(mpl.patches.PathPatch(dots, zorder=len(handles) + 1, **style))
             text = labels("axis.of_diagnosis", dx=dx, n=labels.number(int(counts[dx]), ",d"))
             style = {"linestyle": "", "marker": "o", "markersize": 6, "color": DIAGNOSES[dx]}
