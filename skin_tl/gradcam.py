@@ -19,7 +19,7 @@ BATCH = 16
 """Images per forward pass."""
 
 
-def gradcam(model, pixels, classes):
+def gradcam(model, pixels, classes, seen=None):
     """Show where an image holds what speaks for a class.
 
     Constant memory: pixels are read one batch at a time.
@@ -33,6 +33,8 @@ def gradcam(model, pixels, classes):
         (n_images, size, size, 3) uint8, maybe memory-mapped.
     classes : sequence of int
         (n_images,) the class, an output of the model, that each image is asked about.
+    seen : keras.Model, optional
+        What `feature_maps` returned for the model, whose compiled form then serves several calls.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def gradcam(model, pixels, classes):
     SkinTLError
         If the model is of another form, or gives numbers that are not finite.
     """
-    seen, classes = feature_maps(model), np.asarray(classes)
+    seen, classes = seen or feature_maps(model), np.asarray(classes)
     size = pixels.shape[1:3]
     found = np.zeros((len(pixels), *size), np.float32)
     for rows, maps in in_batches(seen, pixels, np.arange(len(pixels))):
