@@ -70,7 +70,7 @@ def test_parameter_counts_are_the_published_ones():
 
 
 def test_efficientnet_by_file_is_the_network_that_keras_builds_for_imagenet(tmp_path, monkeypatch):
-    monkeypatch.setitem(BACKBONES, "EfficientNetB0", Backbone("efficientnet", "none", 224))
+    monkeypatch.setitem(BACKBONES, "EfficientNetB0", Backbone("efficientnet", "none", 224, ("block7", "top")))
     source = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(64, 64, 3))
     rng = np.random.default_rng(0)
     source.set_weights([(w + rng.normal(0, 0.01, w.shape)).astype(w.dtype) for w in source.get_weights()])
