@@ -20,7 +20,16 @@ from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
 from skin_tl.scoring import read_evaluation
 from skin_tl.study import BASELINES, CLASSES, ENSEMBLE
-from skin_tl.tables import AVERAGES, PROBABILITY_SCORES, SCORES, TEXTS, read_study_files, report_tables
+from skin_tl.tables import (
+    AVERAGES,
+    PROBABILITY_SCORES,
+    SCORES,
+    SETUP,
+    TEXTS,
+    Setup,
+    read_study_files,
+    report_tables,
+)
 from skin_tl.texts import Labels, Texts, format_number, format_p, languages, plain, without_tags
 
 _GRID = "display:grid;gap:12px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,360px),1fr))"
@@ -135,6 +144,8 @@ class Report:
             "real_effects": lambda key, names: [n for n in names if self.facts[f"{key}{n}.macro_f1.real"].value],
             "moved": lambda key, names: [n for n in names if self._moves(f"{key}{n}.macro_f1")],
             "subgroup_name": self._subgroup_name,
+            "diagnosis_name": self._diagnosis_name,
+            "other_splits_setup": self._other_splits_setup(),
             "n_duplicates": self.files.n_duplicates,
             "variables": list(dict.fromkeys(self.tables["subgroup_ranges.csv"]["variable"])),
             "as_list": lambda value: [str(v) for v in (value if isinstance(value, list) else [value])],
@@ -148,6 +159,18 @@ class Report:
         value = self.facts[key].value
         shown = self.labels.known({"site": "localization"}.get(variable, variable), value)
         return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, plain(shown))
+
+    def _diagnosis_name(self, key):
+        """Return the name of a diagnosis, a fact, in the report's language."""
+        value = self.facts[key].value
+        shown = self.labels(f"diagnosis.{value}")
+        return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, plain(shown))
+
+    def _other_splits_setup(self):
+        """Return in words what the further splits were scored under, one for all; empty in a study without them."""
+        found = self.tables["other_splits.csv"][SETUP].drop_duplicates().to_dict("records")
+        names = dict.fromkeys(self.setup_name(Setup(**row)) for row in found)
+        return "; ".join(names)
 
     # What a cell may ask
 
