@@ -1,8 +1,8 @@
 # The study's story, step by step: what each step reads, what it writes, and what makes it run again.
 #
-#   weights ─┬─ features ─┐
-#   images ──┼────────────┼─ train (once per strategy and backbone) ─ ensemble ─┬─ evaluate ─ report ─┬─ render
-#   dataset ─┴────────────┴─ baselines ─────────────────────────────────────────┘                      └─ slides
+#   weights ─┬─ features ─┐                                        ┌─ explain ────────────────┐
+#   images ──┼────────────┼─ train (once per strategy and backbone) ┴─ ensemble ─┬─ evaluate ─┴─ report ─┬─ render
+#   dataset ─┴────────────┴─ baselines ──────────────────────────────────────────┘                        └─ slides
 #
 # and where the study has an external test set, the heads that `train` wrote predict it before `ensemble`:
 #
@@ -19,7 +19,7 @@ import sys
 
 import yaml
 
-from skin_tl.study import BASELINES, EVALUATED, TUNED, check_study, save_study
+from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
 from skin_tl.workflow import has_gpu
 
 with open(workflow.configfiles[0]) as file:
@@ -49,6 +49,7 @@ if not study.synthetic or study.external:
     EXTERNAL_SOURCE = source_state("SKIN_TL_ISIC2018", "ISIC2018_Task3_Test_GroundTruth")
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
+EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]
 EXTERNAL_FILES = []
 if study.external:
     PREDICTIONS += [f"{run}/predictions_{study.external}.csv" for run in ALL_RUNS]
@@ -100,6 +101,7 @@ rule all:
         [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
         PREDICTIONS,
+        EXPLANATIONS,
         EXTERNAL_FILES,
 
 
@@ -166,6 +168,22 @@ rule train:
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
+
+
+rule explain:
+    message: "explaining {wildcards.backbone}, {wildcards.strategy}"
+    input:
+        [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in ("predictions.csv", "model.keras", "run.json")],
+        rules.images.output,
+        lambda wildcards: (
+            [] if wildcards.strategy in TUNED else f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json"
+        ),
+        sources("gradcam", "explanations"),
+    output: [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED]
+    threads: CORES_OF_HEADS
+    log: f"{RUNS}/logs/explain_{{strategy}}_{{backbone}}.log"
+    shell:
+        "{STEP} explain {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
 
 
 if study.external:
@@ -273,6 +291,7 @@ rule report:
         rules.evaluate.output,
         PREDICTIONS,
         [f"{run}/{name}" for run in ALL_RUNS for name in ("history.csv", "run.json")],
+        EXPLANATIONS,
         EXTERNAL_FILES,
         lambda wildcards: [f"report/text/{wildcards.language}"],
         sources("tables", "facts", "texts", "drawing", "result_figures", "figures", "report"),

@@ -419,7 +419,7 @@ if [ -n "${CONDA_PREFIX-}" ] && [ "${CONDA_DEFAULT_ENV-}" = "$named" ] && [ "$na
 import importlib.util, sys
 names = sys.argv[1:]
 print(*[name for name in names if importlib.util.find_spec(name) is None])
-' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab weasyprint pandera statsmodels seaborn pytest) || missing=Python
+' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab ipywidgets weasyprint pandera statsmodels seaborn pytest) || missing=Python
     case "$missing" in
         '') ;;
         jax) fail "the conda environment $named has no jax. Add it: pip install --require-hashes -r requirements-jax.lock" ;;
@@ -459,7 +459,16 @@ export PATH="$environment/bin:$PATH"
 
 case "$what" in
     lab)
-        exec "$python" -m jupyterlab --ServerApp.root_dir="$project/notebooks" "$@"
+        # The start page opens rendered, and nothing asks for news from elsewhere. What a person sets comes before this.
+        mkdir -p "$JUPYTER_CONFIG_DIR/labconfig"
+        cat >"$JUPYTER_CONFIG_DIR/labconfig/default_setting_overrides.json" <<'TEXT'
+{
+  "@jupyterlab/docmanager-extension:plugin": { "defaultViewers": { "markdown": "Markdown Preview" } },
+  "@jupyterlab/apputils-extension:notification": { "fetchNews": "false", "checkForUpdates": false }
+}
+TEXT
+        exec "$python" -m jupyterlab --ServerApp.root_dir="$project/notebooks" \
+            --LabApp.default_url=/lab/tree/README.md "$@"
         ;;
     predict)
         exec "$python" -m skin_tl.prediction --from "$here" "$@"

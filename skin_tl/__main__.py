@@ -92,6 +92,13 @@ def external(study, folder, options):
     predict_external(study, options.strategy, options.backbone, folder)
 
 
+def explain(study, folder, options):
+    """Compute what one backbone and strategy look at in chosen test images, and the 2-D map of its features."""
+    from skin_tl.explanations import explain as write_explanations
+
+    write_explanations(study, options.strategy, options.backbone, folder)
+
+
 def baselines(study, folder, options):
     """Predict without a network, for comparison."""
     from datetime import UTC, datetime
@@ -216,7 +223,7 @@ def execute(name, target, study, folder, **parameters):
             ) from None
 
 
-STEPS = (weights, images, dataset, features, train, baselines, ensemble, evaluate, report, render, slides)
+STEPS = (weights, images, dataset, features, train, explain, baselines, ensemble, evaluate, report, render, slides)
 STEPS += (external_images, external_features, external_duplicates, external)
 STEPS = {step.__name__: step for step in STEPS}
 

@@ -126,7 +126,9 @@ def collect_facts(tables):
         row of a classification report), ``extreme`` (its easiest and hardest diagnosis), ``best`` (who comes first
         under one set-up), ``contrast`` (two set-ups that differ in one thing), ``training``, ``published`` and
         ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage or of the scaling), ``decision``,
-        ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis).
+        ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis);
+        ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features of one backbone lie in two
+        dimensions).
     """
     facts = Facts(tables)
     setup = "{strategy}.{split_policy}.{preprocessing}"
@@ -176,6 +178,13 @@ def collect_facts(tables):
     facts.add("published.{backbone}.{row}", "published_results.csv", ["backbone", "row"], names)
     facts.add("literature.{key}", "literature.csv", ["key"], {"value": ""})
     _collect_evaluation(facts)
+    names = ["n_tested", "n_wrong", "n_confident", "sure", "n_maps", "n_hits", "n_misses", "n_errors"]
+    names += ["surest", "surest_dx", "surest_predicted", "middle_hits", "middle_misses", "likeness"]
+    identity = [*SETUP, "seed", "backbone"]
+    facts.add(f"explained.{setup}.{{backbone}}", "explained.csv", identity, {name: f".{name}" for name in names})
+    names = {name: f".{name}" for name in ("n_points", "n_images", "same", "by_chance")}
+    identity = ["strategy", "preprocessing", "backbone"]
+    facts.add("feature_map.{strategy}.{preprocessing}.{backbone}", "feature_maps.csv", identity, names)
     return facts
 
 

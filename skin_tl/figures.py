@@ -42,6 +42,7 @@ from skin_tl.result_figures import (
     contrast,
     effects,
     external,
+    feature_maps,
     operating_points,
     published,
     published_classes,
@@ -72,7 +73,9 @@ __all__ = [
     "effects",
     "example_grid",
     "example_pictures",
+    "explained_picture",
     "external",
+    "feature_maps",
     "operating_points",
     "published",
     "published_classes",
@@ -448,11 +451,47 @@ def example_pictures(images, metadata, n_examples=5, side=160, seed=0):
         pictures[dx] = []
         for image_id in ids:
             picture = Image.fromarray(pixels[rows[image_id]]).resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
-            buffer = io.BytesIO()
-            picture.save(buffer, "JPEG", quality=85)
-            uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-            pictures[dx].append((image_id, uri))
+            pictures[dx].append((image_id, _jpeg(picture)))
     return pictures
+
+
+def _jpeg(picture):
+    """Return a picture (PIL.Image.Image) as a JPEG in a data URI."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+MAP_COLOURS = "viridis"
+"""Colours of a Grad-CAM, from dark blue (0) to yellow (1): brighter means more, also without colours."""
+
+
+def explained_picture(pixels, heat, side=160):
+    """Encode an image with its Grad-CAM beside it for a page.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        (size, size, 3) uint8.
+    heat : numpy.ndarray
+        (size, size) in 0…1, see `skin_tl.gradcam`.
+    side : int
+        Width of each of the two, in pixels.
+
+    Returns
+    -------
+    str
+        JPEG as data URI, twice as wide as each: the image, and the image in grey under the colours of the map; both
+        with the cameras' proportions, 4:3.
+    """
+    grey = np.repeat((pixels @ [0.299, 0.587, 0.114])[..., None], 3, axis=2)
+    colours = 255 * mpl.colormaps[MAP_COLOURS](np.asarray(heat, float))[..., :3]
+    pair = (pixels, np.round(0.5 * grey + 0.5 * colours).astype(np.uint8))
+    whole = Image.new("RGB", (2 * side, side * 3 // 4))
+    for place, part in enumerate(pair):
+        part = Image.fromarray(part).resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
+        whole.paste(part, (place * side, 0))
+    return _jpeg(whole)
 
 
 @themed

@@ -19,7 +19,7 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, disk_full_message, full_folder, is_disk_full, read_json
 from skin_tl.images import read_image
-from skin_tl.study import CLASSES, Study, load_study
+from skin_tl.study import CLASSES, TUNED, Study, load_study
 
 NOT_A_DIAGNOSIS = "Not a diagnosis: this is research software and no medical device."
 
@@ -47,7 +47,7 @@ class Predictions:
     ----------
     study : skin_tl.study.Study
     random_weights : bool
-        Whether the backbones never saw a photograph.
+        Whether backbones that should start from ImageNet's weights had random ones.
     table : pandas.DataFrame
         One row per image and backbone: image (the path as it was given), strategy, backbone, predicted (the most
         probable diagnosis), p_akiec … p_vasc (calibrated by the temperature that fits the validation subset),
@@ -88,7 +88,7 @@ class Predictions:
             if self.study.synthetic:
                 told.append("These models learned from drawn images: what they say of a photograph means nothing.")
             if self.random_weights:
-                told.append("Their backbones have random weights, not ImageNet's.")
+                told.append("Their backbones started from random weights, not ImageNet's.")
             return told
         rows = self.table[(self.table["image"] == image) & self.table["unlike"]]
         if rows.empty:
@@ -179,7 +179,7 @@ def find_study(study=None, root=ROOT):
     SkinTLError
         If it has no runs; the message lists the studies that have.
     """
-    runs = Path(root) / "runs"
+    runs, study = Path(root) / "runs", None if study is None else str(study)
     if study is not None and Path(study).name == "study.json":
         return Path(study).resolve().parent
     if study is not None and Path(study).suffix in (".yaml", ".yml"):
@@ -196,7 +196,7 @@ def find_study(study=None, root=ROOT):
         study = max(finished, key=lambda name: (finished[name], name))
     elif study not in finished:
         known = (Path(root) / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
-        what = f"The study {study!r} has no finished run" if known else f"No study is named {str(study)!r}"
+        what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
         first = f" Run it first: `./run_all.sh {study}`." if known else ""
         raise SkinTLError(f"{what}.{first} {there}")
     return runs / study
@@ -258,14 +258,17 @@ def _read_model(run, size):
     file = run.folder / "model.keras"
     try:
         whole = keras.models.load_model(file, compile=False)
-        head = whole.get_layer("head")
-        if whole.input_shape[1:] != (size, size, 3) or whole.output_shape[1:] != (len(CLASSES),):
-            raise ValueError(f"it takes {whole.input_shape[1:]} and gives {whole.output_shape[1:]}")
+        networks = [layer for layer in whole.layers if isinstance(layer, keras.Model)]
+        if whole.input_shape[1:] != (size, size, 3) or whole.output_shape[1:] != (len(CLASSES),) or not networks:
+            raise ValueError(f"it takes {whole.input_shape[1:]}, gives {whole.output_shape[1:]}")
+        after = whole.layers[whole.layers.index(networks[0]) + 1 :]
         body = keras.models.clone_model(
             whole,
             clone_function=lambda layer: layer,
-            call_function=lambda layer, *values, **named: values[0] if layer is head else layer(*values, **named),
+            call_function=lambda layer, *values, **named: values[0] if layer in after else layer(*values, **named),
         )
+        given = keras.Input(body.output_shape[1:])
+        head = keras.Model(given, functools.reduce(lambda values, layer: layer(values), after, given))
     except Exception as error:  # zipfile, h5py and Keras raise many types for a wrong file
         from skin_tl.runs import versions
 
@@ -301,6 +304,8 @@ class Predictor:
         Of each row of `known`: image_id, lesion_id, dx.
     limit : float
         See `skin_tl.neighbours.unlikeness_limit`.
+    views : int
+        Flips and rotations of an image over which probabilities are averaged, 1 or 8.
     random_weights : bool
     """
 
@@ -311,6 +316,7 @@ class Predictor:
     known: object
     lesions: pd.DataFrame
     limit: float
+    views: int
     random_weights: bool
 
     def __call__(self, pixels, n_nearest):
@@ -328,8 +334,11 @@ class Predictor:
         from skin_tl.evaluation import scale_temperature
         from skin_tl.neighbours import LIKENESS_NEIGHBOUR, nearest, unlikeness
 
-        features = _by_batches(self.body, pixels, BATCH)
-        probabilities = scale_temperature(_by_batches(self.head, features, BATCH).astype(float), self.temperature)
+        features = by_batches(self.body, pixels, BATCH)
+        chances = (
+            by_batches(self.head, features, BATCH) if self.views == 1 else _over_views(self.whole, pixels, self.views)
+        )
+        probabilities = scale_temperature(chances.astype(float), self.temperature)
         most_of_a_lesion = self.lesions["lesion_id"].value_counts().max()  # so that enough lesions are among them
         n = min(max(n_nearest * most_of_a_lesion, LIKENESS_NEIGHBOUR), len(self.known))
         distances, rows = nearest(features, self.known, n)
@@ -340,12 +349,18 @@ class Predictor:
         return probabilities, unlikeness(distances).astype(float), tables
 
 
-def _by_batches(model, values, batch):
-    """Return what a model gives for all rows of an array, a batch at a time."""
+def by_batches(model, values, batch):
+    """Return what a model gives for all rows of an array or of `skin_tl.neighbours.Rows`, `batch` at a time."""
     import keras
 
     parts = [model.predict_on_batch(np.asarray(values[i : i + batch])) for i in range(0, len(values), batch)]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+
+
+def _over_views(whole, pixels, views):
+    from skin_tl.tuning import predict_rows
+
+    return predict_rows(whole, pixels, np.arange(len(pixels)), min(BATCH, len(pixels)), views)
 
 
 @functools.lru_cache(maxsize=8)
@@ -396,7 +411,12 @@ def load_predictor(run):
     ids = np.array(images.ids)
     written = written[written["seed"] == seed].set_index("image_id").reindex(ids[rows["val"]])
     expected = written[PROBABILITIES].to_numpy(float)
-    if not np.abs(_by_batches(head, validation, 1024) - expected).max(1).mean() < SAME_PREDICTION:
+    views = 8 if run.strategy in TUNED and study.test_time_augmentation else 1
+    if views == 1:
+        given = by_batches(head, validation, 1024)
+    else:  # a few images tell
+        given = _over_views(whole, images.pixels[rows["val"][:4]], views)
+    if not np.abs(given - expected[: len(given)]).max(1).mean() < SAME_PREDICTION:
         raise SkinTLError(
             f"{run.folder / 'model.keras'} does not give the probabilities of {run.folder / 'predictions.csv'}: one of "
             f"them is of another version. Delete {run.folder / 'run.json'}. {again}"
@@ -410,7 +430,8 @@ def load_predictor(run):
         known=known,
         lesions=lesions.reset_index(),
         limit=unlikeness_limit(validation, known),
-        random_weights=bool(record.get("random_weights")),
+        views=views,
+        random_weights=bool(record.get("random_weights")) and run.strategy != "from_scratch",
     )
 
 
@@ -452,11 +473,12 @@ def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, expla
     from skin_tl.decisions import DECISIONS
     from skin_tl.evaluation import PROBABILITIES
 
-    stacked, names, rows, neighbours, maps = np.stack(list(pixels.values())), list(pixels), [], [], {}
+    stacked, names, rows, neighbours, maps, random = np.stack(list(pixels.values())), list(pixels), [], [], {}, False
     malignant = [CLASSES.index(name) for name in DECISIONS["malignant"]]
     for run in runs:
         predictor, of_run = load_predictor(run), {"strategy": run.strategy, "backbone": run.backbone}
         probabilities, unlikeness, nearest = predictor(stacked, n_nearest)
+        random |= predictor.random_weights
         table = pd.DataFrame({"image": names, **of_run, "predicted": np.array(CLASSES)[probabilities.argmax(1)]})
         table[PROBABILITIES] = probabilities
         table["p_malignant"] = probabilities[:, malignant].sum(1)
@@ -475,7 +497,7 @@ def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, expla
         for parts in (rows, neighbours)
     )
     columns = ["image", "strategy", "backbone", "rank", "image_id", "lesion_id", "dx", "distance"]
-    return Predictions(settings, predictor.random_weights, table, neighbours[columns], pixels, maps)
+    return Predictions(settings, random, table, neighbours[columns], pixels, maps)
 
 
 # --- ./run_all.sh predict ---------------------------------------------------------------------------------------------
@@ -510,15 +532,17 @@ def as_json(predictions):
 def as_text(predictions, width=80):
     """Return predictions as tables of plain text, at most `width` columns wide but for the name of an image."""
     from skin_tl.evaluation import PROBABILITIES
+    from skin_tl.texts import NO_BREAK_SPACE
 
     def wrapped(text, first, rest):
-        return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+        lines = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+        return [line.replace(NO_BREAK_SPACE, " ") for line in lines]
 
     nearest = _nearest_of(predictions)
     lines = wrapped(f"study {predictions.study.name}: {predictions.study.title}", "", "  ")
     for told in predictions.warnings():
         lines += wrapped(told, "", "")
-    header = f"  {'backbone':14}  {'says':4}" + "".join(f"{dx:>6}" for dx in CLASSES) + f"{'malig':>7}{'unlike':>8}"
+    header = f"  {'backbone':14} {'says':5}" + "".join(f"{dx:>6}" for dx in CLASSES) + f"{'malig':>7}{'unlike':>8}"
     for image in predictions.images:
         rows = predictions.table[predictions.table["image"] == image]
         lines += ["", image]
@@ -530,12 +554,13 @@ def as_text(predictions, width=80):
             lines.append(header)
             for row in of_strategy.to_dict("records"):
                 numbers = "".join(f"{100 * row[name]:6.1f}" for name in PROBABILITIES)
-                numbers += f"{100 * row['p_malignant']:7.1f}{row['unlikeness'] / row['limit']:8.2f}"
-                lines.append(f"  {row['backbone']:14}  {row['predicted']:4}{numbers}{'!' if row['unlike'] else ''}")
+                share = row["unlikeness"] / max(row["limit"], 1e-9)  # a dead network sees no difference at all
+                numbers += f"{100 * row['p_malignant']:7.1f}{min(share, 9999):8.2f}"
+                lines.append(f"  {row['backbone']:14} {row['predicted']:5}{numbers}{'!' if row['unlike'] else ''}")
             for row in of_strategy.to_dict("records"):
                 near = nearest[image, strategy, row["backbone"]].to_dict("records")
-                known = ", ".join(f"{of['image_id']} {of['dx']} {of['distance']:.2f}" for of in near)
-                lines += wrapped(f"nearest by {row['backbone']}: {known}", "  ", "    ")
+                known = (NO_BREAK_SPACE.join([of["image_id"], of["dx"], f"{of['distance']:.2f}"]) for of in near)
+                lines += wrapped(f"nearest by {row['backbone']}: {', '.join(known)}", "  ", "    ")
     lines.append("")
     lines += wrapped(
         "Calibrated probabilities in %; malig: mel, bcc and akiec together. unlike: distance to the training images, "

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from skin_tl import figures, runs
 from skin_tl.decisions import SENSITIVITY
 from skin_tl.errors import SkinTLError
+from skin_tl.explanations import explained_head, explanation_tables, read_maps
 from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
 from skin_tl.scoring import read_evaluation
@@ -35,6 +36,9 @@ from skin_tl.texts import Labels, Texts, format_number, format_p, languages, pla
 _GRID = "display:grid;gap:12px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,360px),1fr))"
 """Panels stand beside each other where there is room; written into each figure, for it holds in a notebook too."""
 
+
+_CASE = "flex:1 1 180px;max-width:320px"
+"""How wide an explained image stands among others."""
 
 _MOMENTS = ("started", "finished")
 
@@ -86,6 +90,8 @@ class Report:
     setups : list of skin_tl.tables.Setup
     main : skin_tl.tables.Setup
         The set-up that the conclusions rest on.
+    explained : list of skin_tl.tables.Setup
+        Those of the models that Grad-CAM was asked about, one per strategy.
 
     Raises
     ------
@@ -103,8 +109,12 @@ class Report:
         self.study = self.files.study
         self.folder = _report_folder(output, self.study["name"])
         self.tables = report_tables(self.files, read_evaluation(self.files, self.folder))
+        self.tables |= explanation_tables(self.files)
         self.facts = collect_facts(self.tables)
         self.setups, self.main = self.files.setups, self.files.main_setup
+        head = explained_head(self.study)
+        policy, preprocessing = head["split_policy"], head["preprocessing"]
+        self.explained = [Setup(strategy, policy, preprocessing) for strategy in self.study["strategies"]]
         self.labels, self.language = Labels(language, texts), language
         published = set(self.tables["published_results.csv"]["backbone"])
         self.published_backbones = [name for name in self.study["backbones"] if name in published]
@@ -132,6 +142,7 @@ class Report:
             "n_seeds": len(study["seeds"]),
             "setups": self.files.setups,
             "main": self.files.main_setup,
+            "explained": self.explained,
             "reproduction": repeats[0] if repeats else None,
             "parameters_agree": bool(same.all()),
             "setup_name": self.setup_name,
@@ -332,6 +343,73 @@ class Report:
         body = Markup('<div role="group" aria-label="{}">{}</div>').format(alt, Markup("\n").join(rows))
         caption = self.texts.caption("figures", "examples", "caption")
         return Piece(self._captioned(anchor, "figure", number, body, caption, None))
+
+    def explanations(self, setup, backbone):
+        """Return what a backbone looks at: of each diagnosis an image that it recognises and one that it does not."""
+        cases = self._cases(setup, backbone)
+        rows = []
+        for dx in CLASSES:
+            cells = []
+            for kind in ("hit", "miss"):
+                found = [case for row, case in cases if (row["kind"], row["dx"]) == (kind, dx)]
+                none = Markup('<div class="case" style="{}">{}</div>').format(_CASE, self.labels(f"caption.no_{kind}"))
+                cells += found or [none]
+            rows.append(self._row_of_cases(figures.DIAGNOSES[dx], self._diagnosis(dx), cells))
+        return self._pictures("explanations", rows, setup=setup, backbone=backbone)
+
+    def confident_errors(self, setup):
+        """Return the errors of each backbone that it is surest of, with what it looks at."""
+        rows = []
+        for backbone in self.study["backbones"]:
+            cells = [case for row, case in self._cases(setup, backbone) if row["kind"] == "error"]
+            if cells:
+                rows.append(self._row_of_cases(figures.backbone_style(backbone)[0], backbone, cells))
+        return self._pictures("confident_errors", rows, setup=setup)
+
+    def _cases(self, setup, backbone):
+        """Return the explained images of a run: pairs of their row in ``explanations.csv`` and HTML."""
+        images = runs.read_images(self.files.folder)
+        row_of = {image_id: row for row, image_id in enumerate(images.ids)}
+        table = setup.of(self.tables["explanations.csv"])
+        chosen = table[table["backbone"] == backbone].to_dict("records")
+        run = self.files.folder / setup.strategy / backbone
+        maps = read_maps(run, len(chosen), f"./run_all.sh {self.study['name']}")
+        cases, pixels = [], images.pixels
+        for row, heat in zip(chosen, maps, strict=True):
+            words = {name: self.labels(f"diagnosis.{row[name]}") for name in ("dx", "predicted")}
+            words |= {"image": row["image_id"], "probability": format_number(row["probability"], ".0%", self.language)}
+            right = row["dx"] == row["predicted"]
+            middle = self.labels("caption.nothing")
+            if pd.notna(row["middle"]):
+                middle = self.labels("caption.middle", share=format_number(row["middle"], ".0%", self.language))
+            alt = self.labels("caption.explained_hit" if right else "caption.explained_miss", **words, middle=middle)
+            verdict = Markup("{} ({})").format(
+                self.labels("caption.recognised") if right else self.labels("caption.taken_for", **row),
+                self._cell(row["probability"], ".0%"),
+            )
+            picture = figures.explained_picture(pixels[row_of[row["image_id"]]], heat)
+            html = Markup(
+                '<div class="case" style="{}"><img src="{}" alt="{}" width="320" height="120" style="width:100%;'
+                'height:auto"><br><span>{}</span></div>'
+            )
+            cases.append((row, html.format(_CASE, picture, alt, verdict)))
+        return cases
+
+    def _row_of_cases(self, colour, name, cells):
+        name = Markup('<span class="diagnosis" style="border-color:{}">{}</span>').format(colour, name)
+        cells = Markup("").join(cells)
+        cells = Markup('<div class="cases" style="display:flex;flex-wrap:wrap;gap:8px">{}</div>').format(cells)
+        return Markup('<div class="of-diagnosis">{}{}</div>').format(name, cells)
+
+    def _pictures(self, figure, rows, **context):
+        """Return a figure made of rows of pictures, each with a text of its own."""
+        number, anchor = self._number("figure", figure, context)
+        alt = without_tags(self.texts.caption("figures", figure, "alt", **context)).strip()
+        body = Markup('<div role="group" aria-label="{}">{}</div>').format(
+            " ".join(alt.split()), Markup("\n").join(rows)
+        )
+        caption = self.texts.caption("figures", figure, "caption", **context)
+        return Piece(self._captioned(anchor, "figure", number, body, caption, "explanations.csv"))
 
     def table(self, name, **context):
         """Return a table of the report by its name: one of the methods ``_table_<name>`` lays it out."""
@@ -567,6 +645,15 @@ class Report:
             name = self.labels.known("backbone", row["backbone"])
             rows.append([name, self.labels(f"metric.{row['metric']}"), *cells, difference])
         return self._heads("backbone", "row", "#internal", "#external", "#difference"), rows, "external.csv"
+
+    def _table_confident_errors(self, setup):
+        table = setup.of(self.tables["explanations.csv"])
+        rows = []
+        for row in table[table["kind"] == "error"].to_dict("records"):
+            names = [row["image_id"], self._diagnosis(row["dx"]), self._diagnosis(row["predicted"])]
+            rows.append([row["backbone"], *names, *self._cells(row, {"probability": ".0%", "middle": ".0%"})])
+        heads = self._heads("backbone", "image", "diagnosis", "predicted", "#probability", "#middle")
+        return heads, rows, "explanations.csv"
 
     def _table_comparisons(self, setup):
         table = self.tables["comparisons.csv"]

@@ -857,3 +857,52 @@ def calibration(table, labels=None, ece=None):
     title = labels("axis.before_scaling")
     figure.legend(handles=handles, title=title, title_fontsize=8.5, loc="outside upper center")
     return figure
+
+
+# How features lie -----------------------------------------------------------------------------------------------
+
+
+@themed
+def feature_maps(points, labels=None, n_images=None):
+    """Draw the 2-D map of each backbone's features, coloured by diagnosis.
+
+    Parameters
+    ----------
+    points : pandas.DataFrame
+        backbone, dx, x, y; one row per image.
+    labels : skin_tl.texts.Labels, optional
+        English by default.
+    n_images : int, optional
+        Of the data set, where the points are fewer.
+
+    Returns
+    -------
+    list of Drawing
+        One per backbone.  The rarest diagnosis lies on top; all dots of a diagnosis are one line of dots, so that
+        thousands of them stay small.
+    """
+    labels = labels or labels_of()
+    drawings = []
+    for backbone, part in points.groupby("backbone", sort=False):
+        counts = part["dx"].value_counts()
+        figure, axes = new_figure(4.6, 5.0)
+        handles = {}
+        for dx in sorted(counts.index, key=lambda name: (-counts[name], name)):
+            places = np.repeat(part.loc[part["dx"] == dx, ["x", "y"]].to_numpy(), 2, axis=0)
+            dots = mpl.path.Path(places, np.tile([mpl.path.Path.MOVETO, mpl.path.Path.LINETO], len(places) // 2))
+            dots.should_simplify = False
+            style = {"color": DIAGNOSES[dx], "linewidth": 3.2, "capstyle": "round", "fill": False}
+            axes.add_patch(mpl.patches.PathPatch(dots, zorder=len(handles) + 1, **style))
+            text = labels("axis.of_diagnosis", dx=dx, n=labels.number(int(counts[dx]), ",d"))
+            style = {"linestyle": "", "marker": "o", "markersize": 6, "color": DIAGNOSES[dx]}
+            handles[dx] = mpl.lines.Line2D([], [], label=text, **style)
+        low, high = part[["x", "y"]].to_numpy().min(), part[["x", "y"]].to_numpy().max()
+        room = 0.03 * (high - low or 1)
+        axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room), xticks=[], yticks=[], aspect="equal")
+        axes.grid(visible=False)
+        n_points, total = (labels.number(int(n), ",d") for n in (len(part), n_images or len(part)))
+        write_below(axes, labels("axis.points", points=n_points, images=total), 54)
+        axes.set_title(backbone_name(backbone, labels))
+        figure.legend(handles=[handles[dx] for dx in CLASSES if dx in handles], loc="outside lower center", ncols=3)
+        drawings.append(figure)
+    return drawings

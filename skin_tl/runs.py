@@ -195,14 +195,17 @@ def _read_csv(path, dtype=None):
         raise SkinTLError(f"{path} is missing. It is written by `./run_all.sh`: run that first.") from None
 
 
-def weights_note(weights):
-    """Say in one sentence which weights a study runs with.
+def weights_note(weights, strategy="feature_extraction"):
+    """Say in one sentence which weights a run begins with.
 
     Parameters
     ----------
     weights : dict
         What `skin_tl.backbones.resolve_weights` returned.
+    strategy : str
     """
+    if strategy == "from_scratch":
+        return "Random weights: nothing is transferred."
     if weights["source"] == "random":
         return f"Random weights, not ImageNet's: {weights['reason']}. The scores show what untrained networks give."
     return "ImageNet weights."

@@ -49,6 +49,9 @@ EVALUATED = (
 )
 """Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.scoring`)."""
 
+EXPLAINED = ("images.csv", "maps.npy", "shuffled_maps.npy", "points.csv")
+"""Files that the step `explain` writes into ``explanations/`` of a run (`skin_tl.explanations`)."""
+
 
 def kind_of(backbone):
     """Return what a name of a run stands for: backbone, ensemble or baseline."""

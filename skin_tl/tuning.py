@@ -109,6 +109,20 @@ class Augmentation(keras.layers.Layer):
         return augment(*inputs)
 
 
+class Still(keras.layers.Layer):
+    """A network whose weights learn while its normalisation and dropout do what they do in prediction.
+
+    A layer of its own, as Keras hands ``training=True`` down to a network that was called with ``training=False``.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def call(self, images):
+        return self.network(images, training=False)
+
+
 class Batches(keras.utils.PyDataset):
     """The batches of one epoch; which they are depends on seed and epoch alone.
 
@@ -245,14 +259,11 @@ class Network:
         job.sizes.update(n_parameters=model.count_params(), n_features=model.output_shape[-1])
         network = network_of(model)
         keras.utils.set_random_seed(seed)
-        logits = keras.layers.Dense(len(CLASSES), name="diagnosis")
         before = head.layers[:-1] if tuned else []
-        features = model.output
-        for layer in before:
-            features = layer(features)
-        self.whole = keras.Model(
-            model.input, keras.layers.Softmax(name="probabilities")(logits(features)), name=model.name
-        )
+        logits = keras.layers.Dense(len(CLASSES), name="diagnosis")
+        layers = [*before, logits, keras.layers.Softmax(name="probabilities")]
+        part = keras.Sequential([keras.Input(model.output_shape[1:], name="features"), *layers], name="head")
+        self.whole = keras.Model(model.input, part(model.output), name=model.name)
         if tuned:
             logits.set_weights(head.layers[-1].get_weights())
         _unfreeze(network, BACKBONES[job.backbone].last_block if tuned and study.unfreeze == "last_block" else None)
@@ -267,7 +278,7 @@ class Network:
         pixels = keras.Input(model.input_shape[1:], dtype="uint8", name="pixels")
         views = keras.Input((8,), dtype="float32", name="views")
         features = scale_pixels(Augmentation()([pixels, views]), job.backbone, preprocessing)
-        features = network(features, training=False) if tuned else network(features)
+        features = Still(network)(features) if tuned else network(features)
         for layer in before:
             features = layer(features)
         self.training = keras.Model({"pixels": pixels, "views": views}, logits(features))

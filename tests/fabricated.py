@@ -9,6 +9,7 @@ import pandas as pd
 
 from skin_tl import baselines
 from skin_tl.evaluation import PREDICTION_COLUMNS, PROBABILITIES, ensemble
+from skin_tl.explanations import choose, likeness, share_in_the_middle, tested_images
 from skin_tl.files import fingerprint, write_csv, write_json
 from skin_tl.scoring import write_evaluation
 from skin_tl.splits import EXPERIMENT, draw_experiments, draw_splits, split_fingerprints
@@ -113,6 +114,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
             write_csv(run / "predictions.csv", predictions[backbone])
             write_csv(run / "history.csv", _history(study, strategy, rng))
             write_json(run / "run.json", _record(study, strategy, backbone, splits, key, sources[backbone], weights))
+            _write_explanations(run / "explanations", predictions[backbone], metadata, study, seed)
             if study["external"]:
                 write_csv(run / f"predictions_{study['external']}.csv", elsewhere[backbone])
         if len(predictions) > 1:
@@ -158,6 +160,22 @@ def _write_images(folder, ids, size, rng):
     np.save(folder / key / "images.npy", rng.integers(0, 255, (len(ids), size, size, 3), dtype=np.uint8))
     write_csv(folder / key / "index.csv", pd.DataFrame({"image_id": ids}))
     return key
+
+
+def _write_explanations(folder, predictions, metadata, study, seed):
+    """Write what the step `explain` does, with noise for maps and places near those of the same diagnosis."""
+    rng, size = np.random.default_rng(seed + 2), study["image_size"]
+    chosen = choose(tested_images(predictions, study))
+    maps, shuffled = (rng.random((len(chosen), size, size)).astype(np.float16) for _ in range(2))
+    maps[-1] = 0  # nothing in the image speaks for it
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "maps.npy", maps)
+    np.save(folder / "shuffled_maps.npy", shuffled)
+    write_csv(folder / "images.csv", chosen.assign(middle=share_in_the_middle(maps), likeness=likeness(maps, shuffled)))
+    drawn = metadata.sort_values("image_id").iloc[rng.permutation(len(metadata))[: len(metadata) // 2]]
+    places = rng.normal(0, 1.5, (len(drawn), 2)) + 3 * np.array([CLASSES.index(dx) % 3 for dx in drawn["dx"]])[:, None]
+    points = drawn[["image_id", "lesion_id", "dx"]].assign(x=places[:, 0].round(3), y=places[:, 1].round(3))
+    write_csv(folder / "points.csv", points.sort_values("image_id"))
 
 
 def _fabricate_external(folder, study, rng):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
+from scipy.spatial import distance
 from sklearn import metrics as skm
 from statsmodels.stats.proportion import proportion_confint
 
@@ -39,6 +40,7 @@ DECISIONS = {"melanoma": ["mel"], "malignant": ["mel", "bcc", "akiec"]}
 BENIGN = ["bkl", "df", "nv", "vasc"]
 # What the report says of itself: level of its intervals, what counts as real, and which subgroups allow a conclusion.
 CONFIDENCE, LEVEL, SENSITIVITY, MIN_LESIONS, MIN_CLASS_LESIONS, MAX_WIDTH = 0.95, 0.05, 0.95, 30, 5, 0.2
+SURE, N_ERRORS = 0.9, 6
 IMAGENET_SIZES = {"VGG16": 224, "ResNet50": 224, "Xception": 299, "EfficientNetB7": 600}
 AGES = {"0-29": (0, 30), "30-44": (30, 45), "45-59": (45, 60), "60-74": (60, 75), "75+": (75, np.inf)}
 
@@ -653,6 +655,72 @@ class Recomputation:
             "published_second": macro.index[1],
             "published_gap": gap,
             "share_as_far": np.mean([distance > gap - 1e-7 for distance in apart]),
+        }[ending]
+
+    # What was explained
+
+    @stored
+    def explained_images(self, setup, backbone):
+        """Return the images that must have been chosen: kind, image_id, dx, predicted and probability, in order."""
+        rows = self.rows(setup, backbone)
+        rows = rows[rows["seed"] == self.study["seeds"][0]].sort_values("image_id")
+        names = rows[["image_id", "lesion_id", "dx"]].assign(
+            predicted=guesses(rows), probability=np.max(rows[PROBABILITIES].to_numpy(), axis=1)
+        )
+        right, chosen = names["predicted"] == names["dx"], []
+        for dx in CLASSES:
+            for kind, keep in (("hit", right), ("miss", ~right)):
+                of = names[keep & (names["dx"] == dx)].sort_values("probability", kind="stable")
+                if len(of):  # the lower one of the two in the middle
+                    chosen.append(of.iloc[[(len(of) - 1) // 2]].assign(kind=kind))
+        errors, lesions = [], set()
+        for row in names[~right].sort_values("probability", ascending=False, kind="stable").itertuples():
+            if row.lesion_id not in lesions and len(errors) < N_ERRORS:
+                errors.append(row.Index)
+                lesions.add(row.lesion_id)
+        return names, pd.concat([*chosen, names.loc[errors].assign(kind="error")], ignore_index=True)
+
+    def of_explained(self, strategy, policy, preprocessing, backbone, ending):
+        setup = (strategy, policy, preprocessing)
+        assert (policy, preprocessing) == (self.study["split_policies"][0], self.study["preprocessings"][0])
+        names, chosen = self.explained_images(setup, backbone)
+        folder = self.runs / strategy / backbone / "explanations"
+        table = pd.read_csv(folder / "images.csv")
+        same = ["kind", "image_id", "dx", "predicted"]
+        assert table[same].equals(chosen[same]), "other images were chosen"
+        wrong = names[names["predicted"] != names["dx"]]
+        counts = chosen["kind"].value_counts()
+        found = {"n_tested": len(names), "n_wrong": len(wrong), "n_maps": len(chosen), "sure": SURE}
+        found |= {"n_confident": sum(probability >= SURE for probability in wrong["probability"])}
+        found |= {
+            f"n_{kinds}": counts[kind] for kind, kinds in (("hit", "hits"), ("miss", "misses"), ("error", "errors"))
+        }
+        surest = wrong.sort_values(["probability", "image_id"], ascending=[False, True]).iloc[0]
+        found |= {"surest": surest["probability"], "surest_dx": surest["dx"], "surest_predicted": surest["predicted"]}
+        maps, shuffled = (np.load(folder / f"{name}.npy").astype(float) for name in ("maps", "shuffled_maps"))
+        height, width = maps.shape[1:]
+        y, x = np.mgrid[:height, :width] + 0.5
+        middle = (abs(y / height - 0.5) < 0.25) & (abs(x / width - 0.5) < 0.25)
+        for kind, kinds in (("hit", "hits"), ("miss", "misses")):
+            of = [one[middle].sum() / one.sum() for one in maps[chosen["kind"] == kind] if one.any()]
+            found[f"middle_{kinds}"] = np.mean(of)
+        pairs = zip(maps, shuffled, strict=True)
+        found["likeness"] = np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs if a.any() and b.any()])
+        return found[ending]
+
+    def of_feature_map(self, strategy, preprocessing, backbone, ending):
+        assert preprocessing == self.study["preprocessings"][0]
+        points = pd.read_csv(self.runs / strategy / backbone / "explanations" / "points.csv")
+        apart = distance.cdist(points[["x", "y"]], points[["x", "y"]])
+        lesions, dx = points["lesion_id"].to_numpy(), points["dx"].to_numpy()
+        others = lesions[:, None] != lesions[None]
+        nearest = np.where(others, apart, np.inf).argmin(axis=1)
+        alike = dx[:, None] == dx[None]
+        return {
+            "n_points": len(points),
+            "n_images": len(self.metadata),
+            "same": np.mean(dx[nearest] == dx),
+            "by_chance": np.mean([alike[row][others[row]].mean() for row in range(len(points))]),
         }[ending]
 
     # Decisions

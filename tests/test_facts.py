@@ -30,6 +30,8 @@ from skin_tl.tables import read_study_files
 
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "3_report.ipynb", as_version=4)
 N_BOOT = 400
+PICTURES = ("examples", "explanations", "confident_errors")
+"""Methods of the report that give figures made of pictures."""
 PURE = {"cnn_operations", "transfer", "examples"}
 """Figures without data: two drawings that explain, and the example pictures."""
 
@@ -125,7 +127,7 @@ def show(study, folder):
         wrap(patch, Facts, "__getitem__", lambda keys, fact: shown.asked.update(keys))
         wrap(patch, texts.Texts, "prose", lambda names, html: shown.words.add(("text", names[0])))
         wrap(patch, texts.Texts, "caption", lambda names, html: shown.words.add(names[:2]))
-        for kind in ("text", "figure", "table", "examples", "header"):
+        for kind in ("text", "figure", "table", "header", *PICTURES):
             wrap(patch, Report, kind, partial(note_piece, shown.pieces, kind))
         for language in texts.languages():
             space = {"study": str(study), "language": language, "output": str(folder), "display": lambda piece: None}
@@ -237,7 +239,7 @@ def test_the_recomputation_is_one_of_its_own():
 def test_figures_and_tables_link_to_their_data(studies, name):
     """Each links to a CSV file beside the report, and what a table shows stands in it."""
     shown, without, numbers = studies[name], set(), {}
-    pieces = [(kind, piece, html) for kind, piece, html in shown.pieces if kind in ("figure", "table", "examples")]
+    pieces = [(kind, piece, html) for kind, piece, html in shown.pieces if kind in ("figure", "table", *PICTURES)]
     assert len(pieces) > 40
     for kind, piece, html in pieces:
         links = re.findall(r'<span class="source">.*?<a href="([^"]+)">\1</a></span>', html)

@@ -1,5 +1,6 @@
 """Images of one's own: calibrated probabilities, the lesions most like them, and a warning where none is like them."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,13 +20,17 @@ from sklearn.metrics.pairwise import cosine_distances
 from skin_tl import prediction
 from skin_tl.dataset import read_folder
 from skin_tl.files import ROOT, read_json, write_json
+from skin_tl.neighbours import Rows, unlikeness_limit
 from skin_tl.study import CLASSES, check_study, save_study
 from skin_tl.synthetic import draw_dataset
 
 keras = pytest.importorskip("keras")
 
-from skin_tl import runs, training  # noqa: E402
+import tiny  # noqa: E402
 
+from skin_tl import backbones, runs, training  # noqa: E402
+
+NETWORK = backbones._network
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
 STUDY = {
     "name": "small",
@@ -37,6 +42,8 @@ STUDY = {
     "weights": "random",
     "max_epochs": 15,
 }
+"""Its backbone is a tiny network in place of MobileNetV2."""
+
 RUN = Path("runs/small/feature_extraction/MobileNetV2")
 
 
@@ -46,9 +53,8 @@ def finish(root, settings):
     folder = root / "runs" / study.name
     prepared = runs.prepare(study, folder)
     save_study(study, folder / "study.json")
-    for backbone in study.backbones:
-        run = folder / "feature_extraction" / backbone
-        training.train_run(study, "feature_extraction", backbone, prepared, run)
+    for strategy in study.strategies:
+        training.train_run(study, strategy, "MobileNetV2", prepared, folder / strategy / "MobileNetV2")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +65,7 @@ def project(tmp_path_factory):
         patch.setenv("SKIN_TL_HAM10000", str(draw_dataset(root / "HAM10000", 50, 1, (96, 72), workers=1)))
         patch.setenv("SKIN_TL_CACHE", str(root / "cache"))
         patch.delenv("SKIN_TL_WEIGHTS", raising=False)
+        tiny.install(patch.setattr)
         finish(root, STUDY)
         yield root
 
@@ -83,26 +90,31 @@ def said(project, files, subsets):
     return prediction.predict_images([files[name] for name in chosen], "small", n_nearest=3, root=project)
 
 
-def test_probabilities_are_the_models_calibrated_on_the_validation_subset(project, said):
-    table = said.table
-    model = keras.models.load_model(project / RUN / "model.keras", compile=False)
-    pictures = [Image.open(path).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC) for path in table["image"]]
-    raw = np.asarray(model.predict_on_batch(np.stack(pictures)), float)
-
-    written = pd.read_csv(project / RUN / "predictions.csv").query("arm == 'main' and seed == 2 and subset == 'val'")
+def calibrated(raw, run):
+    """Return probabilities, (n, 7), calibrated on the validation subset of a run by scikit-learn and SciPy alone."""
+    written = pd.read_csv(run / "predictions.csv").query("arm == 'main' and seed == 2 and subset == 'val'")
     logits, labels = np.log(written[PROBABILITIES].to_numpy(float)), list(CLASSES)
 
     def loss(temperature):
         return log_loss(written["dx"], special.softmax(logits / temperature, axis=1), labels=labels)
 
     temperature = optimize.minimize_scalar(loss, bounds=(0.05, 20), method="bounded").x
-    expected = special.softmax(np.log(raw) / temperature, axis=1)
+    return special.softmax(np.log(raw) / temperature, axis=1)
+
+
+def test_probabilities_are_the_models_calibrated_on_the_validation_subset(project, said):
+    table = said.table
+    model = keras.models.load_model(project / RUN / "model.keras", compile=False)
+    pictures = [Image.open(path).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC) for path in table["image"]]
+    raw = np.asarray(model.predict_on_batch(np.stack(pictures)), float)
+    expected = calibrated(raw, project / RUN)
     assert np.abs(expected - raw).max() > 0.02  # calibration does something
     np.testing.assert_allclose(table[PROBABILITIES].sum(axis=1), 1, atol=1e-12)
     np.testing.assert_allclose(table[PROBABILITIES].to_numpy(), expected, atol=2e-3)
     np.testing.assert_allclose(table["p_malignant"], table[["p_mel", "p_bcc", "p_akiec"]].sum(axis=1))
     assert table["predicted"].tolist() == [CLASSES[place] for place in raw.argmax(axis=1)]
     assert said.random_weights and any("random" in told for told in said.warnings())
+    assert (table["unlike"] == (table["unlikeness"] > table["limit"])).all()
 
 
 def test_neighbours_are_training_images_of_different_lesions(project, files, subsets, said):
@@ -143,14 +155,38 @@ def others(folder):
     return [str(folder / f"{name}.png") for name in pictures]
 
 
-def test_text_and_plain_colours_are_unlike_drawn_lesions_and_lesions_are_not(project, said, tmp_path):
-    lesions = said.table[:-1]
-    assert lesions["unlike"].mean() <= 0.2 and not said.table.iloc[-1]["unlike"]
-    assert (lesions["unlike"] == (lesions["unlikeness"] > lesions["limit"])).all()
-    other = prediction.predict_images(others(tmp_path), "small", root=project)
+class Colours:
+    """Stands for a network that has learned to see, as the small study's has not: how many pixels have each colour."""
+
+    def predict_on_batch(self, pixels):
+        codes = (pixels // 32).astype(int) @ [64, 8, 1]
+        return np.stack([np.bincount(code.ravel(), minlength=512) for code in codes]).astype(np.float32)
+
+
+class Undecided:
+    """Stands for its head."""
+
+    def predict_on_batch(self, values):
+        return np.full((len(values), len(CLASSES)), 1 / len(CLASSES), np.float32)
+
+
+def test_text_and_plain_colours_are_unlike_drawn_lesions_and_lesions_are_not(
+    project, files, subsets, said, tmp_path, monkeypatch
+):
+    pixels = runs.read_images(project / "runs/small").pixels
+    values, ids = Colours().predict_on_batch(pixels), pd.Index(sorted(files))
+    known, validation = (Rows(values, np.flatnonzero(subsets[ids] == name)) for name in ("train", "val"))
+    whole = prediction.load_predictor(prediction.finished_runs(project / "runs/small")[0])
+    limit = unlikeness_limit(validation, known)
+    seen = dataclasses.replace(whole, body=Colours(), head=Undecided(), known=known, limit=limit)
+    monkeypatch.setattr(prediction, "load_predictor", lambda run: seen)
+    lesions = prediction.predict_images(said.images, "small", root=project)
+    assert lesions.table["unlike"].mean() <= 0.1
+    assert not any(lesions.warnings(image) for image in lesions.table.loc[~lesions.table["unlike"], "image"])
+    pictures = [path for path in others(tmp_path) if "text on #e0ac8c" not in path]  # its colours are those of skin
+    other = prediction.predict_images(pictures, "small", root=project)
     assert other.table["unlike"].all(), other.table[["image", "unlikeness", "limit"]]
-    assert all("unlike" in other.warnings(image)[0] for image in other.images)
-    assert not said.warnings(said.images[-1])
+    assert all("unlike" in other.warnings(image)[0] for image in pictures)
 
 
 @pytest.mark.slow
@@ -169,6 +205,7 @@ def test_text_and_plain_colours_are_unlike_real_lesions_and_lesions_are_not(tmp_
     monkeypatch.setenv("SKIN_TL_HAM10000", str(tmp_path / "some"))
     monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SKIN_TL_WEIGHTS", str(Path(weights).resolve()))
+    monkeypatch.setattr(backbones, "_network", NETWORK)
     finish(tmp_path, STUDY | {"weights": "imagenet", "seeds": [1], "image_size": 128})
     splits = pd.read_csv(tmp_path / "runs/small/dataset/splits.csv").query("subset == 'test'")
     found = prediction.predict_images([data.files[name] for name in splits["image_id"]], "small", root=tmp_path)
@@ -182,35 +219,58 @@ def test_text_and_plain_colours_are_unlike_real_lesions_and_lesions_are_not(tmp_
     assert other.table["unlike"].all(), other.table[["image", "unlikeness", "limit"]]
 
 
+@pytest.mark.parametrize("strategy", ["fine_tuning", "from_scratch"])
+def test_whole_networks_predict_as_their_run_did(project, files, strategy):
+    """Over all flips and rotations, as the study asks for."""
+    other = {"fine_tuning": "from_scratch_epochs", "from_scratch": "fine_tuning_epochs"}[strategy]
+    tuning = {key: value for key, value in tiny.TUNING.items() if key != other}
+    changes = {"name": strategy, "strategies": [strategy], "seeds": [2], "test_time_augmentation": True}
+    finish(project, STUDY | tuning | changes)
+    run = project / "runs" / strategy / strategy / "MobileNetV2"
+    written = pd.read_csv(run / "predictions.csv").query("subset == 'test'")[:6]
+    found = prediction.predict_images([files[name] for name in written["image_id"]], strategy, root=project)
+    expected = calibrated(written[PROBABILITIES].to_numpy(float), run)
+    np.testing.assert_allclose(found.table[PROBABILITIES].to_numpy(), expected, atol=2e-3)
+    assert set(found.table["strategy"]) == {strategy} and len(found.neighbours) == 6 * prediction.N_NEAREST
+    assert found.random_weights == (strategy == "fine_tuning")  # from scratch, they are meant
+
+
 # What is printed
 
 
-def test_the_table_fits_the_terminal_and_json_holds_the_same(project, files, said, tmp_path, capsys):
-    text = others(tmp_path)[-1]
-    image = said.images[0]
-    arguments = ["--study", "small", os.path.basename(image), text, "--from", os.path.dirname(image)]
+def test_the_table_fits_the_terminal_and_json_holds_the_same(project, said, capsys, monkeypatch):
+    image, path = said.images[0], said.images[1]
+    arguments = ["--study", "small", os.path.basename(image), path, "--from", os.path.dirname(image)]
+    usual = prediction.load_predictor(prediction.finished_runs(project / "runs/small")[0])
+    middle = said.table["unlikeness"][:2].mean()
+    monkeypatch.setattr(prediction, "load_predictor", lambda run: dataclasses.replace(usual, limit=middle))
+    unlike = int(said.table["unlikeness"][1] > middle)  # one of the two
     assert prediction.main(arguments, project) == 0
     shown = capsys.readouterr().out
     lines = shown.splitlines()
-    assert max(len(line) for line in lines if line not in (text, image)) <= 80
+    assert max(len(line) for line in lines if line != path) <= 80
     assert lines[0].startswith("study small") and "Not a diagnosis" in shown
-    row = said.table.iloc[0]
-    found = next(line for line in lines if line.startswith("  MobileNetV2")).split()
-    assert found[1] == row["predicted"]
-    np.testing.assert_allclose([float(part) for part in found[2:9]], 100 * row[PROBABILITIES].astype(float), atol=0.051)
+    rows = [line for line in lines if line.startswith("  MobileNetV2 ")]
+    for line, row in zip(rows, said.table[:2].to_dict("records"), strict=True):
+        found = line.rstrip("!").split()
+        assert found[1] == row["predicted"]
+        wanted = [100 * row[name] for name in (*PROBABILITIES, "p_malignant")] + [row["unlikeness"] / middle]
+        np.testing.assert_allclose([float(part) for part in found[2:]], wanted, atol=0.051)
+    assert [line.endswith("!") for line in rows] == [unlike == 0, unlike == 1]
     warned = [place for place, line in enumerate(lines) if "WARNING" in line]
-    assert len(warned) == 1 and lines[warned[0] - 1] == text
+    assert len(warned) == 1 and lines[warned[0] - 1] == (os.path.basename(image), path)[unlike]
 
     assert prediction.main([*arguments, "--json"], project) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["study"] == "small" and "Not a diagnosis" in content["warnings"][0]
-    first, second = content["images"]
-    assert first["image"] == os.path.basename(image) and not first["warnings"] and "unlike" in second["warnings"][0]
-    one = first["predictions"][0]
-    np.testing.assert_allclose([one["probabilities"][name] for name in CLASSES], row[PROBABILITIES].astype(float))
-    assert one["nearest"][0]["lesion_id"] == said.neighbours.iloc[0]["lesion_id"]
-    assert one["unlike"] is False and second["predictions"][0]["unlike"] is True
-    assert len(one["nearest"]) == prediction.N_NEAREST
+    assert [of["image"] for of in content["images"]] == [os.path.basename(image), path]
+    for place, of in enumerate(content["images"]):
+        one, row = of["predictions"][0], said.table.iloc[place]
+        assert one["unlike"] is bool(of["warnings"]) is (place == unlike)
+        np.testing.assert_allclose([one["probabilities"][name] for name in CLASSES], row[PROBABILITIES].astype(float))
+        assert one["predicted"] == row["predicted"] and len(one["nearest"]) == prediction.N_NEAREST
+        known = said.neighbours[said.neighbours["image"] == row["image"]]
+        assert [near["image_id"] for near in one["nearest"][:3]] == known["image_id"].tolist()
 
 
 def test_the_longest_names_fit_too():
@@ -265,11 +325,12 @@ def test_a_file_that_is_no_image_is_told_in_one_line(project, files, tmp_path, c
 
 def test_unknown_studies_and_backbones_are_told_with_those_that_there_are(project, files, tmp_path, capsys):
     image = next(iter(files.values()))
-    assert "small" in refused(project, capsys, "--study", "smal", image)
+    line = refused(project, capsys, "--study", "smal", image)
+    assert "No study is named 'smal'. Studies with finished runs: " in line and "small." in line
     assert "has no finished run of 'VGG16'. It has: MobileNetV2" in refused(
         project, capsys, "--backbone", "VGG16", image
     )
-    assert "no finished run" in refused(tmp_path, capsys, image)
+    assert "No study has finished runs" in refused(tmp_path, capsys, image)
     half = tmp_path / "runs" / "half"
     half.mkdir(parents=True)
     shutil.copy(project / "runs/small/study.json", half)

@@ -198,8 +198,9 @@ def test_slides_ask_each_study_s_report_for_what_it_shows(make, monkeypatch, roo
     shown = {re.search(r'id="([^"]+)"', piece)[1] for slide in deck["slides"] for piece in slide["shown"]}
     repeats = name == "reproduction"
     policy = "image-unit" if repeats else f"{report.main.split_policy}-native"
+    policy = f"{report.main.strategy.replace('_', '-')}-{policy}"
     first = report.study["backbones"][0].lower()
-    assert f"table-classification-report-feature-extraction-{policy}-{first}" in shown
+    assert f"table-classification-report-{policy}-{first}" in shown
     assert len([one for one in ids if one.startswith("comparison-")]) == 1 + repeats
 
 

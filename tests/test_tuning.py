@@ -236,8 +236,11 @@ def test_fine_tuning_begins_with_what_the_head_predicts(study, tmp_path):
     wanted = np.asarray(head.predict_on_batch(np.asarray(features)))
     np.testing.assert_allclose(tuning.predict_rows(network.whole, data.images.pixels, rows, 8), wanted, atol=1e-4)
     views = np.repeat(PLAIN, len(rows), 0)
-    logits = network.training.predict_on_batch({"pixels": np.asarray(data.images.pixels), "views": views})
+    logits = network.training({"pixels": np.asarray(data.images.pixels), "views": views}, training=True)
     np.testing.assert_allclose(special.softmax(np.asarray(logits), 1), wanted, atol=1e-4)
+    learning = {variable.path for variable in network.training.trainable_variables}
+    assert any("block_1_conv" in path for path in learning) and any("diagnosis" in path for path in learning)
+    assert not any("moving" in path for path in learning)
 
 
 @pytest.mark.parametrize("strategy", ["fine_tuning", "from_scratch"])

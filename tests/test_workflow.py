@@ -383,7 +383,7 @@ def test_lab_serves_the_notebooks_with_a_kernel_of_the_environment(ready):
             raise AssertionError("no answer")
 
         listed = {item["name"] for item in ask("contents")["content"]}
-        assert listed == {file.name for file in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+        assert listed == {"README.md", *(file.name for file in (ROOT / "notebooks").glob("[0-9]*.ipynb"))}
         kernels = ask("kernelspecs")
         assert kernels["default"] == "python3" and list(kernels["kernelspecs"]) == ["python3"]
         notebook = {"path": min(listed), "name": "", "type": "notebook", "kernel": {"name": "python3"}}
