@@ -701,7 +701,8 @@ def operating_points(decisions, labels=None):
                 face = "white" if point == "diagnosis" else colour
                 axes.plot(row["value"], place + shift, marker, markersize=7, color=colour, markerfacecolor=face)
                 if shown == "missed":
-                    text = f"{_count(labels, row['value'], counts)} ({labels.number(row['value'] / total['value'], '.0%')})"
+                    share = labels.number(row["value"] / total["value"], ".0%")
+                    text = f"{_count(labels, row['value'], counts)} ({share})"
                 else:
                     flagged = cells.loc[(backbone, point, "flagged_benign"), "value"]
                     text = f"{labels.number(row['value'], '.0%')} ({_count(labels, flagged, counts)})"
