@@ -31,7 +31,7 @@ from skin_tl.tables import (
     read_study_files,
     report_tables,
 )
-from skin_tl.texts import Labels, Texts, format_number, format_p, languages, plain, without_tags
+from skin_tl.texts import Labels, Texts, format_number, format_p, languages, plain, typeset, without_tags
 
 _GRID = "display:grid;gap:12px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,360px),1fr))"
 """Panels stand beside each other where there is room; written into each figure, for it holds in a notebook too."""
@@ -121,6 +121,7 @@ class Report:
         self.external = self.study.get("external")
         self.texts = Texts(language, self.facts, self._context(), texts)
         self._numbers = {}
+        self._semicolon = typeset(" ;", language).lstrip(" ")  # with French's narrow space before it
 
     def _context(self):
         """Return what the templates may look at: flags, names and lists, no numbers to be shown."""
@@ -531,7 +532,7 @@ class Report:
             return Markup("")
         low, high = (format_number(end, spec, self.language) for end in (low, high))
         mark = "≈ " if approximate else ""
-        return Markup(' <span class="interval">{}[{}; {}]</span>').format(mark, low, high)
+        return Markup(' <span class="interval">{}[{}{} {}]</span>').format(mark, low, self._semicolon, high)
 
     def compared(self, setup):
         """Return the rows of ``scores.csv`` of a set-up: backbones, the best macro F1 first, ensemble and baselines."""
@@ -666,7 +667,7 @@ class Report:
                 row = pair[pair["metric"] == metric].iloc[0]
                 low, high = (format_number(row[name], "+.2f", self.language) for name in ("ci_low", "ci_high"))
                 p = format_p(row["p_holm"], self.language)
-                words = Markup(' <span class="interval">[{}; {}] {}</span>').format(low, high, p)
+                words = Markup(' <span class="interval">[{}{} {}] {}</span>').format(low, self._semicolon, high, p)
                 cell = self._cell(row["difference"], "+.3f")
                 cells.append((Markup("<strong>{}</strong>").format(cell) if row["real"] else cell) + words)
             rows.append([Markup("{} − {}").format(a, b), *cells])
@@ -724,8 +725,13 @@ class Report:
         rows = []
         for row in self.tables["fingerprints.csv"].to_dict("records"):
             group = "split_policy" if row["kind"] == "split" else "strategy"
+            group = "dataset" if row["kind"] == "data" else group
             name = ", ".join(self.labels.known(group, word) for word in row["name"].split(", "))
-            rows.append([self.labels(f"kind.{row['kind']}"), name, Markup("<code>{}</code>").format(row["value"])])
+            value = Markup("<code>{}</code>").format(row["value"])
+            if row["kind"] == "weights":
+                source, _, rest = row["value"].partition(" ")
+                value = Markup("{} <code>{}</code>").format(self.labels.known("source", source), rest)
+            rows.append([self.labels(f"kind.{row['kind']}"), name, value])
         return self._heads("kind", "name", "value"), rows, "fingerprints.csv"
 
 

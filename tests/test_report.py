@@ -552,6 +552,14 @@ def test_numbers_are_written_as_each_language_does():
     assert format_number(float("nan"), ".2f") == "–"
 
 
+def test_intervals_and_their_ends_are_parted_as_each_language_does(make):
+    for language, mark in (("en", r"\d;"), ("fr", rf"\d{NARROW_SPACE};")):
+        report = make("fits_demo", None, language)
+        for name in ("scores", "comparisons"):
+            table = parse(str(report.table(name, setup=report.main).html)).text
+            assert ";" in table and table.count(";") == len(re.findall(mark, table)), name
+
+
 def test_french_spaces_do_not_break():
     assert typeset("Quoi ? « Rien » : 5 %", "fr") == "Quoi\u202f? «\u00a0Rien\u00a0»\u00a0: 5\u202f%"
     assert typeset("What ? : 5 %", "en") == "What ? : 5 %"
