@@ -297,7 +297,7 @@ rule report:
         sources("tables", "facts", "texts", "drawing", "result_figures", "figures", "report"),
         "notebooks/3_report.ipynb",
     output: f"{RUNS}/report/report.{{language}}.ipynb"
-    params: depends=depends(title=study.title, overrides=study.overrides)
+    params: depends=depends(title=study.title, overrides=study.overrides, images=study.images)
     log: f"{RUNS}/logs/report_{{language}}.log"
     shell: "{STEP} report {STUDY} --language {wildcards.language} > {log} 2>&1"
 

@@ -15,10 +15,20 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 INK, SOFT, GRID = "#1f2933", "#52606d", "#d9dfe5"
+GREY = "#767676"
+"""Of what is not to be compared: baselines, and groups too small for a conclusion."""
+
+LEARNED, NEW, BLANK, UNUSED = "#9fc5e8", "#f6b26b", "#ffffff", "#d9d9d9"
+"""Layers of a network in the drawings that explain: learned before, to be learned, random, thrown away."""
+LEARNED_TEXT, NEW_TEXT = "#1d4f7a", "#a04000"
+"""Words and strokes that belong to such layers, dark enough to be read on white."""
+SIGNED = sns.color_palette("vlag", as_cmap=True)
+"""Colours of numbers below and above zero."""
 
 # Okabe and Ito's palette, its black left to the text.
 DIAGNOSES = {
@@ -40,9 +50,9 @@ BACKBONE_STYLES = {
     "MobileNetV2": ("#882255", "v"),
     "ConvNeXtTiny": ("#2E8BB0", "P"),
     "ensemble": ("#1F2933", "X"),
-    "majority": ("#767676", "<"),
-    "metadata_only": ("#767676", ">"),
-    "colour_histogram": ("#767676", "d"),
+    "majority": (GREY, "<"),
+    "metadata_only": (GREY, ">"),
+    "colour_histogram": (GREY, "d"),
 }
 _OTHER_STYLES = (("#AA4499", "8"), ("#6B6B00", "p"), ("#4A4A4A", "h"))
 
@@ -107,6 +117,22 @@ def backbone_style(backbone):
 def backbone_name(backbone, labels):
     """Return how a backbone is called in a language: its own name, or the label of a pseudo-backbone."""
     return labels.known("backbone", backbone)
+
+
+def ink_on(colour):
+    """Return the colour of words on a coloured ground: ink, white or black, the first with a contrast of 4.5 (AA)."""
+    return next(ink for ink in (INK, "white", "black") if contrast_of(ink, colour) >= 4.5)
+
+
+def contrast_of(*colours):
+    """Return the contrast of two colours as WCAG 2 defines it, 1 to 21."""
+    darker, lighter = sorted(map(_luminance, colours))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour):
+    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
+    return np.dot(tuple(linear), (0.2126, 0.7152, 0.0722))
 
 
 def to_svg(figure, prefix="figure"):

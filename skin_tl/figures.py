@@ -14,7 +14,6 @@ import io
 
 import matplotlib as mpl
 import numpy as np
-import seaborn as sns
 from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from PIL import Image
@@ -22,14 +21,22 @@ from scipy import signal
 
 from skin_tl.drawing import (
     BACKBONE_STYLES,
+    BLANK,
     DIAGNOSES,
     GRID,
     INK,
+    LEARNED,
+    LEARNED_TEXT,
+    NEW,
+    NEW_TEXT,
+    SIGNED,
     SOFT,
     THEME,
+    UNUSED,
     Drawing,
     backbone_name,
     backbone_style,
+    ink_on,
     new_figure,
     themed,
     to_svg,
@@ -114,7 +121,6 @@ def _cells(axes, values, left, top, cell, cmap, low, high, labels, size=6.5):
         colour = colours((value - low) / (high - low))
         corner = (left + column * cell, top - (row + 1) * cell)
         axes.add_patch(Rectangle(corner, cell, cell, facecolor=colour, edgecolor="white", linewidth=0.6))
-        bright = np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.55
         axes.text(
             corner[0] + cell / 2,
             corner[1] + cell / 2,
@@ -122,7 +128,7 @@ def _cells(axes, values, left, top, cell, cmap, low, high, labels, size=6.5):
             ha="center",
             va="center",
             fontsize=size,
-            color=INK if bright else "white",
+            color=ink_on(colour),
         )
 
 
@@ -179,36 +185,34 @@ def cnn_operations(labels=None):
     positive = np.maximum(maps, 0)
     pooled = positive.reshape(3, 2, 3, 2).max(axis=(1, 3))
     highest = np.abs(maps).max()
-    signed = sns.color_palette("vlag", as_cmap=True)
-    grey = "gray"
     mark = DIAGNOSES["mel"]
 
     first, axes = _canvas(4.6, 2.5)
     cell = 0.215
-    _cells(axes, _SPOT, 0.12, 1.98, cell, grey, 0, 10, labels)
+    _cells(axes, _SPOT, 0.12, 1.98, cell, "gray", 0, 10, labels)
     _frame(axes, 0.12 + 4 * cell, 1.98 - cell, 3, 3, cell, mark)
-    _cells(axes, _FILTER, 2.03, 1.44, 0.215, signed, -2.6, 2.6, labels)
+    _cells(axes, _FILTER, 2.03, 1.44, 0.215, SIGNED, -2.6, 2.6, labels)
     _frame(axes, 2.03, 1.44, 3, 3, 0.215, mark)
     axes.text(2.35, 1.55, labels("cnn.filter"), ha="center", va="bottom", fontsize=8)
     _arrow(axes, (2.72, 1.12), (3.05, 1.12))
-    _cells(axes, maps, 3.12, 1.76, cell, signed, -highest, highest, labels)
+    _cells(axes, maps, 3.12, 1.76, cell, SIGNED, -highest, highest, labels)
     _frame(axes, 3.12 + 4 * cell, 1.76 - cell, 1, 1, cell, mark)
     axes.text(0.12 + 4 * cell, 0.12, labels("cnn.picture"), ha="center", fontsize=8)
     axes.text(3.12 + 3 * cell, 0.12, labels("cnn.map"), ha="center", fontsize=8)
 
     second, axes_relu = _canvas(4.6, 2.5)
-    _cells(axes_relu, maps, 0.35, 1.86, 0.25, signed, -highest, highest, labels, 7)
+    _cells(axes_relu, maps, 0.35, 1.86, 0.25, SIGNED, -highest, highest, labels, 7)
     _arrow(axes_relu, (2.0, 1.11), (2.6, 1.11))
     axes_relu.text(2.3, 1.2, "max(0, x)", ha="center", va="bottom", fontsize=8)
-    _cells(axes_relu, positive, 2.75, 1.86, 0.25, signed, -highest, highest, labels, 7)
+    _cells(axes_relu, positive, 2.75, 1.86, 0.25, SIGNED, -highest, highest, labels, 7)
     axes_relu.text(1.1, 0.12, labels("cnn.map"), ha="center", fontsize=8)
     axes_relu.text(3.5, 0.12, labels("cnn.rectified"), ha="center", fontsize=8)
 
     third, axes_pool = _canvas(4.6, 2.5)
-    _cells(axes_pool, positive, 0.35, 1.86, 0.25, signed, -highest, highest, labels, 7)
+    _cells(axes_pool, positive, 0.35, 1.86, 0.25, SIGNED, -highest, highest, labels, 7)
     _arrow(axes_pool, (2.0, 1.11), (2.6, 1.11))
     axes_pool.text(2.3, 1.2, labels("cnn.largest"), ha="center", va="bottom", fontsize=8)
-    _cells(axes_pool, pooled, 2.93, 1.69, 0.38, signed, -highest, highest, labels, 8.5)
+    _cells(axes_pool, pooled, 2.93, 1.69, 0.38, SIGNED, -highest, highest, labels, 8.5)
     for row in range(3):
         for column in range(3):
             _frame(axes_pool, 0.35 + 0.5 * column, 1.86 - 0.5 * row, 2, 2, 0.25, SOFT)
@@ -219,7 +223,7 @@ def cnn_operations(labels=None):
 
     fourth, axes_class = _canvas(4.6, 2.5)
     flat = pooled.reshape(9, 1)
-    _cells(axes_class, flat, 0.35, 2.32, 0.225, signed, -highest, highest, labels, 7)
+    _cells(axes_class, flat, 0.35, 2.32, 0.225, SIGNED, -highest, highest, labels, 7)
     heights = [2.2 - 0.3 * place for place in range(len(CLASSES))]
     weights = np.random.default_rng(5).normal(0, 0.05, (len(CLASSES), 9))  # a head that has learned nothing yet
     chances = np.exp(weights @ flat[:, 0])
@@ -316,19 +320,18 @@ def transfer(labels=None, **fields):
         From scratch, transfer.
     """
     labels = labels or labels_of()
-    blank, learned, head = "#ffffff", "#9fc5e8", "#f6b26b"
     width, height = 4.6, 3.9
     scratch, axes = _canvas(width, 2.6)
     axes.text(width / 2, 2.52, labels("transfer.scratch"), ha="center", va="top", fontweight="bold", fontsize=9.5)
     bottom = 0.8
     _block(axes, 0.08, bottom + 0.12, 1.0, 0.76, labels("transfer.skin", **fields))
     _arrow(axes, (1.12, bottom + 0.5), (1.36, bottom + 0.5))
-    _network(axes, 1.45, bottom, [blank] * _LAYERS + [blank])
+    _network(axes, 1.45, bottom, [BLANK] * (_LAYERS + 1))
     _arrow(axes, (3.12, bottom + 0.5), (3.4, bottom + 0.5))
     _block(axes, 3.45, bottom + 0.12, 1.07, 0.76, labels("transfer.diagnoses"))
     axes.text(2.24, bottom + 1.12, labels("transfer.random"), ha="center", va="bottom", fontsize=8)
-    axes.plot([1.45, 3.0], [bottom - 0.12] * 2, color=DIAGNOSES["mel"], linewidth=2)
-    axes.text(2.24, bottom - 0.2, labels("transfer.all_learn"), ha="center", va="top", fontsize=8, color="#a04000")
+    axes.plot([1.45, 3.0], [bottom - 0.12] * 2, color=NEW_TEXT, linewidth=2)
+    axes.text(2.24, bottom - 0.2, labels("transfer.all_learn"), ha="center", va="top", fontsize=8, color=NEW_TEXT)
 
     reuse, axes = _canvas(width, height)
     axes.text(
@@ -337,21 +340,21 @@ def transfer(labels=None, **fields):
     top, bottom = 2.2, 0.55
     _block(axes, 0.08, top + 0.12, 1.0, 0.76, labels("transfer.photographs", **fields))
     _arrow(axes, (1.12, top + 0.5), (1.36, top + 0.5))
-    _network(axes, 1.45, top, [learned] * _LAYERS + ["#d9d9d9"])
+    _network(axes, 1.45, top, [LEARNED] * _LAYERS + [UNUSED])
     _arrow(axes, (3.12, top + 0.5), (3.4, top + 0.5))
     _block(axes, 3.45, top + 0.12, 1.07, 0.76, labels("transfer.categories", **fields))
     axes.text(2.24, top + 1.06, labels("transfer.source"), ha="center", va="bottom", fontsize=8)
-    _arrow(axes, (2.07, top - 0.06), (2.07, bottom + 1.08), colour="#2b6ca3", width=2.4)
-    axes.text(2.2, (top + bottom + 1) / 2 + 0.01, labels("transfer.copy"), va="center", fontsize=8, color="#1d4f7a")
+    _arrow(axes, (2.07, top - 0.06), (2.07, bottom + 1.08), colour=LEARNED_TEXT, width=2.4)
+    axes.text(2.2, (top + bottom + 1) / 2 + 0.01, labels("transfer.copy"), va="center", fontsize=8, color=LEARNED_TEXT)
     _block(axes, 0.08, bottom + 0.12, 1.0, 0.76, labels("transfer.skin", **fields))
     _arrow(axes, (1.12, bottom + 0.5), (1.36, bottom + 0.5))
-    _network(axes, 1.45, bottom, [learned] * _LAYERS + [head])
+    _network(axes, 1.45, bottom, [LEARNED] * _LAYERS + [NEW])
     _arrow(axes, (3.12, bottom + 0.5), (3.4, bottom + 0.5))
     _block(axes, 3.45, bottom + 0.12, 1.07, 0.76, labels("transfer.diagnoses"))
-    axes.plot([1.45, 2.72], [bottom - 0.08] * 2, color="#2b6ca3", linewidth=2)
-    axes.text(2.08, bottom - 0.15, labels("transfer.frozen"), ha="center", va="top", fontsize=8, color="#1d4f7a")
-    axes.plot([2.8, 3.0], [bottom - 0.08] * 2, color=DIAGNOSES["mel"], linewidth=2)
-    axes.text(2.86, bottom - 0.15, labels("transfer.learns"), ha="left", va="top", fontsize=8, color="#a04000")
+    axes.plot([1.45, 2.72], [bottom - 0.08] * 2, color=LEARNED_TEXT, linewidth=2)
+    axes.text(2.08, bottom - 0.15, labels("transfer.frozen"), ha="center", va="top", fontsize=8, color=LEARNED_TEXT)
+    axes.plot([2.8, 3.0], [bottom - 0.08] * 2, color=NEW_TEXT, linewidth=2)
+    axes.text(2.86, bottom - 0.15, labels("transfer.learns"), ha="left", va="top", fontsize=8, color=NEW_TEXT)
     return [scratch, reuse]
 
 

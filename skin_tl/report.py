@@ -42,6 +42,25 @@ _CASE = "flex:1 1 180px;max-width:320px"
 
 _MOMENTS = ("started", "finished")
 
+_WORDS = (
+    "contents",
+    "skip",
+    "colours",
+    "system",
+    "light",
+    "dark",
+    "enlarge",
+    "close",
+    "sort",
+    "ascending",
+    "descending",
+)
+_WORDS += ("unsorted", "copy", "copied", "not_copied", "low", "high", "p_holm", "whole")
+"""Words of the page and of its controls, labels below `page`."""
+
+_BLANKS = {name: f"{{{name}}}" for name in ("name", "rows")}
+"""What the page's script fills in."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -90,6 +109,8 @@ class Report:
     setups : list of skin_tl.tables.Setup
     main : skin_tl.tables.Setup
         The set-up that the conclusions rest on.
+    pictures : bool
+        Whether pictures of the data set may be shown: every piece that would hold one asks for it (study key `images`).
     explained : list of skin_tl.tables.Setup
         Those of the models that Grad-CAM was asked about, one per strategy.
 
@@ -119,6 +140,8 @@ class Report:
         published = set(self.tables["published_results.csv"]["backbone"])
         self.published_backbones = [name for name in self.study["backbones"] if name in published]
         self.external = self.study.get("external")
+        self.pictures = self.study.get("images", True)
+        self.narrowed = [key for key in self.study.get("overrides", []) if key != "images"]
         self.texts = Texts(language, self.facts, self._context(), texts)
         self._numbers = {}
         self._semicolon = typeset(" ;", language).lstrip(" ")  # with French's narrow space before it
@@ -132,7 +155,8 @@ class Report:
             "study": study,
             "synthetic": self.files.synthetic,
             "random_weights": self.files.random_weights,
-            "overrides": study.get("overrides", []),
+            "overrides": self.narrowed,
+            "pictures": self.pictures,
             "classes": CLASSES,
             "backbones": study["backbones"],
             "published_backbones": self.published_backbones,
@@ -266,7 +290,7 @@ class Report:
         kinds = {
             "synthetic": self.files.synthetic,
             "random": self.files.random_weights,
-            "narrowed": bool(self.study.get("overrides")),
+            "narrowed": bool(self.narrowed),
         }
         return [
             (kind, self.texts.caption("banners", kind, "text"), self.texts.caption("banners", kind, "short"))
@@ -285,7 +309,7 @@ class Report:
             "language": self.language,
             "title": title,
             "running": " · ".join(short),
-            "words": {key: self.labels(f"page.{key}") for key in ("contents", "skip")},
+            "words": {key: self.labels(f"page.{key}", **_BLANKS) for key in _WORDS},
             "page_of": self.labels("page.page", page="\0", pages="\0").split("\0"),
         }
         return Piece(Markup("\n").join([Markup('<h1 id="title">{}</h1>').format(title), *lines]), page)
@@ -323,7 +347,9 @@ class Report:
         return Piece(self._captioned(anchor, "figure", number, body, caption, data))
 
     def examples(self, n_examples=5):
-        """Return pictures of each diagnosis from the decoded images, each with a text of its own."""
+        """Return pictures of each diagnosis, each with a text of its own; without pictures, the words that say why."""
+        if not self.pictures:
+            return self.text("no_pictures")
         images = runs.read_images(self.files.folder)
         number, anchor = self._number("figure", "examples", {})
         rows = []
@@ -483,10 +509,14 @@ class Report:
     def _heads(self, *names):
         return [(self.labels(f"column.{name.lstrip('#')}"), name.startswith("#")) for name in names]
 
-    def _cell(self, value, spec):
+    def _cell(self, value, spec, part=""):
+        """Return a number of a table; `part` says what it is where a cell holds several (a word below `page`)."""
         if value is None or pd.isna(value):
             return "–"
-        return Markup('<data value="{}">{}</data>').format(value, format_number(value, spec, self.language))
+        return _data(value, format_number(value, spec, self.language), part)
+
+    def _p_value(self, value):
+        return _data(value, format_p(value, self.language), "p_holm")
 
     def _cells(self, row, specs):
         return [self._cell(row[name], spec) for name, spec in specs.items()]
@@ -530,7 +560,7 @@ class Report:
         """Return an interval in brackets, with a mark where it is approximate."""
         if pd.isna(low):
             return Markup("")
-        low, high = (format_number(end, spec, self.language) for end in (low, high))
+        low, high = self._cell(low, spec, "low"), self._cell(high, spec, "high")
         mark = "≈ " if approximate else ""
         return Markup(' <span class="interval">{}[{}{} {}]</span>').format(mark, low, self._semicolon, high)
 
@@ -602,7 +632,8 @@ class Report:
                     shown = self._cell(cell["value"], spec)
                     if metric in ("missed", "flagged_benign"):
                         of = cells.loc[(backbone, {"missed": "tested", "flagged_benign": "benign"}[metric]), "value"]
-                        shown = Markup("{} / {}").format(shown, self._cell(of, ",.0f" if of % 1 == 0 else ",.1f"))
+                        spec_of = ",.0f" if of % 1 == 0 else ",.1f"
+                        shown = Markup("{} / {}").format(shown, self._cell(of, spec_of, "whole"))
                     row.append(shown + self._interval(cell["ci_low"], cell["ci_high"], spec))
                 point_name = self.labels(f"point.{point}", sensitivity=format_number(SENSITIVITY, ".0%", self.language))
                 rows.append([self.labels.known("backbone", backbone), point_name, *row])
@@ -620,7 +651,7 @@ class Report:
                 names.append(self.labels(f"split_policy.{row['split_policy']}"))
             difference = self._cell(row["difference"], "+.3f")
             difference += self._interval(row["ci_low"], row["ci_high"], "+.2f")
-            p = format_p(row["p_holm"], self.language)
+            p = self._p_value(row["p_holm"])
             cells = self._cells(row, {"value_a": ".3f", "value_b": ".3f"})
             rows.append([row["backbone"], *names, *cells, difference, p])
         first = table.iloc[0]
@@ -665,8 +696,8 @@ class Report:
             cells = []
             for metric in metrics:
                 row = pair[pair["metric"] == metric].iloc[0]
-                low, high = (format_number(row[name], "+.2f", self.language) for name in ("ci_low", "ci_high"))
-                p = format_p(row["p_holm"], self.language)
+                low, high = (self._cell(row[f"ci_{end}"], "+.2f", end) for end in ("low", "high"))
+                p = self._p_value(row["p_holm"])
                 words = Markup(' <span class="interval">[{}{} {}] {}</span>').format(low, self._semicolon, high, p)
                 cell = self._cell(row["difference"], "+.3f")
                 cells.append((Markup("<strong>{}</strong>").format(cell) if row["real"] else cell) + words)
@@ -733,6 +764,12 @@ class Report:
                 value = Markup("{} <code>{}</code>").format(self.labels.known("source", source), rest)
             rows.append([self.labels(f"kind.{row['kind']}"), name, value])
         return self._heads("kind", "name", "value"), rows, "fingerprints.csv"
+
+
+def _data(value, shown, part=""):
+    """Return a number of a table as HTML that carries its value, and which part of its cell it is."""
+    part = Markup(' class="{}"').format(part) if part else ""
+    return Markup('<data value="{}"{}>{}</data>').format(value, part, shown)
 
 
 def _anchor(kind, name, context):

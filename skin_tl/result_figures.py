@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from skin_tl.decisions import SENSITIVITY
 from skin_tl.drawing import (
     DIAGNOSES,
+    GREY,
     GRID,
     INK,
     SOFT,
@@ -23,6 +24,7 @@ from skin_tl.drawing import (
     difference_axis,
     dumbbell,
     in_lines,
+    ink_on,
     interval_line,
     marker_legend,
     new_figure,
@@ -158,11 +160,12 @@ def confusion_matrix(table, labels=None):
     counts = table.pivot(index="dx", columns="predicted", values="n_images").loc[list(CLASSES), list(CLASSES)]
     shares = table.pivot(index="dx", columns="predicted", values="share").loc[list(CLASSES), list(CLASSES)]
     figure, axes = new_figure(4.5, 4.45)
+    colours = sns.light_palette(DIAGNOSES["nv"], as_cmap=True)
     sns.heatmap(
         shares,
         vmin=0,
         vmax=1,
-        cmap=sns.light_palette(DIAGNOSES["nv"], as_cmap=True),
+        cmap=colours,
         cbar=False,
         ax=axes,
         square=True,
@@ -173,7 +176,7 @@ def confusion_matrix(table, labels=None):
         share = shares.iloc[row, column]
         if count == 0 or np.isnan(share):
             continue
-        colour = "white" if share > 0.55 else INK
+        colour = ink_on(colours(share))
         shown = labels.number(count, ",.0f" if count >= 10 or count == round(count) else ".1f")
         axes.text(column + 0.5, row + 0.4, shown, ha="center", va="center", fontsize=8.5, color=colour)
         axes.text(
@@ -307,11 +310,10 @@ def contrast(table, labels=None):
             markersize=7,
         )
         text = f"{backbone_name(row['backbone'], labels)} {labels.number(row['difference'], '+.2f')}"
-        axes.text(1.05, height, text, va="center", fontsize=8, color=colour)
-    names = [labels(f"{first['factor']}.{first[level]}") for level in ("level_a", "level_b")]
-    axes.set_xticks([0, 1], names)
+        axes.text(1.05, height, text, va="center", fontsize=8)
+    axes.set_xticks([0, 1], _ends(table, labels))
     axes.set_xlim(-0.25, 2.0)
-    axes.set_ylabel(labels(f"metric.{first['metric']}"))
+    axes.set_ylabel(labels("axis.of_score", metric=labels(f"metric.{first['metric']}")))
     axes.grid(visible=False, axis="x")
     axes.spines["bottom"].set_bounds(-0.25, 1.1)
     write_numbers(axes.yaxis, labels, ".2f")
@@ -319,7 +321,7 @@ def contrast(table, labels=None):
 
 
 @themed
-def rank_changes(table, labels=None, n_images=None):
+def rank_changes(table, labels=None):
     """Draw how the rank order of the backbones differs between two levels of a factor, the best on top.
 
     Parameters
@@ -328,8 +330,6 @@ def rank_changes(table, labels=None, n_images=None):
         Rows of ``contrasts.csv`` of one factor, strategy, held level and metric.
     labels : skin_tl.texts.Labels, optional
         English by default.
-    n_images : int, optional
-        Test images that the values rest on, to be written below.
 
     Returns
     -------
@@ -354,21 +354,23 @@ def rank_changes(table, labels=None, n_images=None):
             rank = f"{labels.number(row[f'rank_{end}'], 'd')}."
             text = f"{rank} {name} {value}"
             axes.text(x, height, text, ha=side, va="center", fontsize=8, linespacing=1.05)
-    names = [labels(f"{first['factor']}.{first[f'level_{end}']}") for end in "ab"]
-    axes.set_xticks([0, 1], names)
+    axes.set_xticks([0, 1], _ends(table, labels))
     axes.set_yticks([])
     axes.set_xlim(-0.15, 1.15)
     axes.set_ylim(0.5, len(table) + 0.5)
-    axes.set_xlabel(_rank_label(first["metric"], n_images, labels))
+    axes.set_xlabel(labels("axis.rank", metric=labels(f"metric.{first['metric']}")))
     axes.spines[["left", "bottom"]].set_visible(False)
     return figure
 
 
-def _rank_label(metric, n_images, labels):
-    label = labels("axis.rank", metric=labels(f"metric.{metric}"))
-    if n_images is None:
-        return label
-    return f"{label}\n{labels('axis.n_images', images=labels.number(n_images, ',.0f'))}"
+def _ends(table, labels):
+    """Return the names of the two levels that a table of contrasts compares, each above its number of test images."""
+    names = []
+    for end in "ab":
+        images = labels.number(table[f"n_images_{end}"].mean(), ",.0f")
+        level = labels(f"{table['factor'].iloc[0]}.{table[f'level_{end}'].iloc[0]}")
+        names.append(f"{level}\n{labels('axis.n_images', images=images)}")
+    return names
 
 
 @themed
@@ -747,7 +749,6 @@ def subgroups(table, labels=None, overall=None, backbone=None, metric="macro_f1"
     """
     labels = labels or labels_of()
     colour, marker = backbone_style(backbone) if backbone else (INK, "o")
-    grey = "#767676"
     rows = _grouped(table)
     figure, axes = new_figure(4.6, 1.5 + 0.205 * len(rows))
     names, sizes = [], []
@@ -759,7 +760,7 @@ def subgroups(table, labels=None, overall=None, backbone=None, metric="macro_f1"
             continue
         names.append(_subgroup_name(variable, value, labels))
         sizes.append(labels.number(row["n_lesions"], ",.0f"))
-        shade, face = (colour, colour) if row["conclusive"] else (grey, "white")
+        shade, face = (colour, colour) if row["conclusive"] else (GREY, "white")
         interval_line(axes, row["ci_low"], row["ci_high"], place, shade, 1.6)
         axes.plot(row["value"], place, marker, markersize=6, color=shade, markerfacecolor=face)
     axes.set_yticks(range(len(rows))[::-1], names)

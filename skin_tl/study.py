@@ -106,6 +106,8 @@ class Study(BaseModel):
         How many further random splits are drawn and scored, to see how far a score moves between them.
     external : {'isic2018'}, optional
         A test set from elsewhere that every head predicts once it is trained, see `skin_tl.external`.
+    images : bool
+        Whether report and slides show pictures of the data set; without them they may be shared whatever its licence.
     l2, max_epochs, patience
         How heads are trained: the penalties on the square of the weights, of which the validation subset chooses one
         for each head; the largest number of epochs; and after how many without a better validation macro F1 a head
@@ -154,6 +156,7 @@ class Study(BaseModel):
     leakage: bool = False
     other_splits: int = Field(0, ge=0, le=1000)
     external: Literal["isic2018"] | None = None
+    images: bool = True
     l2: Annotated[list[Annotated[float, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)] = [
         1e-4,
         1e-3,

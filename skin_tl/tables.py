@@ -739,11 +739,11 @@ def contrast_table(scores):
     -------
     pandas.DataFrame
         factor (split_policy or preprocessing), strategy, other (the level of the factor that is held), metric,
-        backbone, level_a, level_b, value_a, value_b, difference (b less a), rank_a, rank_b.  Empty where the study
-        has one level of each.
+        backbone, level_a, level_b, value_a, value_b, difference (b less a), rank_a, rank_b, n_images_a, n_images_b
+        (mean over the seeds).  Empty where the study has one level of each.
     """
     columns = ["factor", "strategy", "other", "metric", "backbone", "level_a", "level_b"]
-    columns += ["value_a", "value_b", "difference", "rank_a", "rank_b"]
+    columns += ["value_a", "value_b", "difference", "rank_a", "rank_b", "n_images_a", "n_images_b"]
     scores = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
     rows = []
     for factor, other, level_a, level_b in (
@@ -756,8 +756,8 @@ def contrast_table(scores):
         for key in a.index[a.index.isin(b.index)]:
             strategy, held, metric, backbone = key
             value_a, value_b = a.loc[key, "value"], b.loc[key, "value"]
-            row = [factor, strategy, held, metric, backbone, level_a, level_b, value_a, value_b]
-            rows.append([*row, value_b - value_a, a.loc[key, "rank"], b.loc[key, "rank"]])
+            row = [factor, strategy, held, metric, backbone, level_a, level_b, value_a, value_b, value_b - value_a]
+            rows.append([*row, *(end.loc[key, name] for name in ("rank", "n_images") for end in (a, b))])
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -78,6 +78,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         "leakage": True,
         "other_splits": 4,
         "external": None,
+        "images": True,
         "l2": [0.001, 0.01],
         "max_epochs": 100,
         "patience": 8,

@@ -19,6 +19,8 @@ from simulated import predictions
 from skin_tl import figures
 from skin_tl.backbones import BACKBONES
 from skin_tl.decisions import decisions_table, roc_points
+from skin_tl.drawing import GREY, INK, LEARNED_TEXT, NEW_TEXT, SOFT, contrast_of, ink_on
+from skin_tl.files import ROOT
 from skin_tl.study import CLASSES
 from skin_tl.texts import Labels, languages
 
@@ -84,7 +86,7 @@ def contrast_rows(factor="preprocessing", levels=("unit", "native"), names=BACKB
     values = dict(zip(names, pairs, strict=False))
     rows = [
         {"factor": factor, "metric": "macro_f1", "backbone": backbone, "level_a": levels[0], "level_b": levels[1]}
-        | {"value_a": a, "value_b": b, "difference": b - a}
+        | {"value_a": a, "value_b": b, "difference": b - a, "n_images_a": 2003, "n_images_b": 1990}
         for backbone, (a, b) in values.items()
     ]
     table = pd.DataFrame(rows)
@@ -184,7 +186,7 @@ def drawn_results(labels, names):
         "published": figures.published(report_rows(names), ["macro_avg"], labels),
         "published_classes": figures.published_classes(report_rows(names), labels),
         "contrast": figures.contrast(contrast_rows(names=names), labels),
-        "rank_changes": figures.rank_changes(contrast_rows(names=names), labels, n_images=2003),
+        "rank_changes": figures.rank_changes(contrast_rows(names=names), labels),
         "effects": figures.effects(effect_rows(names), labels),
         "effects_scaling": figures.effects(effect_rows(names, "preprocessing", "native", "unit"), labels),
         "split_spread": figures.split_spread(spread_rows(names), labels),
@@ -506,6 +508,7 @@ def test_rank_changes_put_the_best_on_top_at_both_ends():
     values = {"VGG16": (0.4, 0.5, 2, 1), "Xception": (0.6, 0.45, 1, 2), "ResNet50": (0.3, 0.45, 3, 2)}
     rows = [
         {"backbone": backbone, "factor": "preprocessing", "metric": "macro_f1", "level_a": "unit", "level_b": "native"}
+        | {"n_images_a": 1511, "n_images_b": 1490}
         | dict(zip(("value_a", "value_b", "rank_a", "rank_b"), numbers, strict=True))
         for backbone, numbers in values.items()
     ]
@@ -515,7 +518,8 @@ def test_rank_changes_put_the_best_on_top_at_both_ends():
     assert [text.get_text() for text in ends] == [*left, "1. VGG16 0.500", "2. ResNet50 0.450", "2. Xception 0.450"]
     starts = {tuple(line.get_ydata()) for line in drawing.axes[0].lines}
     assert starts == {(2, 3), (3, 1), (1, 2)}
-    assert any("n = 1,511" in text for text in shown(figures.rank_changes(pd.DataFrame(rows), n_images=1511)))
+    for name, size in (("scaling to −1…1", "1,511"), ("native scaling", "1,490")):
+        assert f"{name} n = {size} test images" in shown(drawing)
 
 
 def test_split_spread_writes_mean_deviation_and_extremes():
@@ -659,6 +663,22 @@ def _lab(linear):
     xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
     f = np.cbrt(xyz / [0.9505, 1.0, 1.089])
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_words_on_colours_can_be_read():
+    for colour in itertools.product(np.linspace(0, 1, 9), repeat=3):
+        found = _luminance(ink_on(colour)), _luminance(colour)
+        assert (max(found) + 0.05) / (min(found) + 0.05) >= 4.49  # WCAG AA
+    assert ink_on("white") == INK and ink_on("black") == "white"
+    for colour in (INK, SOFT, GREY, LEARNED_TEXT, NEW_TEXT):
+        assert contrast_of(colour, "white") == pytest.approx(1.05 / (_luminance(colour) + 0.05), abs=0.01)
+        assert contrast_of(colour, "white") >= 4.5
+
+
+@pytest.mark.parametrize("name", ["figures", "result_figures"])
+def test_colours_are_named_in_one_place(name):
+    source = (ROOT / "skin_tl" / f"{name}.py").read_text(encoding="utf-8")
+    assert not re.search(r"#[0-9a-fA-F]{6}\b|set_theme|rcParams", source)
 
 
 def test_backbones_have_colours_to_be_read_on_white_and_markers_of_their_own():

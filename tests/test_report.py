@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pages import parse, typed_words
 from sklearn import metrics as skm
 
-from skin_tl import rendering
+from skin_tl import rendering, runs
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, write_csv
 from skin_tl.report import Report
@@ -67,7 +67,9 @@ def test_page_asks_the_network_for_nothing(rendered):
                 assert address.startswith(("data:", "#")) or not address, (element.tag, address)
     styles = "".join(element.text for element in rendered["soup"].all("style"))
     assert "@import" not in styles and "url(" not in styles
-    assert not rendered["soup"].all("script", "iframe", "object", "embed")
+    assert not rendered["soup"].all("iframe", "object", "embed")
+    (script,) = rendered["soup"].all("script")
+    assert not script.attributes and "://" not in script.text
 
 
 def test_page_is_in_its_language_and_small(rendered):
@@ -360,6 +362,25 @@ def test_every_text_fits_every_study(make, name, language):
             assert not re.search(r"[{}]|\bNone\b|\bnan\b|  +[.,;]| [.,]", parse(text).text), text
 
 
+@pytest.mark.parametrize("language", languages())
+@pytest.mark.parametrize(("name", "changes"), [("shared", {}), ("shared_real", {"dataset": "ham10000"})])
+def test_a_report_without_pictures_shows_none_and_says_so(make, monkeypatch, name, changes, language):
+    changes = {"images": False, "overrides": ["images"], "seeds": [1], "backbones": ["VGG16", "ResNet50"]} | changes
+    report = make(name, changes, language)
+    assert not report.pictures and make("fits_demo").pictures
+    monkeypatch.setattr(runs, "read_images", lambda folder: pytest.fail("the images are read"))
+    pieces = [report.header(), report.text("data_set"), report.examples(), report.slides()]
+    cells = [nbformat.v4.new_code_cell() for _ in pieces]
+    for cell, piece in zip(cells, pieces, strict=True):
+        data, about = piece._repr_mimebundle_()
+        cell.outputs = [nbformat.v4.new_output("display_data", data, metadata=about)]
+    page = rendering.to_html(nbformat.v4.new_notebook(cells=cells))
+    assert "images: false" in parse(page).text and "figure-examples" not in page
+    assert "banner narrowed" not in page, "leaving pictures out narrows nothing"
+    deck = pieces[-1].slides["html"]
+    assert "#figure-class-balance" in deck and "#figure-examples" not in deck
+
+
 def test_one_seed_shows_no_spread_and_says_so(make):
     report = make("fits_one", *STUDIES["one"][:1])
     assert report.tables["scores.csv"]["seed_sd"].isna().all()
@@ -388,7 +409,7 @@ def test_strings_of_the_metadata_are_escaped(root):
     pieces = [report.header(), report.table("metadata"), report.text("limits")]
     assert str(pieces[1].html).count("&lt;script&gt;") == 2
     page = rendering.to_html(notebook_of(pieces))
-    assert "<script" not in page
+    assert "<script>alert" not in page
     assert parse(page).all("title")[0].text == HOSTILE == parse(page).all("h1")[0].text
 
 

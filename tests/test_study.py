@@ -36,6 +36,7 @@ def test_the_studies_of_the_project_are_valid_and_named_after_their_file(path):
         ({"name": "../elsewhere"}, "name"),
         ({"dataset": None}, "dataset"),
         ({"external": "isic2019"}, "isic2018"),
+        ({"images": "some"}, "boolean"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(change, named):
@@ -68,6 +69,15 @@ def test_the_external_test_set_changes_neither_splits_nor_training():
     assert with_it.split_settings() == plain.split_settings()
     assert with_it.training_settings() == plain.training_settings()
     assert check_study({**SETTINGS, "external": "isic2018"}, {"external": None}).external is None
+
+
+def test_pictures_are_a_setting_of_the_report_alone():
+    plain, without = check_study(SETTINGS), check_study(SETTINGS, {"images": "false"})
+    assert plain.images and not without.images and without.overrides == ["images"]
+    assert without.split_settings() == plain.split_settings()
+    assert without.training_settings() == plain.training_settings()
+    (rule,) = [rule for rule in (ROOT / "Snakefile").read_text().split("\nrule ") if "study.images" in rule]
+    assert rule.startswith("report:")
 
 
 @pytest.mark.parametrize(
