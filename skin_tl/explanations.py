@@ -199,7 +199,7 @@ def explain(study, strategy, backbone, folder):
     import keras
 
     from skin_tl.features import find_features
-    from skin_tl.gradcam import features_model, gradcam, shuffle_weights
+    from skin_tl.gradcam import feature_maps, features_model, gradcam, in_batches, shuffle_weights
     from skin_tl.runs import read_images, read_metadata_table, read_splits
 
     run, settings = folder / strategy / backbone, study.model_dump()
@@ -218,16 +218,16 @@ def explain(study, strategy, backbone, folder):
         ) from None
     rows = drawn_rows(len(images.ids))
     if strategy in TUNED:  # its backbone is no longer the one whose features were computed
-        seen, batches = features_model(model), np.array_split(rows, -(-len(rows) // 32))
-        features = [keras.ops.convert_to_numpy(seen.predict_on_batch(images.pixels[part])) for part in batches]
-        features = np.concatenate(features)
+        batches = in_batches(features_model(model), images.pixels, rows)
+        features = np.concatenate([values for _, values in batches])
     else:
         preprocessing = explained_head(settings)["preprocessing"]
         features = find_features(study, folder, images, backbone, preprocessing)[rows]
     places = lay_out(features)
-    maps = gradcam(model, pixels, asked).astype(np.float16)
+    seen = feature_maps(model)
+    maps = gradcam(model, pixels, asked, seen).astype(np.float16)
     shuffle_weights(model)
-    shuffled = gradcam(model, pixels, asked).astype(np.float16)
+    shuffled = gradcam(model, pixels, asked, seen).astype(np.float16)
     metadata = read_metadata_table(folder).set_index("image_id").loc[images.ids].reset_index()
     points = metadata.loc[rows, ["image_id", "lesion_id", "dx"]].assign(x=places[:, 0], y=places[:, 1])
     chosen = chosen.assign(middle=share_in_the_middle(maps), likeness=likeness(maps, shuffled))

@@ -19,7 +19,7 @@ BATCH = 16
 """Images per forward pass."""
 
 
-def gradcam(model, pixels, classes):
+def gradcam(model, pixels, classes, seen=None):
     """Show where an image holds what speaks for a class.
 
     Constant memory: pixels are read one batch at a time.
@@ -33,6 +33,8 @@ def gradcam(model, pixels, classes):
         (n_images, size, size, 3) uint8, maybe memory-mapped.
     classes : sequence of int
         (n_images,) the class, an output of the model, that each image is asked about.
+    seen : keras.Model, optional
+        What `feature_maps` returned for the model, whose compiled form then serves several calls.
 
     Returns
     -------
@@ -45,21 +47,31 @@ def gradcam(model, pixels, classes):
     SkinTLError
         If the model is of another form, or gives numbers that are not finite.
     """
-    seen, classes = feature_maps(model), np.asarray(classes)
+    seen, classes = seen or feature_maps(model), np.asarray(classes)
     size = pixels.shape[1:3]
     found = np.zeros((len(pixels), *size), np.float32)
-    for first in range(0, len(pixels), BATCH):
-        batch = slice(first, first + BATCH)
-        maps = keras.ops.convert_to_numpy(seen.predict_on_batch(np.asarray(pixels[batch]))).astype(np.float64)
-        slopes = score_slopes(model, maps.mean(axis=(1, 2)), classes[batch])
+    for rows, maps in in_batches(seen, pixels, np.arange(len(pixels))):
+        maps = maps.astype(np.float64)
+        slopes = score_slopes(model, maps.mean(axis=(1, 2)), classes[rows])
         heat = np.maximum(np.einsum("nhwk,nk->nhw", maps, slopes), 0)
         if not np.isfinite(heat).all():
             raise SkinTLError(
                 f"{model.name}: feature maps that are not finite. Its weights are damaged: train it again."
             )
-        for row, one in enumerate(heat, start=first):
+        for row, one in zip(rows, heat, strict=True):
             found[row] = _enlarged(one, size)
     return found
+
+
+def in_batches(model, pixels, rows):
+    """Give what a model says of some images, batch by batch: their rows and an array.
+
+    All batches have one shape, the last one filled up, so that the model is compiled once.
+    """
+    for first in range(0, len(rows), BATCH):
+        some = rows[first : first + BATCH]
+        batch = pixels[np.resize(some, min(BATCH, len(rows)))]
+        yield some, keras.ops.convert_to_numpy(model.predict_on_batch(batch))[: len(some)]
 
 
 def _enlarged(heat, size):
@@ -150,9 +162,9 @@ def _parts(model):
         raise _refusal(model, "it is no backbone followed by a head")
     network = model.layers[is_backbone.index(True)]
     places = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
-    if len(places) != 1:
-        raise _refusal(model, f"{network.name} has {len(places)} layers of global average pooling")
-    after = network.layers[places[0] + 1 :]
+    if not places:
+        raise _refusal(model, f"{network.name} has 0 layers of global average pooling")
+    after = network.layers[places[-1] + 1 :]  # the last one: EfficientNet has others inside of its blocks
     for layer in model.layers[is_backbone.index(True) + 1 :]:
         after = [*after, *(layer.layers if isinstance(layer, keras.Sequential) else [layer])]
     *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)] or [network]
@@ -165,7 +177,7 @@ def _parts(model):
     for step in steps:
         if type(step) not in _SLOPES or getattr(step, "invert", False) or getattr(step, "rms_scaling", False):
             raise _refusal(model, f"the slope of {step.name} ({type(step).__name__}) is not known here")
-    return network, network.layers[places[0]], steps, dense
+    return network, network.layers[places[-1]], steps, dense
 
 
 def _refusal(model, why):

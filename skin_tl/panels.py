@@ -608,7 +608,7 @@ class Explorer:
                 for of in near.to_dict("records")
             ]
             strategy = self.labels.known("strategy", row["strategy"])
-            limit = {name: self.labels.number(row[name], ".2f") for name in ("unlikeness", "limit")}
+            limit = {name: self.labels.number(row[name], ".2g") for name in ("unlikeness", "limit")}
             columns.append(
                 Markup(
                     '<div data-backbone="{}" style="max-width:300px"><b>{}</b> <span class="soft">{}</span>{}'
@@ -644,7 +644,7 @@ class Explorer:
         )
 
     def _distance(self, distance):
-        return self._word("distance", distance=self.labels.number(distance, ".2f"))
+        return self._word("distance", distance=self.labels.number(distance, ".2g"))
 
 
 _WRAP = widgets.Layout(flex_flow="row wrap", grid_gap="4px 14px")

@@ -895,16 +895,18 @@ def feature_maps(points, labels=None, n_images=None):
         counts = part["dx"].value_counts()
         figure, axes = new_figure(4.6, 5.0)
         handles = {}
+        low, high = part[["x", "y"]].to_numpy().min(), part[["x", "y"]].to_numpy().max()
+        short = (high - low) / 1000  # some renderers leave out a line without length, caps and all
         for dx in sorted(counts.index, key=lambda name: (-counts[name], name)):
-            places = np.repeat(part.loc[part["dx"] == dx, ["x", "y"]].to_numpy(), 2, axis=0)
+            places = np.repeat(part.loc[part["dx"] == dx, ["x", "y"]].to_numpy(float), 2, axis=0)
+            places[1::2, 0] += short
             dots = mpl.path.Path(places, np.tile([mpl.path.Path.MOVETO, mpl.path.Path.LINETO], len(places) // 2))
             dots.should_simplify = False
-            style = {"color": DIAGNOSES[dx], "linewidth": 3.2, "capstyle": "round", "fill": False}
+            style = {"color": DIAGNOSES[dx], "linewidth": 3.2, "capstyle": "round", "fill": False, "snap": False}
             axes.add_patch(mpl.patches.PathPatch(dots, zorder=len(handles) + 1, **style))
             text = labels("axis.of_diagnosis", dx=dx, n=labels.number(int(counts[dx]), ",d"))
             style = {"linestyle": "", "marker": "o", "markersize": 6, "color": DIAGNOSES[dx]}
             handles[dx] = mpl.lines.Line2D([], [], label=text, **style)
-        low, high = part[["x", "y"]].to_numpy().min(), part[["x", "y"]].to_numpy().max()
         room = 0.03 * (high - low or 1)
         axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room), xticks=[], yticks=[], aspect="equal")
         axes.grid(visible=False)

@@ -212,17 +212,16 @@ STUDY = check_study(
 
 
 def test_a_small_network_looks_into_the_right_corner():
-    """Without downloaded weights: random filters of eight pixels, whose places are known by their form."""
+    """Without downloaded weights: filters of eight pixels that answer to contrast alone, never to smooth ground."""
     keras.utils.set_random_seed(0)
-    pixels = keras.Input((96, 96, 3), dtype="uint8")
-    inner = keras.Input((96, 96, 3))
-    values = keras.layers.Conv2D(64, 8, strides=4, activation="relu")(inner)
-    values = keras.layers.Conv2D(64, 3, activation="relu")(values)
-    network = keras.Model(inner, keras.layers.GlobalAveragePooling2D()(values))
+    pixels, inner = keras.Input((96, 96, 3), dtype="uint8"), keras.Input((96, 96, 3))
+    filters = keras.layers.Conv2D(64, 8, strides=4, activation="relu")
+    network = keras.Model(inner, keras.layers.GlobalAveragePooling2D()(filters(inner)))
+    kernel, bias = filters.get_weights()
+    filters.set_weights([kernel - kernel.mean(axis=(0, 1)), bias - 0.1])
     scaled = keras.ops.cast(pixels, "float32") / 127.5 - 1
-    right, shuffled = look_into_corners(keras.Model(pixels, network(scaled), name="small"), 96)
-    assert (right.mean(axis=1) > 0.8).all(), right.round(2)
-    assert np.nan_to_num(shuffled).mean() < 0.5, shuffled.round(2)
+    right, _ = look_into_corners(keras.Model(pixels, network(scaled), name="small"), 96)
+    assert (right > 0.8).all(), right.round(2)
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "ConvNeXtTiny"])

@@ -228,11 +228,15 @@ def test_whole_networks_predict_as_their_run_did(project, files, strategy):
     finish(project, STUDY | tuning | changes)
     run = project / "runs" / strategy / strategy / "MobileNetV2"
     written = pd.read_csv(run / "predictions.csv").query("subset == 'test'")[:6]
-    found = prediction.predict_images([files[name] for name in written["image_id"]], strategy, root=project)
+    found = prediction.predict_images(
+        [files[name] for name in written["image_id"]], strategy, root=project, explain=True
+    )
     expected = calibrated(written[PROBABILITIES].to_numpy(float), run)
     np.testing.assert_allclose(found.table[PROBABILITIES].to_numpy(), expected, atol=2e-3)
     assert set(found.table["strategy"]) == {strategy} and len(found.neighbours) == 6 * prediction.N_NEAREST
     assert found.random_weights == (strategy == "fine_tuning")  # from scratch, they are meant
+    assert set(found.maps) == {(image, strategy, "MobileNetV2") for image in found.images}
+    assert all(shown.shape == (64, 64) and 0 <= shown.min() <= shown.max() <= 1 for shown in found.maps.values())
 
 
 # What is printed
