@@ -10,10 +10,12 @@ Usage: ./run_all.sh [STUDY] [OPTION...]     run a study and write its report
        ./run_all.sh COMMAND [ARGUMENT...]
 
 Studies
-  demo             seven kinds of drawn lesions, four backbones, a few minutes
-                   (this is what runs when no study is given)
+  demo             synthetic images of seven kinds of lesions, four backbones,
+                   a few minutes (what runs when no study is given)
   presentation     the presentation's set-up on HAM10000, beside its numbers
-  ham10000         the same question on HAM10000, asked properly
+  ham10000         the same question on HAM10000, split by lesion, with the
+                   scaling of pixels that each backbone was made for
+  transfer         fine-tuning and training from scratch beside it
   PATH.yaml        a study of your own; studies/demo.yaml shows the keys
 
 Commands
@@ -22,27 +24,31 @@ Commands
   predict IMAGE... what the models of a finished study say of images of yours:
                    no diagnosis. --study STUDY (otherwise the last finished),
                    --backbone A,B (otherwise all), --json
-  clean [STUDY]    remove what runs made: of one study, or of all with cache/
+  clean [STUDY]    remove runs/STUDY and report/STUDY; without a study those of
+                   all, and cache/
   help             print this text
 
 Options go to Snakemake, which runs the steps. The useful ones:
   --dry-run        list the steps that would run, and why; do nothing
   --cores N        use N processor cores (all, if not said)
   --config backbones=ResNet50,Xception seeds=1
-                   narrow or change the study for this start
+                   narrow or change the study for this start; the report takes
+                   the place of the full one, and a banner says so
   --forceall       run every step again
   --unlock         free a study that a killed start left locked
 
 Results
-  report/STUDY/    report.html, report.pdf, slides.html, metrics.csv, the tables
+  report/STUDY/    report.html, report.pdf, slides.html, the same in French
+                   (report.fr.html ...), metrics.csv, the tables
   runs/STUDY/      predictions, training curves, models, logs
 
 Environment variables
   SKIN_TL_HAM10000    folder with HAM10000 (otherwise it is downloaded)
   SKIN_TL_ISIC2018    folder with the ISIC 2018 Task 3 test set, likewise, for
                       studies that name it: --config external=isic2018
-  SKIN_TL_WEIGHTS     folder with BACKBONE_notop.weights.h5 files, for a
-                      machine that cannot download them
+  SKIN_TL_WEIGHTS     folder with BACKBONE_notop.weights.h5 files (names in
+                      lower case: vgg16_notop.weights.h5), for a machine that
+                      cannot download them
   SKIN_TL_CACHE       folder for decoded images and features (otherwise cache/)
   KERAS_BACKEND       tensorflow (the default) or jax
   PYTHON              the Python 3.11, 3.12 or 3.13 that makes .venv

@@ -121,19 +121,22 @@ def collect_facts(tables):
     Returns
     -------
     Facts
-        Keys begin with ``data`` (the data set), ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one
-        backbone under one set-up), ``class`` (one row of a classification report), ``extreme`` (its easiest and hardest
-        diagnosis), ``best`` (who comes first under one set-up), ``contrast`` (two set-ups that differ in one thing),
-        ``training``, ``published`` and ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage or of
-        the scaling), ``decision``, ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average
-        precision of a diagnosis); ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features
-        of one backbone lie in two dimensions).
+        Keys begin with ``data`` (the data set), ``image_size`` (of the image files, the most frequent size is 1),
+        ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one backbone under one set-up), ``class`` (one
+        row of a classification report), ``extreme`` (its easiest and hardest diagnosis), ``best`` (who comes first
+        under one set-up), ``contrast`` (two set-ups that differ in one thing), ``training``, ``published`` and
+        ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage or of the scaling), ``decision``,
+        ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis);
+        ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features of one backbone lie in two
+        dimensions).
     """
     facts = Facts(tables)
     setup = "{strategy}.{split_policy}.{preprocessing}"
     counts = {"n_images": ".n_images", "n_lesions": ".n_lesions", "share_images": ".share_images"}
     counts |= {"images_per_lesion": ".images_per_lesion", "n_lesions_seen_again": ".n_lesions_seen_again"}
     facts.add("data.{dx}", "classes.csv", ["dx"], counts)
+    shape = {name: f".{name}" for name in ("width", "height", "n_images", "share_images")}
+    facts.add("image_size.{place}", "image_sizes.csv", ["place"], shape)
     known = {"n_images_known": ".n_images_known", "share_known": ".share_known"}
     shown = {"n_images": ".n_images", "n_lesions": ".n_lesions"} | known
     subsets = tables["subsets.csv"]
@@ -220,6 +223,7 @@ def _collect_evaluation(facts):
     identity = ["dataset", "arm", "train_fraction", *SETUP, "backbone", "metric"]
     facts.add(f"external.{setup}.{{backbone}}.{{metric}}", "external.csv", identity, names)
     names = ["n_subgroups", "n_conclusive", "lowest", "lowest_value", "highest", "highest_value", "apart"]
+    names += ["highest_share_nv"]
     names += [f"{side}_{end}" for side in ("lowest", "highest") for end in ("low", "high")]
     identity = [*SETUP, "backbone", "variable", "metric", "class"]
     pattern = f"subgroup.{setup}.{{backbone}}.{{variable}}.{{metric}}"

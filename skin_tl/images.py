@@ -6,6 +6,7 @@ the order of the sorted image ids, kept below the cache under a key made of the 
 
 import hashlib
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,29 @@ def decode(files, size):
         pixels.flush()
         pd.DataFrame({"image_id": ids}).to_csv(part / "index.csv", index=False, lineterminator="\n")
     return images
+
+
+def file_sizes(files):
+    """Count the sizes of image files, from their headers alone.
+
+    Parameters
+    ----------
+    files : iterable of path
+
+    Returns
+    -------
+    list of dict
+        width, height (pixels) and n_images, the most frequent size first.
+    """
+
+    def size_of(path):
+        with Image.open(path) as image:
+            return image.size
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = Counter(pool.map(size_of, files))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [{"width": width, "height": height, "n_images": n} for (width, height), n in ordered]
 
 
 def _hash(path):

@@ -21,8 +21,17 @@ from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
 from skin_tl.scoring import read_evaluation
 from skin_tl.study import BASELINES, CLASSES, ENSEMBLE
-from skin_tl.tables import AVERAGES, PROBABILITY_SCORES, SCORES, TEXTS, Setup, read_study_files, report_tables
-from skin_tl.texts import Labels, Texts, format_number, format_p, languages, plain, without_tags
+from skin_tl.tables import (
+    AVERAGES,
+    PROBABILITY_SCORES,
+    SCORES,
+    SETUP,
+    TEXTS,
+    Setup,
+    read_study_files,
+    report_tables,
+)
+from skin_tl.texts import Labels, Texts, format_number, format_p, languages, plain, typeset, without_tags
 
 _GRID = "display:grid;gap:12px;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,360px),1fr))"
 """Panels stand beside each other where there is room; written into each figure, for it holds in a notebook too."""
@@ -135,6 +144,7 @@ class Report:
         self.narrowed = [key for key in self.study.get("overrides", []) if key != "images"]
         self.texts = Texts(language, self.facts, self._context(), texts)
         self._numbers = {}
+        self._semicolon = typeset(" ;", language).lstrip(" ")  # with French's narrow space before it
 
     def _context(self):
         """Return what the templates may look at: flags, names and lists, no numbers to be shown."""
@@ -170,6 +180,8 @@ class Report:
             "real_effects": lambda key, names: [n for n in names if self.facts[f"{key}{n}.macro_f1.real"].value],
             "moved": lambda key, names: [n for n in names if self._moves(f"{key}{n}.macro_f1")],
             "subgroup_name": self._subgroup_name,
+            "diagnosis_name": self._diagnosis_name,
+            "other_splits_setup": self._other_splits_setup(),
             "n_duplicates": self.files.n_duplicates,
             "variables": list(dict.fromkeys(self.tables["subgroup_ranges.csv"]["variable"])),
             "as_list": lambda value: [str(v) for v in (value if isinstance(value, list) else [value])],
@@ -183,6 +195,18 @@ class Report:
         value = self.facts[key].value
         shown = self.labels.known({"site": "localization"}.get(variable, variable), value)
         return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, plain(shown))
+
+    def _diagnosis_name(self, key):
+        """Return the name of a diagnosis, a fact, in the report's language."""
+        value = self.facts[key].value
+        shown = self.labels(f"diagnosis.{value}")
+        return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, plain(shown))
+
+    def _other_splits_setup(self):
+        """Return in words what the further splits were scored under, one for all; empty in a study without them."""
+        found = self.tables["other_splits.csv"][SETUP].drop_duplicates().to_dict("records")
+        names = dict.fromkeys(self.setup_name(Setup(**row)) for row in found)
+        return "; ".join(names)
 
     # What a cell may ask
 
@@ -538,7 +562,7 @@ class Report:
             return Markup("")
         low, high = self._cell(low, spec, "low"), self._cell(high, spec, "high")
         mark = "≈ " if approximate else ""
-        return Markup(' <span class="interval">{}[{}; {}]</span>').format(mark, low, high)
+        return Markup(' <span class="interval">{}[{}{} {}]</span>').format(mark, low, self._semicolon, high)
 
     def compared(self, setup):
         """Return the rows of ``scores.csv`` of a set-up: backbones, the best macro F1 first, ensemble and baselines."""
@@ -674,7 +698,7 @@ class Report:
                 row = pair[pair["metric"] == metric].iloc[0]
                 low, high = (self._cell(row[f"ci_{end}"], "+.2f", end) for end in ("low", "high"))
                 p = self._p_value(row["p_holm"])
-                words = Markup(' <span class="interval">[{}; {}] {}</span>').format(low, high, p)
+                words = Markup(' <span class="interval">[{}{} {}] {}</span>').format(low, self._semicolon, high, p)
                 cell = self._cell(row["difference"], "+.3f")
                 cells.append((Markup("<strong>{}</strong>").format(cell) if row["real"] else cell) + words)
             rows.append([Markup("{} − {}").format(a, b), *cells])
@@ -732,8 +756,13 @@ class Report:
         rows = []
         for row in self.tables["fingerprints.csv"].to_dict("records"):
             group = "split_policy" if row["kind"] == "split" else "strategy"
+            group = "dataset" if row["kind"] == "data" else group
             name = ", ".join(self.labels.known(group, word) for word in row["name"].split(", "))
-            rows.append([self.labels(f"kind.{row['kind']}"), name, Markup("<code>{}</code>").format(row["value"])])
+            value = Markup("<code>{}</code>").format(row["value"])
+            if row["kind"] == "weights":
+                source, _, rest = row["value"].partition(" ")
+                value = Markup("{} <code>{}</code>").format(self.labels.known("source", source), rest)
+            rows.append([self.labels(f"kind.{row['kind']}"), name, value])
         return self._heads("kind", "name", "value"), rows, "fingerprints.csv"
 
 

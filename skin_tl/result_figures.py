@@ -69,7 +69,7 @@ def training_curves(history, labels=None, title=None, strategy="feature_extracti
         axes.plot(part["epoch"], part["loss"], color=colour, linewidth=1, alpha=0.65, linestyle=(0, (3, 2)))
         axes.plot(part["epoch"], part["val_loss"], color=colour, linewidth=1.4)
         best = part[part["kept"]].iloc[0]
-        axes.plot(best["epoch"], best["val_loss"], "o", color=colour, markersize=4.5, markeredgecolor="white")
+        axes.plot(best["epoch"], best["val_loss"], "o", color=colour, markersize=6, markeredgecolor=INK, zorder=3)
     n_heads = len(history.drop_duplicates(["split_policy", "preprocessing", "seed"]))
     heads = strategy == "feature_extraction"
     axes.set_xlabel(labels("axis.epoch" if heads else "axis.epoch_networks", heads=labels.number(n_heads, "d")))
@@ -218,7 +218,8 @@ def class_scores(table, labels=None):
         places = [place + offset for place in range(len(order))]
         axes.hlines(places, 0, values[order], color=colour, linewidth=0.8, alpha=0.5)
         name = backbone_name(backbone, labels)
-        axes.plot(values[order], places, marker, color=colour, markersize=6, markeredgecolor="white", label=name)
+        style = {"markersize": 6, "markeredgecolor": "white", "clip_on": False, "zorder": 3}  # whole at 0 and at 1, too
+        axes.plot(values[order], places, marker, color=colour, label=name, **style)
     names = [f"{labels(f'diagnosis.{dx}')}\n({dx}, n = {labels.number(support[dx], ',.0f')})" for dx in order]
     axes.set_yticks(range(len(order)), names, linespacing=1.1)
     axes.set_xlim(0, 1)
@@ -516,7 +517,9 @@ def split_spread(values, labels=None, metric="macro_f1"):
         text = numbers["mean"]
         if len(found) > 1:
             text = labels("axis.spread", sd=labels.number(found.std(ddof=1), ".3f"), **numbers)
-        axes.text(0.5, place + 0.3, text, ha="center", va="bottom", fontsize=8, transform=axes.get_yaxis_transform())
+        style = {"ha": "center", "va": "bottom", "fontsize": 8, "transform": axes.get_yaxis_transform()}
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # no line of the grid through the words
+        axes.text(0.5, place + 0.3, text, bbox=ground, **style)
     sizes = values.groupby("backbone").agg(splits=("seed", "nunique"), images=("n_images", "mean"))
     shown = {name: labels.number(sizes[name].max(), ",.0f") for name in sizes}
     write_below(axes, labels("axis.splits", metric=labels(f"metric.{metric}"), **shown), 46)
@@ -653,9 +656,10 @@ def _mean_cells(decisions):
     return rows.set_index(["backbone", "point", "metric"]).sort_index()
 
 
-def _count(labels, number):
-    """Write a count that may be a mean over seeds."""
-    return labels.number(number, ",.0f" if number >= 20 or number == round(number) else ".1f")
+def _count(labels, number, beside=()):
+    """Write a count that may be a mean over seeds, with a decimal where it or a small one `beside` it needs that."""
+    broken = any(count < 20 and count != round(count) for count in (number, *beside) if np.isfinite(count))
+    return labels.number(number, ".1f" if broken and number < 20 else ",.0f")
 
 
 @themed
@@ -686,6 +690,8 @@ def operating_points(decisions, labels=None):
     for shown, whole in (("missed", "tested"), ("flagged_benign_share", "benign")):
         figure, axes = rows_figure(names, width=4.0, margin=1.2, height=0.52)
         ends = cells.loc[cells.index.isin([shown], level="metric"), ["value", "ci_high"]].to_numpy(float)
+        counted = "missed" if shown == "missed" else "flagged_benign"
+        counts = cells.loc[cells.index.isin([counted], level="metric"), "value"].to_numpy(float)
         axes.set_xlim(0, np.nanmax([*ends.ravel(), 1e-9]) / 0.68)
         for place, backbone in enumerate(backbones):
             colour, marker = backbone_style(backbone)
@@ -697,10 +703,11 @@ def operating_points(decisions, labels=None):
                 face = "white" if point == "diagnosis" else colour
                 axes.plot(row["value"], place + shift, marker, markersize=7, color=colour, markerfacecolor=face)
                 if shown == "missed":
-                    text = f"{_count(labels, row['value'])} ({labels.number(row['value'] / total['value'], '.0%')})"
+                    share = labels.number(row["value"] / total["value"], ".0%")
+                    text = f"{_count(labels, row['value'], counts)} ({share})"
                 else:
                     flagged = cells.loc[(backbone, point, "flagged_benign"), "value"]
-                    text = f"{labels.number(row['value'], '.0%')} ({_count(labels, flagged)})"
+                    text = f"{labels.number(row['value'], '.0%')} ({_count(labels, flagged, counts)})"
                 right = np.nanmax([row["value"], row["ci_high"]])
                 style = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
                 axes.annotate(text, (right, place + shift), **style)

@@ -16,7 +16,7 @@ from skin_tl.backbones import resolve_weights
 from skin_tl.dataset import open_dataset
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_csv, write_json
-from skin_tl.images import ImageSet, decode
+from skin_tl.images import ImageSet, decode, file_sizes
 from skin_tl.splits import draw_experiments, draw_splits, split_fingerprints
 from skin_tl.study import load_study
 
@@ -93,7 +93,7 @@ def prepare_images(study, folder):
 
 
 def write_images(data, name, size, folder):
-    """Decode the images of a data set and write metadata.csv and images.json.
+    """Decode the images of a data set and write metadata.csv and images.json, which also says how large the files are.
 
     Parameters
     ----------
@@ -120,6 +120,7 @@ def write_images(data, name, size, folder):
         "synthetic": data.synthetic,
         "fingerprint": data.fingerprint,
         "source": data.source,
+        "file_sizes": file_sizes(data.files.values()),
     }
     write_json(folder / "images.json", about)
     return images

@@ -259,6 +259,7 @@ def report_tables(files, evaluated):
         "literature.csv": literature,
         "published_results.csv": published,
         "classes.csv": class_table(files.metadata),
+        "image_sizes.csv": image_size_table(files.images),
         "metadata_counts.csv": metadata_counts(files.metadata),
         "subsets.csv": subset_table(files.splits),
         "settings.csv": settings_table(files),
@@ -324,6 +325,25 @@ def class_table(metadata):
             }
         )
     return pd.DataFrame(rows)
+
+
+def image_size_table(images):
+    """List the sizes that the image files have, as they were before they were squashed; the most frequent first.
+
+    Parameters
+    ----------
+    images : dict
+        ``dataset/images.json``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        place (from 1), width, height (pixels), n_images, share_images (0…1).  Empty where a run of an earlier version
+        did not note the sizes.
+    """
+    table = pd.DataFrame(images.get("file_sizes", []), columns=["width", "height", "n_images"])
+    table.insert(0, "place", range(1, len(table) + 1))
+    return table.assign(share_images=table["n_images"] / max(table["n_images"].sum(), 1))
 
 
 def metadata_counts(metadata):
@@ -640,9 +660,11 @@ def subgroup_range_table(subgroups):
     pandas.DataFrame
         strategy, split_policy, preprocessing, backbone, variable (sex, age, site, dx_type), metric, class, n_subgroups,
         n_conclusive and, with two conclusive ones at least, lowest, lowest_value, lowest_low, lowest_high, highest,
-        highest_value, highest_low, highest_high and apart (whether their intervals do not overlap).
+        highest_value, highest_low, highest_high, apart (whether their intervals do not overlap) and highest_share_nv
+        (share of nevi among the test images of the highest).
     """
     rows = []
+    support = subgroups[subgroups["metric"] == "support"].set_index([*SETUP, "backbone", "subgroup", "class"])["value"]
     table = subgroups[subgroups["metric"] != "support"]
     table = table.assign(variable=table["subgroup"].str.partition("=")[0], name=table["subgroup"].str.partition("=")[2])
     keys = [*SETUP, "backbone", "variable", "metric", "class"]
@@ -655,9 +677,11 @@ def subgroup_range_table(subgroups):
                 row |= {end: of["name"], f"{end}_value": of["value"]}
                 row |= {f"{end}_low": of["ci_low"], f"{end}_high": of["ci_high"]}
             row["apart"] = bool(row["lowest_high"] < row["highest_low"])
+            where = (*(row[name] for name in [*SETUP, "backbone"]), f"{row['variable']}={row['highest']}")
+            row["highest_share_nv"] = support[(*where, "nv")] / support[(*where, "all")]
         rows.append(row)
     columns = [f"{end}{part}" for end in ("lowest", "highest") for part in ("", "_value", "_low", "_high")]
-    return pd.DataFrame(rows, columns=[*keys, "n_subgroups", "n_conclusive", *columns, "apart"])
+    return pd.DataFrame(rows, columns=[*keys, "n_subgroups", "n_conclusive", *columns, "apart", "highest_share_nv"])
 
 
 def confusion_table(predictions):
@@ -755,14 +779,18 @@ def run_table(files):
     -------
     pandas.DataFrame
         strategy, backbone, device, weights, git_commit, seconds of each step (``…_s``; of the features, when they were
-        computed, maybe for another study), total_s, core_hours (of all cores of the machine), started, finished.
+        computed, maybe for another study; empty for features that another scaling shares, which are computed once),
+        total_s, core_hours (of all cores of the machine), started, finished.
     """
     rows = []
     for (strategy, backbone), run in files.runs.items():
         row = {"strategy": strategy, "backbone": backbone, "device": run["device"]}
         row |= {"weights": run["weights"]["source"], "git_commit": run["git_commit"]}
-        row |= {name: value for name, value in sorted(run["timings"].items())}
-        total = sum(run["timings"].values())
+        timings = dict(sorted(run["timings"].items()))
+        if BACKBONES[backbone].transform == "tf" and "features_native_s" in timings:  # then −1…1 is native, too
+            timings.pop("features_unit_s", None)
+        row |= timings
+        total = sum(timings.values())
         row |= {"total_s": total, "core_hours": total * run["n_cores"] / 3600}
         rows.append(row | {"started": run["started"], "finished": run["finished"]})
     return pd.DataFrame(rows)

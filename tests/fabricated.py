@@ -97,7 +97,13 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
     key = _write_images(root / "cache" / "images", sorted(metadata["image_id"]), study["image_size"], rng)
     about = {"key": key, "folder": f"cache/images/{key}", "n_images": len(metadata), "image_size": study["image_size"]}
     about |= {"dataset": study["dataset"], "synthetic": study["dataset"] == "synthetic", "fingerprint": key}
-    write_json(folder / "dataset" / "images.json", about | {"source": "fabricated"})
+    odd = len(metadata) // 10  # a tenth of the files has another size
+    sizes = [{"width": 600, "height": 450, "n_images": len(metadata) - odd}]
+    if study["dataset"] == "ham10000":
+        sizes = [{"width": 200, "height": 150, "n_images": len(metadata)}]
+    elif odd:
+        sizes.append({"width": 300, "height": 300, "n_images": odd})
+    write_json(folder / "dataset" / "images.json", about | {"source": "fabricated", "file_sizes": sizes})
     sources = {backbone: {"source": "random" if weights == "random" else "keras"} for backbone in study["backbones"]}
     reason = "the hub did not answer" if weights == "random" else ""
     write_json(folder / "weights.json", {"source": weights, "reason": reason, "backbones": sources})

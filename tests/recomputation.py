@@ -373,6 +373,12 @@ class Recomputation:
             "n_lesions_seen_again": (part.groupby("lesion_id").size() > 1).sum(),
         }[ending]
 
+    def of_image_size(self, place, ending):
+        about = json.loads((self.runs / "dataset" / "images.json").read_text(encoding="utf-8"))
+        sizes = sorted(about["file_sizes"], key=lambda size: size["n_images"], reverse=True)
+        size = sizes[int(place) - 1]
+        return (size | {"share_images": size["n_images"] / len(self.metadata)})[ending]
+
     def of_subset(self, policy, subset, ending):
         counts = []
         for _, split in self.splits[self.splits["split_policy"] == policy].groupby("seed"):
@@ -826,5 +832,8 @@ class Recomputation:
         found = {"lowest": told["value"].idxmin(), "highest": told["value"].idxmax()}
         if ending == "apart":
             return bool(told.loc[found["lowest"], "high"] < told.loc[found["highest"], "low"])
+        if ending == "highest_share_nv":
+            rows = self.rows((strategy, policy, preprocessing), backbone)
+            return (rows.loc[rows["image_id"].map(self.groups(variable)) == found["highest"], "dx"] == "nv").mean()
         side, _, column = ending.partition("_")
         return told.loc[found[side], column] if column else found[side]

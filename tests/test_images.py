@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from skin_tl.errors import SkinTLError
-from skin_tl.images import decode, read_image
+from skin_tl.images import decode, file_sizes, read_image
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,13 @@ def test_the_array_holds_what_pillow_reads_in_the_order_of_ids(picture):
     for row, name in enumerate(images.ids):
         expected = Image.open(files[name]).convert("RGB").resize((24, 24), Image.Resampling.BICUBIC)
         assert (images.pixels[row] == np.asarray(expected)).all()
+
+
+def test_the_sizes_of_the_files_are_counted_the_most_frequent_first(picture):
+    sizes = [(60, 45), (32, 20), (60, 45), (20, 32), (60, 45), (32, 20)]
+    files = [picture(f"{place}.png", size, seed=place) for place, size in enumerate(sizes)]
+    found = [(size["width"], size["height"], size["n_images"]) for size in file_sizes(files)]
+    assert found == [(60, 45, 3), (32, 20, 2), (20, 32, 1)]
 
 
 def test_the_cache_is_keyed_by_content_not_by_name_or_order(picture, tmp_path):

@@ -45,6 +45,15 @@ def rendered(executed):
     return executed | shown
 
 
+def notebook_of(pieces):
+    """Return a notebook whose cells showed these pieces."""
+    cells = [nbformat.v4.new_code_cell() for _ in pieces]
+    for cell, piece in zip(cells, pieces, strict=True):
+        data, about = piece._repr_mimebundle_()
+        cell.outputs = [nbformat.v4.new_output("display_data", data, metadata=about)]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
 # The page --------------------------------------------------------------------------------------------------------
 
 
@@ -196,9 +205,7 @@ def _boxes(box):
         yield from _boxes(child)
 
 
-def test_nothing_is_cut_off_on_paper(rendered):
-    document = rendered["document"]
-    assert len(document.pages) > 8
+def _check_nothing_is_cut_off(document, n_tables):
     tables = 0
     for page in document.pages:
         sheet = page._page_box
@@ -210,9 +217,36 @@ def test_nothing_is_cut_off_on_paper(rendered):
                 assert inside <= sheet.margin_width(), (kind, getattr(box, "text", ""))
             if kind == "TableBox":
                 tables += 1
-                assert box.position_x + box.margin_width() <= right + 1
-                assert box.position_y + box.margin_height() <= bottom + 1
-    assert tables == len(rendered["soup"].all("table")), "a table is spread over two pages"
+                texts = [inner.text for inner in _boxes(box) if type(inner).__name__ == "TextBox"]
+                assert box.position_x + box.margin_width() <= right + 1, texts
+                assert box.position_y + box.margin_height() <= bottom + 1, texts
+    assert tables == n_tables, "a table is spread over two pages"
+
+
+def test_nothing_is_cut_off_on_paper(rendered):
+    assert len(rendered["document"].pages) > 8
+    _check_nothing_is_cut_off(rendered["document"], len(rendered["soup"].all("table")))
+
+
+@pytest.mark.parametrize("language", languages())
+def test_nothing_is_cut_off_on_paper_with_two_scalings(make, language):
+    """The widest tables: two scalings, and times of hours."""
+    changes = {"split_policies": ["image"], "backbones": ["ResNet50", "Xception"], "other_splits": 1}
+    report = make("wide", PRESENTATION | changes, language)
+    times = report.tables["runs.csv"]
+    seconds = [name for name in times.columns if name.endswith("_s")]
+    times[seconds] = times[seconds].clip(lower=12_345.6)
+    times["core_hours"] = 1234.5
+    setup = report.main
+    pieces = [report.header(), report.text("provenance")]
+    pieces += [report.table(name) for name in ("diagnoses", "metadata", "backbones", "subsets", "runs", "fingerprints")]
+    pieces += [report.table(name, setup=setup) for name in ("scores", "comparisons", "probabilities", "ranking")]
+    pieces += [report.table("classification_report", setup=setup, backbone="ResNet50"), report.table("other_splits")]
+    pieces += [report.table("decisions", setup=setup, decision=decision) for decision in ("melanoma", "malignant")]
+    pieces += [report.table("effects", column=column) for column in ("arm", "preprocessing")]
+    pieces += [report.table("published", setup=setup)]
+    page = rendering.to_html(notebook_of(pieces))
+    _check_nothing_is_cut_off(rendering.lay_out(page), len(parse(page).all("table")))
 
 
 def test_pdf_has_page_numbers_running_header_and_bookmarks(rendered):
@@ -374,11 +408,7 @@ def test_strings_of_the_metadata_are_escaped(root):
     report = Report(str(study), "en", root / "report" / "hostile")
     pieces = [report.header(), report.table("metadata"), report.text("limits")]
     assert str(pieces[1].html).count("&lt;script&gt;") == 2
-    cells = [nbformat.v4.new_code_cell() for _ in pieces]
-    for cell, piece in zip(cells, pieces, strict=True):
-        data, about = piece._repr_mimebundle_()
-        cell.outputs = [nbformat.v4.new_output("display_data", data, metadata=about)]
-    page = rendering.to_html(nbformat.v4.new_notebook(cells=cells))
+    page = rendering.to_html(notebook_of(pieces))
     assert "<script>alert" not in page
     assert parse(page).all("title")[0].text == HOSTILE == parse(page).all("h1")[0].text
 
@@ -541,6 +571,14 @@ def test_numbers_are_written_as_each_language_does():
     assert format_number(0.5, ".0%", "fr") == f"50{NARROW_SPACE}%"
     assert format_number(-0.001, "+.2f") == "0.00"
     assert format_number(float("nan"), ".2f") == "–"
+
+
+def test_intervals_and_their_ends_are_parted_as_each_language_does(make):
+    for language, mark in (("en", r"\d;"), ("fr", rf"\d{NARROW_SPACE};")):
+        report = make("fits_demo", None, language)
+        for name in ("scores", "comparisons"):
+            table = parse(str(report.table(name, setup=report.main).html)).text
+            assert ";" in table and table.count(";") == len(re.findall(mark, table)), name
 
 
 def test_french_spaces_do_not_break():
