@@ -446,7 +446,7 @@ def test_a_setting_runs_the_strategies_again_that_it_has_an_effect_on():
 @pytest.mark.parametrize("name", backbones.BACKBONES)
 def test_the_last_block_is_the_end_of_every_backbone(name):
     with keras.StatelessScope():  # no value of a weight is drawn
-        network = backbones._network(name, None, 64)
+        network = backbones._network(name, None, 96)
     tuning._unfreeze(network, backbones.BACKBONES[name].last_block)
     trained = [layer.trainable for layer in network.layers if layer.weights]
     assert trained[-1] and not trained[0]
