@@ -66,7 +66,7 @@ STUDIES = {
         "alike": 0.9,
     },
     "drawn": {
-        "changes": {"backbones": ["Xception"], "seeds": [3], "overrides": ["backbones"]},
+        "changes": {"backbones": ["Xception"], "seeds": [3], "overrides": ["backbones"], "images": False},
         "weights": "random",
     },
 }
