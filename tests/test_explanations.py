@@ -12,7 +12,7 @@ from skin_tl.report import Report
 from skin_tl.study import CLASSES, EXPLAINED
 
 
-def tested(*rows):
+def tested_table(*rows):
     """Return a table of tested images from (dx, predicted, probability), each of a lesion of its own."""
     table = pd.DataFrame(rows, columns=["dx", "predicted", "probability"])
     names = [f"ISIC_{place}" for place in range(len(table))]
@@ -40,7 +40,7 @@ def test_the_model_s_head_is_the_one_whose_predictions_are_taken():
 
 def test_hits_and_misses_are_those_of_median_probability():
     rows = [("nv", "nv", p) for p in (0.9, 0.5, 0.7, 0.6)] + [("nv", "mel", p) for p in (0.8, 0.4, 0.5)]
-    chosen = explanations.choose(tested(*rows, ("df", "df", 0.3)))
+    chosen = explanations.choose(tested_table(*rows, ("df", "df", 0.3)))
     own = chosen[chosen["kind"] != "error"]
     assert own[["kind", "dx", "probability"]].to_numpy().tolist() == [
         ["hit", "df", 0.3], ["hit", "nv", 0.6], ["miss", "nv", 0.5],
@@ -48,7 +48,7 @@ def test_hits_and_misses_are_those_of_median_probability():
 
 
 def test_the_surest_errors_come_first_one_per_lesion():
-    table = tested(*[("bkl", "nv", 0.5 + place / 100) for place in range(9)], ("bkl", "bkl", 0.99))
+    table = tested_table(*[("bkl", "nv", 0.5 + place / 100) for place in range(9)], ("bkl", "bkl", 0.99))
     table.loc[[7, 8], "lesion_id"] = "twins"
     errors = explanations.choose(table).query("kind == 'error'")
     assert errors["probability"].round(2).tolist() == [0.58, 0.56, 0.55, 0.54, 0.53, 0.52]
@@ -56,7 +56,7 @@ def test_the_surest_errors_come_first_one_per_lesion():
 
 
 def test_the_order_of_rows_does_not_matter_and_equal_ones_go_by_name():
-    table = tested(*[("mel", "nv", 0.6)] * 9, *[("mel", "mel", 0.5)] * 4)
+    table = tested_table(*[("mel", "nv", 0.6)] * 9, *[("mel", "mel", 0.5)] * 4)
     chosen = explanations.choose(table)
     again = explanations.choose(table.sample(frac=1, random_state=0))
     pd.testing.assert_frame_equal(chosen, again)
@@ -64,7 +64,7 @@ def test_the_order_of_rows_does_not_matter_and_equal_ones_go_by_name():
 
 
 def test_without_errors_there_are_hits_alone():
-    chosen = explanations.choose(tested(("mel", "mel", 0.5), ("nv", "nv", 0.5)))
+    chosen = explanations.choose(tested_table(("mel", "mel", 0.5), ("nv", "nv", 0.5)))
     assert chosen["kind"].tolist() == ["hit", "hit"]
 
 
@@ -88,10 +88,9 @@ def test_likeness_is_the_correlation_of_pixels():
 
 
 def test_neighbours_are_counted_among_other_lesions():
-    rows = [("a", "mel", 0), ("a", "mel", 1), ("b", "mel", 3), ("c", "nv", 5), ("d", "nv", 9)]
+    rows = [("a", "mel", 0), ("a", "mel", 1), ("b", "mel", 3), ("c", "nv", 5.5), ("d", "nv", 9)]
     points = pd.DataFrame(rows, columns=["lesion_id", "dx", "x"]).assign(y=0.0)
-    # nearest of another lesion: b, b, a (at 1; c is as far: 2 against 2), b, c
-    points.loc[3, "x"] = 5.5
+    # nearest of another lesion: b, b, a (at 1), b, c
     found = explanations.neighbours(points)
     assert found["same"] == pytest.approx(4 / 5)
     # chance: two images of lesion a see 1 of 3; b sees 2 of 4; c and d see 1 of 4
