@@ -19,6 +19,7 @@ from skin_tl import rendering, slides
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
 from skin_tl.report import Piece
+from skin_tl.study import CLASSES
 from skin_tl.texts import languages, to_html
 
 NOTEBOOK = ROOT / "notebooks" / "3_report.ipynb"
@@ -168,6 +169,11 @@ class Drawing:
 class Figures:
     """Stands in for skin_tl.figures: whatever is to be drawn is one empty drawing."""
 
+    DIAGNOSES = dict.fromkeys(CLASSES, "#000000")
+
+    def backbone_style(self, backbone):
+        return "#000000", "o"
+
     def __getattr__(self, name):
         return Drawing
 
@@ -176,6 +182,9 @@ class Figures:
 
     def example_pictures(self, images, metadata, n_examples):
         return {}
+
+    def explained_picture(self, pixels, heat):
+        return ""
 
 
 @pytest.mark.parametrize("language", languages())
