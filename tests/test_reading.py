@@ -214,6 +214,9 @@ def test_every_column_sorts_both_ways_and_the_first_order_returns(read):
         tables, clicked = page.evaluate(CELLS), page.evaluate(SORTED)
         assert sum(map(len, clicked)) > 60
         for table, columns in zip(tables, clicked, strict=True):
+            if len(table) < 3:  # one row has no order
+                assert not columns
+                continue
             assert len(columns) == len(table[0])
             for place, (up, down, back) in enumerate(columns):
                 first = [row[place]["text"] for row in table[1:]]
