@@ -294,7 +294,7 @@ def contrast(table, labels=None):
     """
     labels = labels or labels_of()
     first = table.iloc[0]
-    figure, axes = new_figure(4.6, 3.3)
+    figure, axes = new_figure(5.6, 3.3)
     ends = table.sort_values("value_b")["value_b"].to_numpy()
     span = max(np.ptp(table[["value_a", "value_b"]].to_numpy()), 0.05)
     heights = spread_out(ends, 0.075 * span)
@@ -312,7 +312,7 @@ def contrast(table, labels=None):
         text = f"{backbone_name(row['backbone'], labels)} {labels.number(row['difference'], '+.2f')}"
         axes.text(1.05, height, text, va="center", fontsize=8)
     axes.set_xticks([0, 1], _ends(table, labels))
-    axes.set_xlim(-0.25, 2.0)
+    axes.set_xlim(-0.25, 1.85)
     axes.set_ylabel(labels("axis.of_score", metric=labels(f"metric.{first['metric']}")))
     axes.grid(visible=False, axis="x")
     axes.spines["bottom"].set_bounds(-0.25, 1.1)

@@ -446,7 +446,7 @@ def operating_rows(ends=True):
 
 def test_operating_points_write_what_is_missed_and_flagged():
     missed, flagged = figures.operating_points(operating_rows())
-    assert {"12.3 (62%)", "3 (15%)"} <= set(shown(missed)) and {"4% (8)", "37% (73)"} <= set(shown(flagged))
+    assert {"12.3 (62%)", "3.0 (15%)"} <= set(shown(missed)) and {"4% (8)", "37% (73)"} <= set(shown(flagged))
     assert {round(x, 6) for x, _, _ in markers(missed)} == {12.333333, 3}
     assert {x for x, _, _ in markers(flagged)} == {0.04, 0.366}
     assert set(intervals(missed).values()) == {(8, 17.5), (1, 6.5)}
@@ -456,7 +456,7 @@ def test_operating_points_write_what_is_missed_and_flagged():
     assert any("malignant lesions missed number and share, n = 20 per seed" in text for text in shown(missed))
     assert any("n = 200 per seed" in text for text in shown(flagged))
     missed, flagged = figures.operating_points(operating_rows(), Labels("fr"))
-    assert {"12,3 (62 %)", "3 (15 %)"} <= set(shown(missed)) and "37 % (73)" in shown(flagged)
+    assert {"12,3 (62 %)", "3,0 (15 %)"} <= set(shown(missed)) and "37 % (73)" in shown(flagged)
 
 
 def test_operating_points_without_intervals_and_with_one_point():

@@ -346,8 +346,8 @@ def test_unknown_studies_and_backbones_are_told_with_those_that_there_are(projec
 
 @pytest.fixture
 def copied(project, tmp_path):
-    """Return a copy of the finished runs that a test may spoil."""
-    shutil.copytree(project / "runs", tmp_path / "copy" / "runs")
+    """Return a copy of the finished study that a test may spoil."""
+    shutil.copytree(project / "runs" / "small", tmp_path / "copy" / "runs" / "small")
     return tmp_path / "copy"
 
 
