@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, disk_full_message, full_folder, is_disk_full, write_atomically, write_json
+from skin_tl.files import ROOT, disk_full_message, exit_status, full_folder, write_atomically, write_json
 from skin_tl.progress import say
 from skin_tl.study import BASELINES, ENSEMBLE, load_study
 
@@ -236,17 +236,8 @@ def main(arguments=None):
     for name in ("backbone", "preprocessing", "strategy", "language"):
         parser.add_argument(f"--{name}")
     options = parser.parse_args(arguments)
-    try:
-        STEPS[options.step](load_study(options.study), Path(options.study).resolve().parent, options)
-    except SkinTLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        print(f"error: {disk_full_message(error.filename or full_folder())}", file=sys.stderr)
-        return 1
-    return 0
+    folder = Path(options.study).resolve().parent
+    return exit_status(lambda: STEPS[options.step](load_study(options.study), folder, options))
 
 
 if __name__ == "__main__":

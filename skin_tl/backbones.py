@@ -301,10 +301,38 @@ def scale_pixels(pixels, name, preprocessing):
 
 
 def network_of(model):
-    """Return the network of `keras.applications` inside what `build_backbone` made."""
+    """Return the network of `keras.applications` inside what `build_backbone` made, or a whole model made of it."""
     import keras
 
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+
+
+def head_layers(whole):
+    """Return the layers of a whole model, backbone and head, that follow its network, in order."""
+    return whole.layers[whole.layers.index(network_of(whole)) + 1 :]
+
+
+def features_model(whole):
+    """Return the part of a whole model that ends in the backbone's features; it shares all weights.
+
+    Parameters
+    ----------
+    whole : keras.Model
+        A run's ``model.keras``: backbone and head.
+
+    Returns
+    -------
+    keras.Model
+        From (n_images, size, size, 3) uint8 to (n_images, n_features) float32.
+    """
+    import keras
+
+    after = head_layers(whole)
+    return keras.models.clone_model(
+        whole,
+        clone_function=lambda layer: layer,
+        call_function=lambda layer, *values, **named: values[0] if layer in after else layer(*values, **named),
+    )
 
 
 def model_fingerprint(model):

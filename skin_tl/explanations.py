@@ -198,8 +198,9 @@ def explain(study, strategy, backbone, folder):
     """
     import keras
 
+    from skin_tl.backbones import features_model
     from skin_tl.features import find_features
-    from skin_tl.gradcam import feature_maps, features_model, gradcam, in_batches, shuffle_weights
+    from skin_tl.gradcam import feature_maps, gradcam, in_batches, shuffle_weights
     from skin_tl.runs import read_images, read_metadata_table, read_splits
 
     run, settings = folder / strategy / backbone, study.model_dump()

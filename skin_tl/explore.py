@@ -425,18 +425,17 @@ def nearest_lesions(found, features, image_id, choice, n_lesions=6):
         The nearest first: image_id (the nearest image of each lesion), lesion_id, dx, distance and same_lesion (bool; a
         split by image may have trained on the lesion itself).
     """
-    from skin_tl.neighbours import Rows, nearest
+    from skin_tl import neighbours
 
     ids = pd.Index(found.images.ids)
     split = subsets(found.splits, choice).reindex(ids)
     train = np.flatnonzero((split == "train").to_numpy() & (ids != image_id))
-    of_lesion = found.metadata.loc[ids[train], "lesion_id"]
-    wanted = min(len(train), n_lesions * int(of_lesion.value_counts().max()))
-    distances, rows = nearest(features[[ids.get_loc(image_id)]], Rows(features, train), wanted)
-    table = found.metadata.loc[ids[train[rows[0]]], ["lesion_id", "dx"]].reset_index(names="image_id")
-    table["distance"] = distances[0]
-    table["same_lesion"] = table["lesion_id"] == found.metadata.loc[image_id, "lesion_id"]
-    return table.drop_duplicates("lesion_id").head(n_lesions).reset_index(drop=True)
+    known = found.metadata.loc[ids[train], ["lesion_id", "dx"]].reset_index(names="image_id")
+    wanted = neighbours.enough_images(known["lesion_id"], n_lesions)
+    mine, reference = features[[ids.get_loc(image_id)]], neighbours.Rows(features, train)
+    distances, rows = neighbours.nearest(mine, reference, wanted)
+    table = neighbours.nearest_lesions(known, rows[0], distances[0], n_lesions).reset_index(drop=True)
+    return table.assign(same_lesion=table["lesion_id"] == found.metadata.loc[image_id, "lesion_id"])
 
 
 # A decision -----------------------------------------------------------------------------------------------------

@@ -469,6 +469,26 @@ MAP_COLOURS = "viridis"
 """Colours of a Grad-CAM, from dark blue (0) to yellow (1): brighter means more, also without colours."""
 
 
+def under_map(pixels, heat):
+    """Return an image in grey under the colours of its Grad-CAM.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        (size, size, 3) uint8.
+    heat : numpy.ndarray
+        (size, size) in 0…1, see `skin_tl.gradcam`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (size, size, 3) uint8.
+    """
+    grey = np.repeat((pixels @ [0.299, 0.587, 0.114])[..., None], 3, axis=2)
+    colours = 255 * mpl.colormaps[MAP_COLOURS](np.asarray(heat, float))[..., :3]
+    return np.round(0.5 * grey + 0.5 * colours).astype(np.uint8)
+
+
 def explained_picture(pixels, heat, side=160):
     """Encode an image with its Grad-CAM beside it for a page.
 
@@ -487,11 +507,8 @@ def explained_picture(pixels, heat, side=160):
         JPEG as data URI, twice as wide as each: the image, and the image in grey under the colours of the map; both
         with the cameras' proportions, 4:3.
     """
-    grey = np.repeat((pixels @ [0.299, 0.587, 0.114])[..., None], 3, axis=2)
-    colours = 255 * mpl.colormaps[MAP_COLOURS](np.asarray(heat, float))[..., :3]
-    pair = (pixels, np.round(0.5 * grey + 0.5 * colours).astype(np.uint8))
     whole = Image.new("RGB", (2 * side, side * 3 // 4))
-    for place, part in enumerate(pair):
+    for place, part in enumerate((pixels, under_map(pixels, heat))):
         part = Image.fromarray(part).resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
         whole.paste(part, (place * side, 0))
     return _jpeg(whole)

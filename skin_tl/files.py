@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
@@ -99,6 +100,21 @@ def full_folder():
     """Return the folder whose disk is full, where an error does not tell: the cache, the temporary one, the project."""
     candidates = (os.environ.get("SKIN_TL_CACHE"), os.environ.get("TMPDIR"), "/tmp")
     return next((folder for folder in candidates if folder and is_full(folder)), ROOT)
+
+
+def exit_status(run):
+    """Call `run` and return the exit status of a process: 0, or 1 after one line on what the user can mend."""
+    try:
+        run()
+    except SkinTLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        print(f"error: {disk_full_message(error.filename or full_folder())}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def claim_space(file, n_bytes):

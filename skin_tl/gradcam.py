@@ -148,13 +148,6 @@ def shuffle_weights(model, seed=0):
     model.set_weights([rng.permutation(w.ravel()).reshape(w.shape) if w.ndim > 1 else w for w in model.get_weights()])
 
 
-def features_model(model):
-    """Return the part of a whole model that ends in the backbone's features, (n_images, n_features) float32."""
-    network = _parts(model)[0]
-    pixels = _until(model, network)
-    return keras.Model(pixels.input, network(pixels.output, training=False), name=f"{model.name}_features")
-
-
 def _parts(model):
     """Return backbone, its pooling, the layers between that and the dense layer, and the dense layer."""
     is_backbone = [isinstance(one, keras.Model) and not isinstance(one, keras.Sequential) for one in model.layers]

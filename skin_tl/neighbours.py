@@ -98,6 +98,30 @@ def nearest(features, reference, n=1, lesions=None, standardise=False, chunk=CHU
     return distances, rows
 
 
+def enough_images(lesion_ids, n_lesions):
+    """Return how many nearest images surely hold `n_lesions` lesions, if `lesion_ids` (pandas.Series) has so many."""
+    return min(len(lesion_ids), n_lesions * int(lesion_ids.value_counts().max()))
+
+
+def nearest_lesions(known, rows, distances, n_lesions):
+    """Return the nearest lesions to one image, each told once, by its nearest image.
+
+    Parameters
+    ----------
+    known : pandas.DataFrame
+        lesion_id and more of each row of the reference.
+    rows, distances : numpy.ndarray
+        (n,) one row of what `nearest` returned.
+    n_lesions : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        At most `n_lesions` rows of `known` with their distance (float64), the nearest first.
+    """
+    return known.iloc[rows].assign(distance=distances.astype(float)).drop_duplicates("lesion_id").head(n_lesions)
+
+
 def unlikeness(distances):
     """Return how unlike the reference each image is: its distance to the `LIKENESS_NEIGHBOUR`-th nearest one of it.
 

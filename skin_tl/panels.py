@@ -11,13 +11,12 @@ import tempfile
 from pathlib import Path
 
 import ipywidgets as widgets
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.colors import to_hex, to_rgb
 from sklearn import metrics as skm
 
-from skin_tl import explore
+from skin_tl import explore, figures
 from skin_tl.decisions import SENSITIVITY
 from skin_tl.drawing import DIAGNOSES, GRID, INK, SOFT, Drawing, backbone_name, themed, to_svg, write_numbers
 from skin_tl.errors import SkinTLError
@@ -406,13 +405,13 @@ class Explorer:
 
     def _row_of(self, pictures, width):
         """Return small images beside each other: (image_id, caption, second line) each."""
-        figures = [
+        shown = [
             Markup(
                 '<figure data-image="{}">{}<figcaption>{}<br><span class="soft">{}</span></figcaption></figure>'
             ).format(image_id, self._image(image_id, width), *lines)
             for image_id, *lines in pictures
         ]
-        return Markup('<div class="pictures">{}</div>').format(Markup("").join(figures))
+        return Markup('<div class="pictures">{}</div>').format(Markup("").join(shown))
 
     # One image ----------------------------------------------------------------------------------------------------
 
@@ -636,11 +635,8 @@ class Explorer:
 
     def _heat(self, pixels, heat, predicted):
         """Return an image under its Grad-CAM map, (size, size) in 0…1, as HTML."""
-        colours = mpl.colormaps["inferno"](heat)[..., :3] * 255
-        share = 0.65 * heat[..., None]
-        mixed = (pixels * (1 - share) + colours * share).round().astype(np.uint8)
         return Markup('<img src="{}" alt="{}" width="240" height="180">').format(
-            explore.png(mixed), self._word("heat", predicted=predicted)
+            explore.png(figures.under_map(pixels, heat)), self._word("heat", predicted=predicted)
         )
 
     def _distance(self, distance):

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, disk_full_message, full_folder, is_disk_full, read_json
+from skin_tl.files import ROOT, exit_status, read_json
 from skin_tl.images import read_image
 from skin_tl.study import CLASSES, TUNED, Study, load_study
+from skin_tl.workflow import INTERRUPTED
 
 NOT_A_DIAGNOSIS = "Not a diagnosis: this is research software and no medical device."
 
@@ -35,8 +36,6 @@ N_NEAREST = 5
 SAME_PREDICTION = 0.02
 """How far a model's probabilities may be from those that its run wrote, in the mean over the validation images: another
 device or precision rounds otherwise, and another model is much farther off."""
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -255,20 +254,17 @@ def _read_model(run, size):
     """
     import keras
 
+    from skin_tl.backbones import features_model, head_layers
+
     file = run.folder / "model.keras"
     try:
         whole = keras.models.load_model(file, compile=False)
-        networks = [layer for layer in whole.layers if isinstance(layer, keras.Model)]
-        if whole.input_shape[1:] != (size, size, 3) or whole.output_shape[1:] != (len(CLASSES),) or not networks:
+        shaped = whole.input_shape[1:] == (size, size, 3) and whole.output_shape[1:] == (len(CLASSES),)
+        if not shaped or not any(isinstance(layer, keras.Model) for layer in whole.layers):
             raise ValueError(f"it takes {whole.input_shape[1:]}, gives {whole.output_shape[1:]}")
-        after = whole.layers[whole.layers.index(networks[0]) + 1 :]
-        body = keras.models.clone_model(
-            whole,
-            clone_function=lambda layer: layer,
-            call_function=lambda layer, *values, **named: values[0] if layer in after else layer(*values, **named),
-        )
+        body = features_model(whole)
         given = keras.Input(body.output_shape[1:])
-        head = keras.Model(given, functools.reduce(lambda values, layer: layer(values), after, given))
+        head = keras.Model(given, functools.reduce(lambda values, layer: layer(values), head_layers(whole), given))
     except Exception as error:  # zipfile, h5py and Keras raise many types for a wrong file
         from skin_tl.runs import versions
 
@@ -332,19 +328,18 @@ class Predictor:
             For each image the `n_nearest` most similar training images of different lesions, with their distance.
         """
         from skin_tl.evaluation import scale_temperature
-        from skin_tl.neighbours import LIKENESS_NEIGHBOUR, nearest, unlikeness
+        from skin_tl.neighbours import LIKENESS_NEIGHBOUR, enough_images, nearest, nearest_lesions, unlikeness
 
         features = by_batches(self.body, pixels, BATCH)
         chances = (
             by_batches(self.head, features, BATCH) if self.views == 1 else _over_views(self.whole, pixels, self.views)
         )
         probabilities = scale_temperature(chances.astype(float), self.temperature)
-        most_of_a_lesion = self.lesions["lesion_id"].value_counts().max()  # so that enough lesions are among them
-        n = min(max(n_nearest * most_of_a_lesion, LIKENESS_NEIGHBOUR), len(self.known))
+        n = min(max(enough_images(self.lesions["lesion_id"], n_nearest), LIKENESS_NEIGHBOUR), len(self.known))
         distances, rows = nearest(features, self.known, n)
         tables = [
-            self.lesions.iloc[row].assign(distance=distance).drop_duplicates("lesion_id")[:n_nearest]
-            for row, distance in zip(rows, distances.astype(float), strict=True)
+            nearest_lesions(self.lesions, row, distance, n_nearest)
+            for row, distance in zip(rows, distances, strict=True)
         ]
         return probabilities, unlikeness(distances).astype(float), tables
 
@@ -385,6 +380,7 @@ def load_predictor(run):
         that the run wrote.
     """
     from skin_tl.evaluation import PROBABILITIES, fit_temperature, read_predictions, validation_rows
+    from skin_tl.explanations import explained_head
     from skin_tl.features import extract
     from skin_tl.neighbours import Rows, unlikeness_limit
     from skin_tl.runs import read_images, read_metadata_table, read_splits
@@ -394,8 +390,7 @@ def load_predictor(run):
     folder, record = run.study_folder, read_json(run.folder / "run.json")
     again = f"Run `./run_all.sh {folder.name}` again."
     study = check_study(record.get("parameters", {}), source=run.folder / "run.json")
-    # model.keras holds the first head of those that the study lists
-    policy, preprocessing, seed = study.split_policies[0], study.preprocessings[0], study.seeds[0]
+    policy, preprocessing, seed = explained_head(study.model_dump()).values()
     images, splits = read_images(folder), read_splits(folder)
     split = splits[(splits["split_policy"] == policy) & (splits["seed"] == seed)]
     drawn = split_fingerprints(split).get(policy, {}).get(str(seed))
@@ -586,7 +581,8 @@ def main(arguments=None, root=ROOT):
     parser.add_argument("--backbone", help="one, or several: A,B")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--from", dest="base", type=Path, help=argparse.SUPPRESS)  # where the person stands
-    try:
+
+    def run():
         options = parser.parse_args(arguments)
         study = options.study
         if study and Path(study).suffix in (".yaml", ".yml"):
@@ -594,18 +590,12 @@ def main(arguments=None, root=ROOT):
         backbones = [name.strip() for name in (options.backbone or "").split(",") if name.strip()]
         predictions = predict_images(options.images, study, backbones, root=root, base=options.base)
         print(as_json(predictions) if options.json else as_text(predictions))
-    except SkinTLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        print(f"error: {disk_full_message(error.filename or full_folder())}", file=sys.stderr)
-        return 1
+
+    try:
+        return exit_status(run)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return INTERRUPTED
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skin_tl.backbones import BACKBONES
+from skin_tl.backbones import BACKBONES, transform_of
 from skin_tl.decisions import SENSITIVITY
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import approximate, read_predictions
@@ -787,8 +787,8 @@ def run_table(files):
         row = {"strategy": strategy, "backbone": backbone, "device": run["device"]}
         row |= {"weights": run["weights"]["source"], "git_commit": run["git_commit"]}
         timings = dict(sorted(run["timings"].items()))
-        if BACKBONES[backbone].transform == "tf" and "features_native_s" in timings:  # then −1…1 is native, too
-            timings.pop("features_unit_s", None)
+        if transform_of(backbone, "native") == transform_of(backbone, "unit") and "features_native_s" in timings:
+            timings.pop("features_unit_s", None)  # one computation under two names
         row |= timings
         total = sum(timings.values())
         row |= {"total_s": total, "core_hours": total * run["n_cores"] / 3600}

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from skin_tl.backbones import BACKBONES, build_backbone, resolve_weights
+from skin_tl.backbones import BACKBONES, build_backbone, features_model, resolve_weights
 from skin_tl.errors import SkinTLError
 from skin_tl.study import check_study
 
@@ -98,7 +98,7 @@ def test_a_softmax_of_its_own_is_the_same_head():
     images = PIXELS[:, :32, :32]
     np.testing.assert_allclose(other.predict_on_batch(images), model.predict_on_batch(images), atol=1e-6)
     np.testing.assert_array_equal(gradcam.gradcam(other, images, [1, 2, 3]), gradcam.gradcam(model, images, [1, 2, 3]))
-    features = gradcam.features_model(model).predict_on_batch(images)
+    features = features_model(model).predict_on_batch(images)
     np.testing.assert_allclose(head.predict_on_batch(features), model.predict_on_batch(images), atol=1e-6)
 
 
