@@ -391,7 +391,7 @@ def test_lab_serves_the_notebooks_with_a_kernel_of_the_environment(ready):
         kernel = next(
             child
             for child in psutil.Process(process.pid).children(recursive=True)
-            if "ipykernel_launcher" in child.cmdline()
+            if "ipykernel_launcher" in child.as_dict(["cmdline"], ad_value=[])["cmdline"]  # none of one that just ended
         )
         assert Path(kernel.cwd()) == ready / "notebooks"
         assert Path(kernel.cmdline()[0]).parent.resolve() == Path(sys.prefix, "bin").resolve()
