@@ -1,7 +1,8 @@
 """Splits: which images train, validate and test.
 
 Takes the metadata table; gives a table that names the subset of every image for each split policy and seed, and one for
-the experiments that a study asks for beside.  Both are drawn once and are the same for every backbone.
+the experiments that a study asks for beside.  Both are drawn once and are the same for every backbone, as are the smaller
+training subsets of learning curves.
 """
 
 import numpy as np
@@ -141,6 +142,54 @@ def subset_rows(splits, policy, seed, image_ids):
     part = splits[(splits["split_policy"] == policy) & (splits["seed"] == seed)]
     subset = pd.Series(image_ids).map(part.set_index("image_id")["subset"]).to_numpy()
     return {name: np.flatnonzero(subset == name) for name in SUBSETS}
+
+
+def draw_fraction(lesions, fraction, seed):
+    """Draw a part of the training lesions: whole lesions, the same share of each diagnosis, at least one of each.
+
+    A smaller part is in every larger one of the same lesions and seed.
+
+    Parameters
+    ----------
+    lesions : pandas.DataFrame
+        Columns lesion_id and dx, of training images or lesions; neither row order nor repeated lesions matter.
+    fraction : float
+        Above 0, at most 1.
+    seed : int
+
+    Returns
+    -------
+    set of str
+        The lesions that are drawn.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = set()
+    for _, names in lesions.drop_duplicates("lesion_id").sort_values("lesion_id").groupby("dx")["lesion_id"]:
+        order = rng.permutation(names.to_numpy(str))
+        drawn.update(order[: max(1, round(fraction * len(order)))].tolist())
+    return drawn
+
+
+def fraction_rows(rows, metadata, fraction, seed):
+    """Keep the training rows of the lesions that `draw_fraction` draws; validation and test stay as they are.
+
+    Parameters
+    ----------
+    rows : dict
+        From `subset_rows`.
+    metadata : pandas.DataFrame
+        lesion_id and dx, one row per row that is indexed.
+    fraction : float
+    seed : int
+
+    Returns
+    -------
+    dict
+        As `rows`.
+    """
+    train = metadata.iloc[rows["train"]]
+    drawn = draw_fraction(train, fraction, seed)
+    return rows | {"train": rows["train"][train["lesion_id"].astype(str).isin(drawn).to_numpy()]}
 
 
 def split_fingerprints(splits):

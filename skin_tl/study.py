@@ -99,6 +99,9 @@ class Study(BaseModel):
         `native` scales pixels as the weights were trained with; `unit` scales them to −1…1 for all.
     seeds : list of int
         One split and one head for each.
+    train_fractions : list of float
+        Shares (above 0, at most 1) of the training lesions, sorted, 1 among them: with each of those below 1, heads and
+        networks are trained once more for a learning curve.  All results but those curves rest on 1.
     weights : {'imagenet', 'imagenet_or_random', 'random'}
     leakage : bool
         Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.leakage`.
@@ -152,6 +155,9 @@ class Study(BaseModel):
     split_policies: _names(("lesion", "image")) = ["lesion"]
     preprocessings: _names(("native", "unit")) = ["native"]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)]
+    train_fractions: Annotated[
+        list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(_as_list), Field(min_length=1)
+    ] = [1.0]
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
     leakage: bool = False
     other_splits: int = Field(0, ge=0, le=1000)
@@ -190,7 +196,7 @@ class Study(BaseModel):
             raise ValueError(f"the name {name!r} is reserved")
         return name
 
-    @field_validator("backbones", "strategies", "split_policies", "preprocessings", "seeds")
+    @field_validator("backbones", "strategies", "split_policies", "preprocessings", "seeds", "train_fractions")
     @classmethod
     def _no_repeats(cls, values):
         if len(set(values)) != len(values):
@@ -206,6 +212,13 @@ class Study(BaseModel):
                 hint = f", did you mean {near[0]!r}?" if near else "."
                 raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(BACKBONES)}")
         return names
+
+    @field_validator("train_fractions")
+    @classmethod
+    def _all_among_them(cls, fractions):
+        if 1.0 not in fractions:
+            raise ValueError("must contain 1, all training lesions: the results rest on it, the others are beside it")
+        return sorted(fractions)
 
     @field_validator("leakage", "other_splits")
     @classmethod
@@ -266,6 +279,8 @@ class Study(BaseModel):
         if strategy != "from_scratch":
             keys += ["l2", "max_epochs", "patience"]
         keys += [key for key, meant in _OF_STRATEGIES.items() if strategy in meant and key != "device"]
+        if self.train_fractions != [1.0]:  # a study without learning curves is not trained again for their sake
+            keys.append("train_fractions")
         return {key: getattr(self, key) for key in keys}
 
 

@@ -28,12 +28,14 @@ from skin_tl.files import claim_space, disk_full_message, is_disk_full, write_at
 from skin_tl.images import ImageSet, cache_folder
 from skin_tl.progress import bar
 from skin_tl.runs import run_record
-from skin_tl.splits import EXPERIMENT, subset_rows
+from skin_tl.splits import EXPERIMENT, fraction_rows, subset_rows
 from skin_tl.study import CLASSES, Study
 from skin_tl.uncertainty import confusion_metrics
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
 PREDICTION_COLUMNS += ["image_id", "lesion_id", "dx", *(f"p_{name}" for name in CLASSES)]
+HEAD = [*EXPERIMENT, "train_fraction"]
+"""Columns that name one head or network of a run."""
 HISTORY_COLUMNS = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"]
 HISTORY_COLUMNS += ["loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"]
 
@@ -313,7 +315,7 @@ def train_run(study, strategy, backbone, prepared, folder):
     metadata = prepared.metadata.set_index("image_id").loc[prepared.images.ids].reset_index()
     weights = {"source": "random"} if strategy == "from_scratch" else prepared.weights["backbones"][backbone]
     job = Job(study, strategy, backbone, prepared.images, metadata, weights, Path(folder))
-    due = _heads(study, prepared, metadata["image_id"])
+    due = _heads(study, prepared, metadata)
     if strategy == "feature_extraction":
         trained = _train_heads(job, due)
     else:
@@ -322,7 +324,7 @@ def train_run(study, strategy, backbone, prepared, folder):
         trained = train_networks(job, {name: rows for name, rows in due.items() if name[0] == "main"})
     predictions, histories = [], []
     for name, history, tables in trained:
-        arm = dict(zip(EXPERIMENT, name, strict=True)) | {"train_fraction": 1.0}
+        arm = dict(zip(HEAD, name, strict=True))
         histories.append(history.assign(**arm)[HISTORY_COLUMNS])
         predictions += [
             table.assign(dataset="internal", subset=subset, **arm)[PREDICTION_COLUMNS]
@@ -349,7 +351,7 @@ def _train_heads(job, heads):
     Yields
     ------
     name : tuple
-        (arm, split policy, preprocessing, seed).
+        (arm, split policy, preprocessing, seed, train fraction).
     history : pandas.DataFrame
         Columns `HISTORY_COLUMNS` without those of the arm.
     tables : dict of pandas.DataFrame
@@ -359,23 +361,39 @@ def _train_heads(job, heads):
     with threadpool_limits(1, "blas"), bar(total=len(heads), what=f"training {job.backbone}", unit="head") as shown:
         for preprocessing in job.study.preprocessings:
             model, features = job.features(preprocessing)
-            clock = time.perf_counter()
             transform = transform_of(job.backbone, preprocessing)
-            mine = {name: (transform, name[0], name[1], name[3]) for name in heads if name[2] == preprocessing}
-            due = {same: heads[name] for name, same in mine.items() if same not in trained}
-            found = _side_by_side(delayed(train_head)(features, labels, rows, job.study) for rows in due.values())
-            for name, same in mine.items():
-                if same not in trained:  # two names for one computation share its result
-                    trained[same] = next(found)
-                (head, history), rows = trained[same], heads[name]
-                tables = {subset: predict(head, features, rows[subset], job.metadata) for subset in ("val", "test")}
-                with write_atomically(job.folder / "heads" / head_file(*name)) as part:
-                    head.save(part)
-                if shown.n == 0:
-                    save_model(model, head, job.folder / "model.keras")
-                shown.update()
-                yield name, history.assign(stage="head"), tables
-            job.timings[f"heads_{preprocessing}_s"] = round(time.perf_counter() - clock, 3)
+            for whole in (True, False) if len(job.study.train_fractions) > 1 else (True,):
+                clock = time.perf_counter()
+                mine = {name: rows for name, rows in heads.items() if name[2] == preprocessing}
+                mine = {name: (transform, *without(name)) for name in mine if (name[-1] == 1) == whole}
+                due = {same: heads[name] for name, same in mine.items() if same not in trained}
+                found = _side_by_side(delayed(train_head)(features, labels, rows, job.study) for rows in due.values())
+                for name, same in mine.items():
+                    if same not in trained:  # two names for one computation share its result
+                        trained[same] = next(found)
+                    (head, history), rows = trained[same], heads[name]
+                    tables = {subset: predict(head, features, rows[subset], job.metadata) for subset in ("val", "test")}
+                    with write_atomically(job.folder / "heads" / head_file(*name)) as part:
+                        head.save(part)
+                    if shown.n == 0:
+                        save_model(model, head, job.folder / "model.keras")
+                    shown.update()
+                    yield name, history.assign(stage="head"), tables
+                job.timings[timing("heads", name)] = round(time.perf_counter() - clock, 3)
+
+
+def without(name):
+    """Return the name of a head without its preprocessing, which may be another word for the same transform."""
+    arm, policy, _, seed, fraction = name
+    return arm, policy, seed, fraction
+
+
+def timing(what, name):
+    """Return under which key the seconds stand that `what`, ``heads`` or ``networks``, of such a name took.
+
+    Those that learn from a part of the training lesions have a key of their own.
+    """
+    return f"{what}_{name[2]}{'' if name[-1] == 1 else '_fractions'}_s"
 
 
 def _side_by_side(calls):
@@ -387,29 +405,36 @@ def _side_by_side(calls):
     return Parallel(n_jobs=-1, prefer="threads", return_as="generator")(calls)
 
 
-def _heads(study, prepared, image_ids):
-    """Return the rows of each head by (arm, split policy, preprocessing, seed): the study's own, then experiments'."""
-    heads = {}
+def _heads(study, prepared, metadata):
+    """Return the rows of each head by its name (see `HEAD`): the study's own, experiments', and those of fractions."""
+    heads, image_ids = {}, metadata["image_id"]
     for preprocessing, policy, seed in itertools.product(study.preprocessings, study.split_policies, study.seeds):
-        heads["main", policy, preprocessing, seed] = subset_rows(prepared.splits, policy, seed, image_ids)
+        heads["main", policy, preprocessing, seed, 1.0] = subset_rows(prepared.splits, policy, seed, image_ids)
+    own = list(heads.items())
     for name, split in prepared.experiments.groupby(EXPERIMENT, sort=False):
         arm, policy, preprocessing, seed = name
-        heads[arm, policy, preprocessing, int(seed)] = subset_rows(split, policy, seed, image_ids)
+        heads[arm, policy, preprocessing, int(seed), 1.0] = subset_rows(split, policy, seed, image_ids)
+    for fraction in study.train_fractions:
+        for (*name, seed, _), rows in own if fraction < 1 else []:
+            heads[*name, seed, fraction] = fraction_rows(rows, metadata, fraction, seed)
     return heads
 
 
 def last_stage(history):
-    """Keep the epochs of a run's own arm in its last stage: of a network that is fine-tuned, not those of its head."""
-    own = history[history["arm"] == "main"]
+    """Keep the epochs of a run's own arm, on all training lesions, in its last stage: of a network that is fine-tuned,
+    not those of its head."""
+    own = history[(history["arm"] == "main") & (history["train_fraction"] == 1)]
     return own[own["stage"] == own["stage"].iloc[-1]]
 
 
-def head_file(arm, policy, preprocessing, seed):
+def head_file(arm, policy, preprocessing, seed, train_fraction=1.0):
     """Return the name of a head's file below ``heads/``, a Keras model from features to probabilities.
 
-    That of a whole network below ``models/`` is the same; it takes raw pixels.
+    That of a whole network below ``models/`` is the same; it takes raw pixels.  One that learned from a part of the
+    training lesions says so: ``…_10percent.keras``.
     """
-    name = f"{policy}_{preprocessing}_seed{seed}.keras"
+    part = "" if train_fraction == 1 else f"_{100 * train_fraction:.10g}percent"
+    name = f"{policy}_{preprocessing}_seed{seed}{part}.keras"
     return name if arm == "main" else f"{arm}_{name}"
 
 

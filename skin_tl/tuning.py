@@ -27,7 +27,17 @@ from skin_tl.errors import SkinTLError
 from skin_tl.files import file_fingerprint, fingerprint, write_atomically
 from skin_tl.progress import bar, say
 from skin_tl.study import CLASSES
-from skin_tl.training import build_head, head_file, labels_of, prediction_table, reached, scores, train_head
+from skin_tl.training import (
+    build_head,
+    head_file,
+    labels_of,
+    prediction_table,
+    reached,
+    scores,
+    timing,
+    train_head,
+    without,
+)
 
 ZOOM, SHIFT = 0.1, 0.05
 """How far images are scaled (factor from 0.9 to 1.1) and shifted (share of their side) at most."""
@@ -356,8 +366,8 @@ FORMAT = 1
 def identity(job, name, rows):
     """Return what a checkpoint belongs to, dict of dict: settings of the study, the data, versions."""
     settings = job.study.training_settings(job.strategy)
-    for key in ("split_policies", "preprocessings", "seeds"):
-        settings.pop(key)
+    for key in ("split_policies", "preprocessings", "seeds", "train_fractions"):
+        settings.pop(key, None)
     settings |= {"image_size": job.study.image_size, "strategy": job.strategy, "backbone": job.backbone}
     subsets = [rows[subset].tolist() for subset in ("train", "val", "test")]
     weights = {key: job.weights.get(key) for key in ("source", "fingerprint")}
@@ -526,7 +536,7 @@ def train_networks(job, due):
     ----------
     job : skin_tl.training.Job
     due : dict
-        Rows of each subset by (arm, split policy, preprocessing, seed).
+        Rows of each subset by (arm, split policy, preprocessing, seed, train fraction).
 
     Yields
     ------
@@ -539,23 +549,28 @@ def train_networks(job, due):
         If the device is not there or has too little memory, a batch is larger than a training subset, a loss is no
         number, or a checkpoint belongs to something else.
     """
-    for (_, policy, _, seed), rows in due.items():
+    for (_, policy, _, seed, fraction), rows in due.items():
         if job.study.batch > len(rows["train"]):
+            part = "" if fraction == 1 else f", {100 * fraction:.10g} % of its lesions"
             raise SkinTLError(
                 f"`batch: {job.study.batch}` is larger than the training subset, {len(rows['train'])} images (split by "
-                f"{policy}, seed {seed}). Lower it."
+                f"{policy}, seed {seed}{part}). Lower it{', or leave this fraction out' if part else ''}."
             )
     trained, models = {}, job.folder / "models"
     with on_device(job.study.device), enough_memory(job.study.batch):
         for name, rows in due.items():
-            same = (transform_of(job.backbone, name[2]), name[0], name[1], name[3])
+            same = (transform_of(job.backbone, name[2]), *without(name))
             if same not in trained:  # two names for one computation share its result
                 network, history, seconds = train_network(job, name, rows)
+                clock = time.perf_counter()
                 tables = {
                     subset: predict_images(job.study, network.whole, job.images.pixels, rows[subset], job.metadata)
                     for subset in ("val", "test")
                 }
-                key = f"networks_{name[2]}_s"
+                if not trained:
+                    n_images = sum(len(table) for table in tables.values())
+                    job.sizes["images_per_second"] = round(n_images / (time.perf_counter() - clock), 1)
+                key = timing("networks", name)
                 job.timings[key] = round(job.timings.get(key, 0) + seconds, 3)
                 trained[same] = network.whole, history, tables
             whole, history, tables = trained[same]
@@ -582,7 +597,7 @@ def train_network(job, name, rows):
     ----------
     job : skin_tl.training.Job
     name : tuple
-        (arm, split policy, preprocessing, seed).
+        (arm, split policy, preprocessing, seed, train fraction).
     rows : dict
         Rows of the images by subset; 'test' is not looked at.
 
@@ -595,7 +610,7 @@ def train_network(job, name, rows):
     seconds : float
     """
     study, labels, pixels = job.study, labels_of(job.metadata), job.images.pixels
-    _, _, preprocessing, seed = name
+    _, _, preprocessing, seed, fraction = name
     file, about = _checkpoint_file(job, name), identity(job, name, rows)
     saved = read_checkpoint(file, about)
     counts = np.bincount(labels[rows["train"]], minlength=len(CLASSES))
@@ -617,7 +632,7 @@ def train_network(job, name, rows):
     epochs = study.fine_tuning_epochs if job.strategy == "fine_tuning" else study.from_scratch_epochs
     steps, before = int(counts.sum()) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
     done = len(progress["history"]) - before
-    what = f"{job.backbone}, seed {seed}"
+    what = f"{job.backbone}, seed {seed}" + ("" if fraction == 1 else f", {100 * fraction:.10g} % of the lesions")
     if done and not progress["done"]:
         say(f"  {what}: going on after epoch {done}.")
     with bar(total=epochs * steps, what=what, unit="step") as shown:
