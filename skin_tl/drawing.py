@@ -54,6 +54,12 @@ BACKBONE_STYLES = {
     "metadata_only": (GREY, ">"),
     "colour_histogram": (GREY, "d"),
 }
+STRATEGY_STYLES = {
+    "feature_extraction": ("#1D4F7A", "o"),
+    "fine_tuning": ("#117733", "s"),
+    "from_scratch": ("#A04000", "D"),
+}
+"""Colour and marker of a strategy, where strategies stand beside each other."""
 _OTHER_STYLES = (("#AA4499", "8"), ("#6B6B00", "p"), ("#4A4A4A", "h"))
 
 THEME = {

@@ -180,10 +180,11 @@ def _check_subsets(predictions, splits, source):
         (policy, int(seed)): set(part["image_id"])
         for (policy, seed), part in splits[splits["subset"] == "test"].groupby(["split_policy", "seed"])
     }
-    for (policy, preprocessing, seed), part in ours.groupby([*CELL[2:4], "seed"]):
+    for (policy, preprocessing, fraction, seed), part in ours.groupby([*CELL[2:], "seed"]):
         images = set(part["image_id"])
         wanted = expected.get((policy, int(seed)))
         where = f"{source}: split {policy}, preprocessing {preprocessing}, seed {seed}"
+        where += "" if fraction == 1 else f", train fraction {fraction:g}"
         if wanted is None:
             raise SkinTLError(f"{where}: splits.csv has no such split. Delete the file and run the study again.")
         for odd, what in ((wanted - images, "missing"), (images - wanted, "not of that subset")):
@@ -357,13 +358,13 @@ def metrics_table(predictions, strategy, backbone, n_boot=N_BOOT, seed=0):
     -------
     pandas.DataFrame
         Columns `METRIC_COLUMNS`: for each configuration the rows of each seed, then those of seed ``all``.  Arms of
-        experiments have the metrics of the predicted diagnosis alone.
+        experiments, and training on a part of the lesions, have the metrics of the predicted diagnosis alone.
     """
     rows = []
     test = predictions[predictions["subset"] == "test"]
     for cell, part in test.groupby(CELL):
         labels = dict(zip(CELL, cell, strict=True))
-        if labels["arm"] == "main":
+        if labels["arm"] == "main" and labels["train_fraction"] == 1:
             rows += metric_rows(part, "all", n_boot, seed, _temperatures(predictions, labels))
         else:
             rows += metric_rows(part, "all", n_boot, seed, groups=["confusion"])

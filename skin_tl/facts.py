@@ -128,7 +128,8 @@ def collect_facts(tables):
         ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage or of the scaling), ``decision``,
         ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis);
         ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features of one backbone lie in two
-        dimensions).
+        dimensions); ``curve`` (macro F1 with a share of the training lesions), ``needed`` (lesions to reach what
+        training from scratch does with all) and ``gain`` (one strategy less another).
     """
     facts = Facts(tables)
     setup = "{strategy}.{split_policy}.{preprocessing}"
@@ -208,7 +209,11 @@ def _collect_evaluation(facts):
     numbers |= {"value_a": ".value_a", "value_b": ".value_b", "n_images": ".n_images", "n_lesions": ".n_lesions"}
     identity = ["column", "tested", "strategy", "split_policy", "preprocessing", "backbone", "metric"]
     pattern = "effect.{column}.{tested}.{strategy}.{split_policy}.{backbone}.{metric}"
-    facts.add(pattern, "effects.csv", identity, numbers)
+    effects = tables["effects.csv"]
+    facts.add(pattern, "effects.csv", identity, numbers, effects[effects["column"] != "strategy"])
+    pattern = f"gain.{setup}.{{backbone}}.{{metric}}"
+    facts.add(pattern, "effects.csv", identity, numbers, effects[effects["column"] == "strategy"])
+    _collect_transfer(facts)
     identity = ["dataset", "arm", "train_fraction", "seed", *SETUP, "backbone", "decision", "point", "metric"]
     pattern = f"decision.{setup}.{{backbone}}.{{decision}}.{{point}}.{{metric}}"
     numbers = {"value": "", "n_lesions": ".n_lesions"} | ends
@@ -231,3 +236,21 @@ def _collect_evaluation(facts):
     names = {"value": "", "n_images": ".n_images", "n_lesions": ".n_lesions"} | ends
     identity = [*SETUP, "backbone", "dx", "metric"]
     facts.add(f"ranking.{setup}.{{backbone}}.{{dx}}.{{metric}}", "ranking.csv", identity, names)
+
+
+def _collect_transfer(facts):
+    """Name the facts of what transfer buys, where a study has more than one strategy or share of its lesions."""
+    if "learning_curves.csv" not in facts.tables:
+        return
+    setup = "{strategy}.{split_policy}.{preprocessing}"
+    names = {"value": "", "ci_low": ".low", "ci_high": ".high", "n_lesions": ".n_lesions"}
+    curves = facts.tables["learning_curves.csv"]
+    ends = {"least": curves["train_fraction"].min(), "all": 1.0}
+    for end, fraction in ends.items():
+        rows = curves[curves["train_fraction"] == fraction]
+        identity = [*SETUP, "backbone", "train_fraction"]
+        shown = names | {"train_fraction": ".fraction"}
+        facts.add(f"curve.{end}.{setup}.{{backbone}}", "learning_curves.csv", identity, shown, rows)
+    names = ["target", "n_lesions_all", "n_lesions", "train_fraction", "value", "saved"]
+    identity = [*SETUP, "backbone"]
+    facts.add(f"needed.{setup}.{{backbone}}", "lesions_needed.csv", identity, {name: f".{name}" for name in names})

@@ -109,6 +109,8 @@ class Report:
     setups : list of skin_tl.tables.Setup
     main : skin_tl.tables.Setup
         The set-up that the conclusions rest on.
+    curves : list of skin_tl.tables.Setup
+        Those that are compared to say what transfer buys; empty in a study that has nothing to compare.
     pictures : bool
         Whether pictures of the data set may be shown: every piece that would hold one asks for it (study key `images`).
     explained : list of skin_tl.tables.Setup
@@ -133,6 +135,7 @@ class Report:
         self.tables |= explanation_tables(self.files)
         self.facts = collect_facts(self.tables)
         self.setups, self.main = self.files.setups, self.files.main_setup
+        self.curves = self.files.curves
         head = explained_head(self.study)
         policy, preprocessing = head["split_policy"], head["preprocessing"]
         self.explained = [Setup(strategy, policy, preprocessing) for strategy in self.study["strategies"]]
@@ -168,6 +171,9 @@ class Report:
             "setups": self.files.setups,
             "main": self.files.main_setup,
             "explained": self.explained,
+            "curves": self.curves,
+            "train_fractions": self.files.train_fractions,
+            "gains": self.gains,
             "reproduction": repeats[0] if repeats else None,
             "parameters_agree": bool(same.all()),
             "setup_name": self.setup_name,
@@ -240,6 +246,18 @@ class Report:
         table = table[(table["column"] == column) & (table["metric"] == metric) & (table["tested"] == tested)]
         return list(table.groupby(["strategy", "split_policy"], sort=False))
 
+    def gains(self, backbone, metric="macro_f1"):
+        """Return the compared pairs of strategies, list of dict: a, b (labels), key (facts of a less b) and real."""
+        table = self.tables["effects.csv"]
+        table = table[(table["column"] == "strategy") & (table["metric"] == metric) & (table["backbone"] == backbone)]
+        rows = []
+        for row in table.to_dict("records"):
+            setup = Setup(row["strategy"], row["split_policy"], row["preprocessing"])
+            if (setup.split_policy, setup.preprocessing) == (self.main.split_policy, self.main.preprocessing):
+                names = {side: self.labels(f"strategy.{row[side]}") for side in "ab"}
+                rows.append(names | {"key": f"gain.{setup.key}.{backbone}.{metric}", "real": bool(row["real"])})
+        return rows
+
     def contrasts(self, metric, factor):
         """Return the comparisons of set-ups that differ in one thing, grouped by (factor, strategy, held level)."""
         table = self.tables["contrasts.csv"]
@@ -248,7 +266,7 @@ class Report:
 
     def histories(self):
         """Return the history of each run's own training: list of (backbone, strategy, rows of ``history.csv``)."""
-        own = self.files.history.query("arm == 'main'")
+        own = self.files.history.query("arm == 'main' and train_fraction == 1")
         runs = own.groupby(["backbone", "strategy"], sort=False)
         return [(*names, rows[rows["stage"] == rows["stage"].iloc[-1]]) for names, rows in runs]
 
@@ -734,6 +752,18 @@ class Report:
                 rows.append([backbone, self.labels(f"metric.{metric}"), *self._cells(row, specs)])
         heads = self._heads("backbone", "row", "#ours", "#published", "#difference")
         return heads, rows, "classification_reports.csv"
+
+    def _table_costs(self):
+        table = self.tables["costs.csv"]
+        specs = {"train_s": ",.0f", "core_hours": ",.2f", "n_parameters_whole": ",d"}
+        specs |= {"model_mb": ",.1f", "images_per_second": ",.0f"}
+        specs = {name: spec for name, spec in specs.items() if table[name].notna().any()}
+        rows = []
+        for row in table.to_dict("records"):
+            score = self._cell(row["value"], ".3f") + self._interval(row["ci_low"], row["ci_high"])
+            rows.append([self.labels(f"strategy.{row['strategy']}"), row["backbone"], score, *self._cells(row, specs)])
+        heads = [*self._heads("strategy", "backbone"), (self.labels("metric.macro_f1"), True)]
+        return [*heads, *self._heads(*(f"#{name}" for name in specs))], rows, "costs.csv"
 
     def _table_runs(self):
         table = self.tables["runs.csv"]

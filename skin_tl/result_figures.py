@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import to_rgb
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from skin_tl.decisions import SENSITIVITY
 from skin_tl.drawing import (
@@ -17,6 +17,7 @@ from skin_tl.drawing import (
     GRID,
     INK,
     SOFT,
+    STRATEGY_STYLES,
     above_row,
     backbone_name,
     backbone_style,
@@ -720,6 +721,67 @@ def operating_points(decisions, labels=None):
         marker_legend(figure, meanings, ["white" if point == "diagnosis" else SOFT for point in points])
         drawings.append(figure)
     return drawings
+
+
+# What transfer buys ---------------------------------------------------------------------------------------------
+
+
+@themed
+def learning_curves(table, labels=None):
+    """Draw a score against the number of training lesions, a line for each strategy.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``learning_curves.csv``: strategy, backbone, n_lesions, metric, value, ci_low, ci_high, n_seeds, n_images.
+    labels : skin_tl.texts.Labels, optional
+        English by default.
+
+    Returns
+    -------
+    list of Drawing
+        One per backbone, all with the same axes.
+    """
+    labels = labels or labels_of()
+    first = table.iloc[0]
+    sizes = np.sort(table["n_lesions"].unique())
+    low, high = with_room(table[["value", "ci_low", "ci_high"]].to_numpy(float), 0.06)
+    strategies = list(dict.fromkeys(table["strategy"]))
+    # Error bars stand beside each other, a small factor apart.
+    apart = (sizes[-1] / sizes[0]) ** 0.015
+    drawings = []
+    for backbone, part in table.groupby("backbone", sort=False):
+        figure, axes = new_figure(4.6, 3.6 + 0.18 * len(strategies))
+        for place, strategy in enumerate(strategies):
+            rows = part[part["strategy"] == strategy].sort_values("n_lesions")
+            colour, marker = STRATEGY_STYLES[strategy]
+            x = rows["n_lesions"] * apart ** (place - (len(strategies) - 1) / 2)
+            axes.vlines(x, rows["ci_low"], rows["ci_high"], color=colour, linewidth=1.4)
+            style = {"marker": marker, "markersize": 7, "markeredgecolor": "white", "linewidth": 1.6}
+            axes.plot(x, rows["value"], color=colour, label=labels(f"strategy.{strategy}"), **style)
+        axes.set_xscale("log")
+        axes.set_xlim(sizes[0] / apart**3, sizes[-1] * apart**3)
+        axes.set_ylim(max(0.0, low), min(1.0, high))
+        axes.xaxis.set_major_locator(FixedLocator(_ticks_apart(sizes)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        write_numbers(axes.xaxis, labels, ",.0f")
+        write_numbers(axes.yaxis, labels, ".2f")
+        shown = {"images": labels.number(first["n_images"], ",d"), "seeds": labels.number(first["n_seeds"], "d")}
+        write_below(axes, labels("axis.training_lesions", **shown), 54)
+        axes.set_ylabel(labels("axis.of_score", metric=labels(f"metric.{first['metric']}")))
+        axes.set_title(backbone_name(backbone, labels))
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        drawings.append(figure)
+    return drawings
+
+
+def _ticks_apart(sizes, least=0.13):
+    """Return those of sorted sizes whose numbers have room on a logarithmic axis from the first to the last."""
+    places, kept = np.log(sizes) - np.log(sizes[0]), [len(sizes) - 1]
+    for place in range(len(sizes) - 2, -1, -1):
+        if places[kept[-1]] - places[place] >= least * places[-1]:
+            kept.append(place)
+    return sizes[kept[::-1]]
 
 
 # Who the scores hold for, and how far probabilities can be trusted ----------------------------------------------

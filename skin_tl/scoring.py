@@ -4,6 +4,8 @@ Takes `skin_tl.tables.StudyFiles`; gives tables by the name of their CSV file (`
 predictions alone.  The step `evaluate` writes them beside the report; both languages and the slides read them.
 """
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 
@@ -140,10 +142,10 @@ def _comparisons(files, n_boot):
 
 
 def _effects(files, n_boot):
-    """Contrast the two arms of the leakage experiment, and the two scalings, for each backbone.
+    """Contrast the two arms of the leakage experiment, the two scalings, and pairs of strategies, for each backbone.
 
     `tested` says which test lesions: all, or those that have siblings, whom leakage can help at all.  p-values are
-    corrected over the backbones after Holm.
+    corrected after Holm over the backbones, and over the pairs of strategies with them.
     """
     n_images = files.metadata.groupby("lesion_id").size()
     seen_again = set(n_images.index[n_images > 1])
@@ -159,11 +161,32 @@ def _effects(files, n_boot):
         if {"native", "unit"} <= set(own["preprocessing"]):
             found = contrast(own, "preprocessing", "native", "unit", strategy, backbone, n_boot)
             parts.append(found.assign(tested="all"))
-    if not parts:
+    tables = []
+    if parts:
+        table = pd.concat(parts, ignore_index=True)
+        tables.append(with_holm(table, [*CELL, "strategy", "column", "tested", "metric"]))
+    strategies = _strategy_contrasts(files, n_boot)
+    if len(strategies):
+        tables.append(with_holm(strategies, [*CELL, "metric"]))
+    if not tables:
         return pd.DataFrame(columns=[*CONTRAST_COLUMNS, "tested", "p_holm", "real"])
-    table = pd.concat(parts, ignore_index=True)
-    table = with_holm(table, [*CELL, "strategy", "column", "tested", "metric"])
+    table = pd.concat(tables, ignore_index=True)
     return table.assign(real=table["p_holm"] < LEVEL)
+
+
+def _strategy_contrasts(files, n_boot):
+    """Contrast each pair of a study's strategies for each backbone, the first that it lists less the second."""
+    by_backbone = {}
+    for strategy, backbone, table in _runs(files, ("backbone",)):
+        own = main_arm(table)
+        by_backbone.setdefault(backbone, {})[strategy] = own[own["dataset"] == "internal"].assign(strategy=strategy)
+    parts = [pd.DataFrame(columns=[*CONTRAST_COLUMNS, "tested"])]
+    for backbone, tables in by_backbone.items():
+        for a, b in combinations(tables, 2):
+            both = pd.concat([tables[a], tables[b]], ignore_index=True)
+            found = contrast(both, "strategy", a, b, f"{a}/{b}", backbone, n_boot)
+            parts.append(found.assign(tested="all"))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
 def _other_splits(metrics):

@@ -1,8 +1,8 @@
 """Splits: which images train, validate and test.
 
 Takes the metadata table; gives a table that names the subset of every image for each split policy and seed, and one for
-the experiments that a study asks for beside.  Both are drawn once and are the same for every backbone, as are the smaller
-training subsets of learning curves.
+the experiments that a study asks for beside.  Both are drawn once and are the same for every backbone, as are the
+smaller training subsets of learning curves.
 """
 
 import numpy as np

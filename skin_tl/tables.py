@@ -16,6 +16,7 @@ from skin_tl.decisions import SENSITIVITY
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import approximate, read_predictions
 from skin_tl.files import ROOT, read_json
+from skin_tl.splits import draw_fraction
 from skin_tl.study import BASELINES, CLASSES, SUBSETS, check_study, kind_of
 from skin_tl.subgroups import MAX_WIDTH, MIN_LESIONS
 
@@ -125,6 +126,22 @@ class StudyFiles:
             "lesion" if "lesion" in policies else policies[0],
             "native" if "native" in preprocessings else preprocessings[0],
         )
+
+    @property
+    def train_fractions(self):
+        """The shares of the training lesions that were learned from, sorted; the last one is 1."""
+        return self.study.get("train_fractions", [1.0])
+
+    @property
+    def curves(self):
+        """The set-ups whose learning curves stand beside each other: the main one, and the same under other strategies.
+
+        Empty where a study has one strategy and one share of the training lesions: there is nothing to put beside.
+        """
+        if len(self.study["strategies"]) == 1 and len(self.train_fractions) == 1:
+            return []
+        main = self.main_setup
+        return [Setup(name, main.split_policy, main.preprocessing) for name in self.study["strategies"]]
 
     @property
     def synthetic(self):
@@ -255,6 +272,7 @@ def report_tables(files, evaluated):
     scores = score_table(main)
     reports = classification_reports(backbones, published)
     confusion = confusion_table(files.predictions)
+    transfer = transfer_tables(files, evaluated["metrics.csv"]) if files.curves else {}
     return evaluated | {
         "literature.csv": literature,
         "published_results.csv": published,
@@ -276,6 +294,7 @@ def report_tables(files, evaluated):
         "training.csv": training_table(files.history),
         "runs.csv": run_table(files),
         "fingerprints.csv": fingerprint_table(files),
+        **transfer,
     }
 
 
@@ -770,6 +789,152 @@ def training_table(history):
     history = history[(history["stage"] == history["strategy"]) | (history["strategy"] == "feature_extraction")]
     length = history.groupby([*SETUP, "backbone", "seed"], sort=True).size()
     return length.groupby([*SETUP, "backbone"], sort=True).mean().rename("epochs").reset_index()
+
+
+def transfer_tables(files, metrics):
+    """Make the tables of what transfer buys.
+
+    Returns
+    -------
+    dict of pandas.DataFrame
+        ``learning_curves.csv``, ``lesions_needed.csv`` and ``costs.csv``.
+    """
+    curves = learning_curve_table(files, metrics)
+    return {
+        "learning_curves.csv": curves,
+        "lesions_needed.csv": lesions_needed_table(curves),
+        "costs.csv": cost_table(files, curves),
+    }
+
+
+def learning_curve_table(files, metrics):
+    """Put macro F1 beside the number of lesions that were learned from, for each of the study's `curves`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, train_fraction, n_lesions (that were trained on, mean over the
+        seeds), metric, value (mean over the seeds), ci_low, ci_high, n_seeds, n_images (tested, of all seeds together).
+
+    Raises
+    ------
+    SkinTLError
+        If metrics.csv lacks a fraction of the study.
+    """
+    sizes = {fraction: _lesions_of_fraction(files, fraction) for fraction in files.train_fractions}
+    keep = (metrics["dataset"] == "internal") & (metrics["arm"] == "main") & (metrics["subgroup"] == "all")
+    keep &= (metrics["metric"] == "macro_f1") & (metrics["class"] == "all")
+    keys = [*SETUP, "backbone", "train_fraction"]
+    own = metrics[keep]
+    n_seeds = own[own["seed"] != "all"].groupby(keys).size()
+    means = own[own["seed"] == "all"].set_index(keys)
+    rows = []
+    for setup in files.curves:
+        for backbone in files.study["backbones"]:
+            for fraction in files.train_fractions:
+                key = (*(getattr(setup, name) for name in SETUP), backbone, fraction)
+                if key not in means.index:
+                    raise SkinTLError(
+                        f"metrics.csv of the study {files.study['name']!r} has no rows for {setup.strategy}, "
+                        f"{backbone}, train fraction {fraction:g}. It is older than the runs: delete it and run "
+                        f"`./run_all.sh {files.study['name']}`."
+                    )
+                found = means.loc[key, ["metric", "value", "ci_low", "ci_high"]].to_dict()
+                row = dict(zip(keys, key, strict=True)) | {"n_lesions": sizes[fraction]} | found
+                rows.append(row | {"n_seeds": int(n_seeds[key]), "n_images": int(means.loc[key, "n_images"])})
+    return pd.DataFrame(rows)
+
+
+def _lesions_of_fraction(files, fraction):
+    """Count the lesions that the main set-up's training subsets hold of a fraction, mean over the seeds."""
+    splits = files.splits.astype({"image_id": str})
+    train = splits[(splits["split_policy"] == files.main_setup.split_policy) & (splits["subset"] == "train")]
+    train = train.drop(columns="lesion_id").merge(files.metadata[["image_id", "lesion_id", "dx"]], on="image_id")
+    return float(np.mean([len(draw_fraction(part, fraction, int(seed))) for seed, part in train.groupby("seed")]))
+
+
+def lesions_needed_table(curves):
+    """Say how many training lesions each transfer strategy needs to reach what training from scratch does with all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `SETUP`, backbone, target (macro F1 from scratch with all training lesions), n_lesions_all, and of the smallest
+        fraction whose mean reaches it n_lesions, train_fraction, value and saved (share of the lesions that is not
+        needed); empty where none does.  No rows where nothing was trained from scratch.
+    """
+    columns = [*SETUP, "backbone", "target", "n_lesions_all", "n_lesions", "train_fraction", "value", "saved"]
+    scratch = curves[(curves["strategy"] == "from_scratch") & (curves["train_fraction"] == 1)].set_index("backbone")
+    rows = []
+    others = curves[(curves["strategy"] != "from_scratch") & curves["backbone"].isin(scratch.index)]
+    for names, part in others.groupby([*SETUP, "backbone"], sort=False):
+        target, n_all = scratch.loc[names[-1], ["value", "n_lesions"]]
+        row = dict(zip([*SETUP, "backbone"], names, strict=True)) | {"target": target, "n_lesions_all": n_all}
+        enough = part[part["value"] >= target].sort_values("train_fraction")
+        if len(enough):
+            first = enough.iloc[0]
+            row |= {name: first[name] for name in ("n_lesions", "train_fraction", "value")}
+            row["saved"] = 1 - first["n_lesions"] / n_all
+        rows.append(row)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def cost_table(files, curves):
+    """Put what each strategy costs beside what it reaches with all training lesions.
+
+    Its times are of one head or network: the pass that computes the features, which all heads share, and the mean over
+    the seeds of the training.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `SETUP`, backbone, value, ci_low, ci_high (macro F1), train_s (seconds), core_hours (of all cores of the
+        machine), n_parameters_whole (with the head), model_mb (size of model.keras, 10⁶ bytes) and images_per_second
+        (that the network predicts); empty where a run did not note it.
+    """
+    rows = []
+    for row in curves[curves["train_fraction"] == 1].to_dict("records"):
+        strategy, backbone = row["strategy"], row["backbone"]
+        run, seconds = files.runs[strategy, backbone], _seconds_of_one(files, row)
+        model = files.folder / strategy / backbone / "model.keras"
+        rows.append(
+            {name: row[name] for name in [*SETUP, "backbone", "value", "ci_low", "ci_high"]}
+            | {
+                "train_s": seconds,
+                "core_hours": seconds * run["n_cores"] / 3600,
+                "n_parameters_whole": run["n_parameters"] + (run["n_features"] + 1) * len(CLASSES),
+                "model_mb": model.stat().st_size / 1e6 if model.is_file() else np.nan,
+                "images_per_second": _images_per_second(files, row),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _alike(files, row):
+    """Return the scalings of a study under which a backbone's computations are those of this row, which share them."""
+    transform = transform_of(row["backbone"], row["preprocessing"])
+    return [name for name in files.study["preprocessings"] if transform_of(row["backbone"], name) == transform]
+
+
+def _seconds_of_one(files, row):
+    """Return what one head or network with all training lesions took, NaN where the run did not note it."""
+    timings = files.runs[row["strategy"], row["backbone"]]["timings"]
+    kind = "heads" if row["strategy"] == "feature_extraction" else "networks"
+    history = files.history[(files.history[["strategy", "backbone"]] == [row["strategy"], row["backbone"]]).all(axis=1)]
+    trained = history[(history["train_fraction"] == 1) & (history["preprocessing"] == row["preprocessing"])]
+    n_trained = len(trained[["arm", "split_policy", "seed"]].drop_duplicates())
+    noted = [timings[f"{kind}_{name}_s"] for name in _alike(files, row) if f"{kind}_{name}_s" in timings]
+    passed = timings.get(f"features_{row['preprocessing']}_s", 0.0)
+    return passed + sum(noted) / n_trained if noted else np.nan
+
+
+def _images_per_second(files, row):
+    """Return how fast a network predicts: as it was noted, or by the pass that computed the features of all images."""
+    run = files.runs[row["strategy"], row["backbone"]]
+    if row["strategy"] != "feature_extraction":
+        return run.get("images_per_second", np.nan)
+    seconds = run["timings"].get(f"features_{row['preprocessing']}_s", 0.0)
+    return len(files.metadata) / seconds if seconds else np.nan
 
 
 def run_table(files):

@@ -35,6 +35,16 @@ STUDIES = {
     "reproduction": ({"dataset": "ham10000", "split_policies": ["image"], "preprocessings": ["unit", "native"]}, {}),
     "strategies": ({"backbones": ["VGG16", "ResNet50"], "strategies": list(STRATEGIES)}, {}),
     "tuned": ({"backbones": ["ResNet50"], "strategies": ["from_scratch"], "leakage": False, "other_splits": 0}, {}),
+    "curves": (
+        {
+            "backbones": ["ResNet50", "VGG16"],
+            "strategies": list(STRATEGIES),
+            "train_fractions": [0.1, 0.4, 1],
+            "leakage": False,
+            "other_splits": 0,
+        },
+        {},
+    ),
     "lesion": (
         {"dataset": "ham10000", "backbones": ["ResNet50", "VGG16"], "image_size": 224, "external": "isic2018"},
         {},
@@ -111,15 +121,17 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         predictions = {}
         for backbone in study["backbones"]:
             run = folder / strategy / backbone
-            predictions[backbone] = _predictions(metadata, splits, experiments, study, backbone, rng, alike)
+            predictions[backbone] = _predictions(metadata, splits, experiments, study, strategy, backbone, rng, alike)
             write_csv(run / "predictions.csv", predictions[backbone])
             write_csv(run / "history.csv", _history(study, strategy, rng))
             write_json(run / "run.json", _record(study, strategy, backbone, splits, key, sources[backbone], weights))
+            if len(study["train_fractions"]) > 1:  # its size is shown
+                (run / "model.keras").write_bytes(bytes(100_000 * (1 + study["backbones"].index(backbone))))
             _write_explanations(run / "explanations", predictions[backbone], metadata, study, seed)
             if study["external"]:
                 write_csv(run / f"predictions_{study['external']}.csv", elsewhere[backbone])
         if len(predictions) > 1:
-            own = {name: table[table["arm"] == "main"] for name, table in predictions.items()}
+            own = {name: table.query("arm == 'main' and train_fraction == 1") for name, table in predictions.items()}
             own = {name: pd.concat([table, *([elsewhere[name]] if elsewhere else [])]) for name, table in own.items()}
             write_csv(folder / strategy / "ensemble" / "predictions.csv", ensemble(own))
     noise = rng.integers(0, 255, (len(metadata), 4, 4, 3), dtype=np.uint8)
@@ -210,18 +222,22 @@ def _cells(study):
     ]
 
 
-def _predictions(metadata, splits, experiments, study, backbone, rng, alike):
+def _predictions(metadata, splits, experiments, study, strategy, backbone, rng, alike):
     common = metadata["dx"].value_counts(normalize=True).reindex(CLASSES).to_numpy()
     truth = metadata.set_index("image_id")["dx"]
     own = [splits.assign(arm="main", preprocessing=name) for name in study["preprocessings"]]
-    every = pd.concat([*own, experiments], ignore_index=True)
+    every = pd.concat([*own, experiments], ignore_index=True).assign(train_fraction=1.0)
+    smaller = [fraction for fraction in study["train_fractions"] if fraction < 1]
+    every = pd.concat([every, *(every[every["arm"] == "main"].assign(train_fraction=part) for part in smaller)])
     parts = []
-    for (arm, _, preprocessing, _), drawn in every.groupby(EXPERIMENT, sort=False):
+    for (arm, _, preprocessing, _, fraction), drawn in every.groupby([*EXPERIMENT, "train_fraction"], sort=False):
         rows = drawn[drawn["subset"] != "train"].reset_index(drop=True)
         dx = truth[rows["image_id"]].to_numpy()
         skill = SKILL[backbone] * (0.6 if preprocessing == "unit" and backbone != "Xception" else 1)
         skill += 0.3 * (arm == "leak_with_siblings")
-        table = rows.assign(dataset="internal", train_fraction=1.0, dx=dx)
+        if smaller:  # more lesions help, and from scratch more are needed
+            skill *= fraction**0.3 * (0.7 if strategy == "from_scratch" else 1)
+        table = rows.assign(dataset="internal", dx=dx)
         parts.append(table.join(_chances(dx, skill, common, rng, rows["lesion_id"], alike)))
     return pd.concat(parts, ignore_index=True)[PREDICTION_COLUMNS]
 
@@ -251,7 +267,10 @@ def _history(study, strategy, rng):
             table["macro_f1"], table["val_macro_f1"] = 1 - loss / 2, 1 - table["val_loss"] / 2
             table["kept"] = table["epoch"] == table.loc[table["val_macro_f1"].idxmax(), "epoch"]
             l2 = 0.01 if stage == "head" else np.nan
-            parts.append(table.assign(arm="main", train_fraction=1.0, stage=stage, l2=l2, **cell))
+            parts += [
+                table.assign(arm="main", train_fraction=fraction, stage=stage, l2=l2, **cell)
+                for fraction in study["train_fractions"][::-1]
+            ]
     columns = ["arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"]
     return pd.concat(parts, ignore_index=True)[
         [*columns, "loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"]
@@ -260,6 +279,12 @@ def _history(study, strategy, rng):
 
 def _record(study, strategy, backbone, splits, key, source, weights):
     n_parameters, with_classifier, n_features = PARAMETERS[backbone]
+    steps = {"feature_extraction": ("features", "heads"), "fine_tuning": ("features", "networks")}
+    timings = {
+        f"{step}_{name}_s": 12.5 for name in study["preprocessings"] for step in steps.get(strategy, ("networks",))
+    }
+    if strategy != "feature_extraction":
+        timings |= {f"networks_{name}_fractions_s": 3.5 for name in study["preprocessings"]}
     return {
         "study": study["name"],
         "strategy": strategy,
@@ -277,7 +302,8 @@ def _record(study, strategy, backbone, splits, key, source, weights):
         "n_cores": 2,
         "versions": {"python": "3.11.9", "keras": "3.15.1"},
         "device": "tensorflow on cpu:0 (x86_64, 2 cores)",
-        "timings": {f"{step}_{name}_s": 12.5 for name in study["preprocessings"] for step in ("features", "heads")},
+        "timings": timings,
+        **({} if strategy == "feature_extraction" else {"images_per_second": 80.0}),
         "started": "2026-01-02T03:04:05+00:00",
         "finished": "2026-01-02T03:05:06+00:00",
     }
