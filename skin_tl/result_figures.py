@@ -766,7 +766,7 @@ def learning_curves(table, labels=None):
         axes.xaxis.set_minor_locator(NullLocator())
         write_numbers(axes.xaxis, labels, ",.0f")
         write_numbers(axes.yaxis, labels, ".2f")
-        shown = {"images": labels.number(first["n_images"], ",d"), "seeds": labels.number(first["n_seeds"], "d")}
+        shown = {"images": labels.number(first["n_images"], ",.0f"), "seeds": labels.number(first["n_seeds"], "d")}
         write_below(axes, labels("axis.training_lesions", **shown), 54)
         axes.set_ylabel(labels("axis.of_score", metric=labels(f"metric.{first['metric']}")))
         axes.set_title(backbone_name(backbone, labels))

@@ -814,7 +814,7 @@ def learning_curve_table(files, metrics):
     -------
     pandas.DataFrame
         strategy, split_policy, preprocessing, backbone, train_fraction, n_lesions (that were trained on, mean over the
-        seeds), metric, value (mean over the seeds), ci_low, ci_high, n_seeds, n_images (tested, of all seeds together).
+        seeds), metric, value (mean over the seeds), ci_low, ci_high, n_seeds, n_images (tested, mean over the seeds).
 
     Raises
     ------
@@ -826,7 +826,7 @@ def learning_curve_table(files, metrics):
     keep &= (metrics["metric"] == "macro_f1") & (metrics["class"] == "all")
     keys = [*SETUP, "backbone", "train_fraction"]
     own = metrics[keep]
-    n_seeds = own[own["seed"] != "all"].groupby(keys).size()
+    of_seeds = own[own["seed"] != "all"].groupby(keys)["n_images"].agg(["size", "mean"])
     means = own[own["seed"] == "all"].set_index(keys)
     rows = []
     for setup in files.curves:
@@ -841,7 +841,7 @@ def learning_curve_table(files, metrics):
                     )
                 found = means.loc[key, ["metric", "value", "ci_low", "ci_high"]].to_dict()
                 row = dict(zip(keys, key, strict=True)) | {"n_lesions": sizes[fraction]} | found
-                rows.append(row | {"n_seeds": int(n_seeds[key]), "n_images": int(means.loc[key, "n_images"])})
+                rows.append(row | {"n_seeds": int(of_seeds["size"][key]), "n_images": of_seeds["mean"][key]})
     return pd.DataFrame(rows)
 
 
