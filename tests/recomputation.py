@@ -299,11 +299,11 @@ class Recomputation:
         return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
 
     @stored
-    def rows(self, setup, backbone, subset="test", dataset="internal", arm="main"):
+    def rows(self, setup, backbone, subset="test", dataset="internal", arm="main", fraction=1):
         """Return the predictions of a run for one subset, by seed and image; `setup` is strategy, policy, scaling."""
         strategy, policy, preprocessing = setup
         table = self.predictions(strategy, backbone)
-        wanted = {"dataset": dataset, "arm": arm, "split_policy": policy, "subset": subset, "train_fraction": 1}
+        wanted = {"dataset": dataset, "arm": arm, "split_policy": policy, "subset": subset, "train_fraction": fraction}
         wanted["preprocessing"] = "native" if backbone in BASELINES else preprocessing
         table = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
         return table.sort_values(["seed", "image_id"], ignore_index=True)
@@ -419,6 +419,7 @@ class Recomputation:
         assert ending == "epochs"
         history = pd.read_csv(self.runs / strategy / backbone / "history.csv")
         history = history.query("arm == 'main' and split_policy == @policy and preprocessing == @preprocessing")
+        history = history[history["train_fraction"] == 1]
         stage = "head" if strategy == "feature_extraction" else strategy
         history = history[history["stage"] == stage]
         return history["seed"].value_counts().mean()
@@ -616,6 +617,81 @@ class Recomputation:
     def of_effect(self, column, tested, strategy, policy, backbone, metric, ending):
         effect = self.effects(column, tested, strategy, policy, metric)[backbone]
         return (effect | near((effect["low"], effect["high"])))[ending]
+
+    # What transfer buys
+
+    def main_scaling(self):
+        return [
+            main if main in self.study[key] else self.study[key][0]
+            for key, main in (("split_policies", "lesion"), ("preprocessings", "native"))
+        ]
+
+    def trained_lesions(self, policy, fraction):
+        """Count the lesions of a part of the training subset, mean over the seeds: the same share of each diagnosis."""
+        train = self.splits[(self.splits["split_policy"] == policy) & (self.splits["subset"] == "train")]
+        dx = self.metadata.drop_duplicates("lesion_id").set_index("lesion_id")["dx"]
+        lesions = train[["seed", "lesion_id"]].drop_duplicates()
+        counts = lesions.groupby(["seed", lesions["lesion_id"].map(dx)]).size()
+        return np.maximum(np.rint(fraction * counts), 1).groupby("seed").sum().mean()
+
+    @stored
+    def curve(self, setup, backbone, fraction):
+        rows = self.rows(setup, backbone, "test", "internal", "main", fraction)
+        return mean_of([metric_of(part, "macro_f1") for _, part in rows.groupby("seed")])
+
+    def of_curve(self, end, strategy, policy, preprocessing, backbone, ending="value"):
+        assert [policy, preprocessing] == self.main_scaling()
+        setup, fraction = (
+            (strategy, policy, preprocessing),
+            {"least": min(self.study["train_fractions"]), "all": 1}[end],
+        )
+        value = self.curve(setup, backbone, fraction)
+        if ending in ("low", "high"):
+            rows = self.rows(setup, backbone, "test", "internal", "main", fraction)
+            n_units = units_of("macro_f1", rows.drop_duplicates("lesion_id")["dx"])
+            return near(wilson(value, bootstrap_metric(rows, "macro_f1"), n_units))[ending]
+        sizes = {"n_lesions": self.trained_lesions(policy, fraction), "fraction": fraction}
+        return ({"value": value} | sizes)[ending]
+
+    def of_needed(self, strategy, policy, preprocessing, backbone, ending):
+        assert [policy, preprocessing] == self.main_scaling() and strategy != "from_scratch"
+        target, n_all = (
+            self.curve(("from_scratch", policy, preprocessing), backbone, 1),
+            self.trained_lesions(policy, 1),
+        )
+        found = {"target": target, "n_lesions_all": n_all}
+        if ending in found:
+            return found[ending]
+        for fraction in sorted(self.study["train_fractions"]):
+            value = self.curve((strategy, policy, preprocessing), backbone, fraction)
+            if value >= target:
+                n_lesions = self.trained_lesions(policy, fraction)
+                found |= {"train_fraction": fraction, "value": value, "n_lesions": n_lesions}
+                return (found | {"saved": (n_all - n_lesions) / n_all})[ending]
+        raise AssertionError("no share of the lesions reaches it")
+
+    @stored
+    def gains(self, policy, preprocessing, metric):
+        """Compare all pairs of strategies, image by image and seed by seed: {(a, b, backbone): numbers}."""
+        found, strategies = {}, self.study["strategies"]
+        for backbone in self.study["backbones"]:
+            for a, b in [(a, b) for i, a in enumerate(strategies) for b in strategies[i + 1 :]]:
+                sides = [self.rows((name, policy, preprocessing), backbone) for name in (a, b)]
+                same = ["seed", "image_id", "lesion_id", "dx"]
+                pd.testing.assert_frame_equal(sides[0][same], sides[1][same])
+                values = [mean_of([metric_of(rows, metric) for _, rows in side.groupby("seed")]) for side in sides]
+                draws = [bootstrap_metric(side, metric) for side in sides]
+                where = {"column": "strategy", "strategy": f"{a}/{b}", "split_policy": policy, "tested": "all"}
+                row = self.cell("effects.csv", **where, backbone=backbone, metric=metric, preprocessing=preprocessing)
+                n_units = units_of(metric, sides[0].drop_duplicates("lesion_id")["dx"])
+                found[a, b, backbone] = self.tested(values[0] - values[1], draws[0] - draws[1], n_units, row)
+        for gain, p in zip(found.values(), holm([gain["p"] for gain in found.values()]), strict=True):
+            gain |= {"p_holm": p, "real": bool(p < LEVEL)}
+        return found
+
+    def of_gain(self, strategies, policy, preprocessing, backbone, metric, ending):
+        gain = self.gains(policy, preprocessing, metric)[(*strategies.split("/"), backbone)]
+        return (gain | near((gain["low"], gain["high"])))[ending]
 
     def of_external(self, strategy, policy, preprocessing, backbone, metric, ending):
         setup, dataset = (strategy, policy, preprocessing), self.study["external"]

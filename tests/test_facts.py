@@ -1,6 +1,6 @@
 """Every number of the report's prose, computed a second time from the predictions; and the data behind what is shown.
 
-The report notebook is executed for three fabricated studies in each language, without its drawings.  What its words
+The report notebook is executed for four fabricated studies in each language, without its drawings.  What its words
 show, or decide by, is a fact: ``facts.json`` names the cell of a CSV file that it stands in, and `recomputation` says
 what that cell must hold.  A random third of the facts is computed again at each run; ``SKIN_TL_FACTS=all`` asks for all
 of them, and ``SKIN_TL_FACTS=<number>``, which a failure tells, for the same third again.
@@ -64,6 +64,15 @@ STUDIES = {
         },
         "metadata": many_images(),
         "alike": 0.9,
+    },
+    "transfer": {
+        "changes": {
+            "backbones": ["VGG16"],
+            "strategies": ["feature_extraction", "fine_tuning", "from_scratch"],
+            "train_fractions": [0.15, 0.5, 1],
+            "leakage": False,
+            "other_splits": 0,
+        },
     },
     "drawn": {
         "changes": {"backbones": ["Xception"], "seeds": [3], "overrides": ["backbones"], "images": False},

@@ -21,7 +21,7 @@ from skin_tl.backbones import BACKBONES
 from skin_tl.decisions import decisions_table, roc_points
 from skin_tl.drawing import GREY, INK, LEARNED_TEXT, NEW_TEXT, SOFT, contrast_of, ink_on
 from skin_tl.files import ROOT
-from skin_tl.study import CLASSES
+from skin_tl.study import CLASSES, STRATEGIES
 from skin_tl.texts import Labels, languages
 
 BACKBONE_NAMES = ["VGG16", "Xception", "ResNet50", "EfficientNetB7"]
@@ -79,6 +79,18 @@ def history_rows():
         for seed in (1, 2, 3)
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def curve_rows(names=("MobileNetV2",), sizes=(224, 448, 1120, 2241, 4482), strategies=STRATEGIES):
+    """Learning curves as ``learning_curves.csv`` has them: each strategy below the one before, more lesions better."""
+    rows = [
+        {"strategy": strategy, "backbone": name, "n_lesions": n, "value": 0.2 + 0.1 * place - 0.05 * k}
+        for k, strategy in enumerate(strategies)
+        for name in names
+        for place, n in enumerate(sizes)
+    ]
+    table = pd.DataFrame(rows).assign(metric="macro_f1", n_seeds=3, n_images=2003.0)
+    return table.assign(ci_low=table["value"] - 0.06, ci_high=table["value"] + 0.06)
 
 
 def contrast_rows(factor="preprocessing", levels=("unit", "native"), names=BACKBONE_NAMES):
@@ -191,6 +203,7 @@ def drawn_results(labels, names):
         "effects_scaling": figures.effects(effect_rows(names, "preprocessing", "native", "unit"), labels),
         "split_spread": figures.split_spread(spread_rows(names), labels),
         "external": figures.external(external_rows(names), labels, winners=0.885),
+        "learning_curves": figures.learning_curves(curve_rows(names[-1:]), labels),
         "subgroups": figures.subgroups(subgroup_rows(), labels, overall=0.6, backbone=names[-1]),
         "calibration": figures.calibration(calibration_rows(names), labels, dict.fromkeys(names, 0.061)),
     }
@@ -502,6 +515,29 @@ def test_external_draws_the_winners_beside_balanced_accuracy_alone():
     assert faces[0.7] == (1, 1, 1) != faces[0.61]
     without = figures.external(external_rows(["VGG16"]).query("metric == 'balanced_accuracy'"))
     assert len(without) == 2 and not any("winners" in text for text in shown(without[0]))
+
+
+def test_learning_curves_have_a_panel_per_backbone_and_a_line_per_strategy():
+    table = curve_rows(["VGG16", "ResNet50"])
+    drawings = figures.learning_curves(table)
+    assert [drawing.axes[0].get_title() for drawing in drawings] == ["VGG16", "ResNet50"]
+    for drawing in drawings:
+        (axes,) = drawing.axes
+        assert axes.get_xscale() == "log"
+        assert [line.get_label() for line in axes.lines] == [Labels("en")(f"strategy.{name}") for name in STRATEGIES]
+        for line, strategy in zip(axes.lines, STRATEGIES, strict=True):
+            own = table[(table["strategy"] == strategy) & (table["backbone"] == axes.get_title())]
+            np.testing.assert_allclose(line.get_ydata(), own["value"])
+            np.testing.assert_allclose(line.get_xdata(), own["n_lesions"], rtol=0.1)
+        ends = [segment[:, 1] for bars in axes.collections for segment in bars.get_segments()]
+        assert len(ends) == 15 and np.ptp(ends, axis=1) == pytest.approx(0.12)
+
+
+def test_learning_curves_leave_out_numbers_without_room_but_never_the_last():
+    (drawing,) = figures.learning_curves(curve_rows(sizes=(100, 900, 950, 1000), strategies=["from_scratch"]))
+    FigureCanvasAgg(drawing).draw()
+    shown = [text for text in texts_of(drawing) if text.get_text() in ("100", "900", "950", "1,000")]
+    assert {text.get_text() for text in shown} == {"100", "1,000"}
 
 
 def test_rank_changes_put_the_best_on_top_at_both_ends():

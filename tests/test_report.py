@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pages import parse, typed_words
 from sklearn import metrics as skm
 
-from skin_tl import rendering, runs
+from skin_tl import figures, rendering, runs
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, write_csv
 from skin_tl.report import Report
@@ -358,10 +358,75 @@ def test_every_text_fits_every_study(make, name, language):
     for file in sorted((TEXTS / language).glob("*.md")):
         # One model of each run is explained, so those texts are for its set-up alone.
         setups = report.explained if file.stem == "results_explanations_setup" else report.setups
+        if file.stem == "transfer_buys" and not report.curves:
+            continue
         for setup in setups if file.stem.endswith("_setup") else [None]:
             text = str(report.text(file.stem, **({"setup": setup} if setup else {})).html)
             assert parse(text).text.strip()
             assert not re.search(r"[{}]|\bNone\b|\bnan\b|  +[.,;]| [.,]", parse(text).text), text
+
+
+@pytest.mark.parametrize("language", languages())
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_transfer_buys_stands_in_studies_that_can_tell_alone(make, name, language):
+    changes, options = STUDIES[name]
+    report = make(f"fits_{name}", changes, language, **options)
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    (cell,) = (cell.source for cell in cells if "transfer_buys" in cell.source)
+    shown = []
+    names = {"report": report, "figures": figures, "tables": report.tables, "labels": report.labels}
+    exec(cell, names | {"display": lambda piece: shown.append(str(piece.html))})
+    told = {"strategies": 2, "curves": 3}.get(name, 0)  # without a curve where nothing learned from fewer lesions
+    assert len(shown) == told
+    page = "".join(shown)
+    assert ('id="transfer-buys"' in page) == ('href="#transfer-buys"' in str(report.text("plan").html)) == bool(told)
+    assert ('id="figure-learning-curves"' in page) == (told == 3)
+    tables = {"learning_curves.csv", "lesions_needed.csv", "costs.csv"}
+    assert tables & set(report.tables) == (tables if told else set())
+    families = {key.partition(".")[0] for key in report.facts}
+    assert families & {"curve", "needed", "gain"} == ({"curve", "needed", "gain"} if told else set())
+
+
+def test_learning_curves_without_training_from_scratch_name_no_target(make):
+    changes = {"backbones": ["Xception"], "train_fractions": [0.5, 1], "leakage": False, "other_splits": 0}
+    report = make("one_curve", changes)
+    text = str(report.text("transfer_buys").html)
+    assert {key.partition(".")[0] for key in report.facts} & {"curve", "needed", "gain"} == {"curve"}
+    assert text.count("<li>") == 1 and "curve.least.feature_extraction.lesion.native.Xception" in text
+
+
+def test_main_results_rest_on_all_training_lesions(make):
+    report = make("fits_curves", *STUDIES["curves"][:1])
+    rows = report.files.predictions.query("subset == 'test' and backbone == 'VGG16' and strategy == 'fine_tuning'")
+    whole = rows[rows["train_fraction"] == 1]
+    assert len(whole) * 3 == len(rows)
+    names = [f"p_{dx}" for dx in CLASSES]
+    right = [np.array(CLASSES)[part[names].to_numpy().argmax(1)] == part["dx"] for _, part in whole.groupby("seed")]
+    found = report.tables["scores.csv"].query(
+        "backbone == 'VGG16' and strategy == 'fine_tuning' and metric == 'accuracy'"
+    )
+    assert found["value"].tolist() == [pytest.approx(np.mean([part.mean() for part in right]))]
+    metrics = report.tables["metrics.csv"].query(
+        "backbone == 'VGG16' and strategy == 'fine_tuning' and subgroup == 'all'"
+    )
+    metrics = metrics[
+        (metrics["class"] == "all") & metrics["metric"].isin(["macro_f1", "balanced_accuracy", "accuracy"])
+    ]
+    counts = metrics.dropna(subset=["ci_low", "ci_high"]).groupby("train_fraction").size()
+    assert counts.to_dict() == {0.1: 9, 0.4: 9, 1.0: 9}  # three scores of two seeds and their mean
+    for table in ("confusion.csv", "decisions.csv", "subgroups.csv", "roc.csv", "training.csv"):
+        assert set(report.tables[table].get("train_fraction", [1])) == {1}
+
+
+def test_a_fraction_that_was_not_scored_is_named(root):
+    changes, _ = STUDIES["curves"]
+    study = fabricate(root, "half_scored", changes)
+    evaluate(study)
+    file = root / "report" / "half_scored" / "metrics.csv"
+    metrics = pd.read_csv(file)
+    write_csv(file, metrics[metrics["train_fraction"] != 0.4])
+    with pytest.raises(SkinTLError, match=r"train fraction 0\.4.*older than the runs"):
+        Report(str(study), "en", file.parent)
 
 
 @pytest.mark.parametrize("language", languages())

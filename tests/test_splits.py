@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skin_tl.errors import SkinTLError
-from skin_tl.splits import draw_splits, split_fingerprints, subset_rows
+from skin_tl.splits import draw_fraction, draw_splits, fraction_rows, split_fingerprints, subset_rows
 from skin_tl.study import CLASSES
 
 
@@ -43,6 +43,39 @@ def test_a_split_by_image_gives_60_20_20_of_the_images(table, seed):
     assert abs(counts["train"] - 0.6 * len(table)) <= 2
     assert abs(counts["test"] - 0.2 * len(table)) <= 2
     assert splits["image_id"].is_unique
+
+
+@settings(max_examples=50, deadline=None)
+@given(tables(), st.integers(0, 2**31 - 1), st.floats(0.001, 1), st.floats(0.001, 1), st.randoms(use_true_random=False))
+def test_parts_of_the_training_lesions_are_nested_and_stratified(table, seed, one, other, random):
+    small, large = sorted((one, other))
+    order = list(range(len(table)))
+    random.shuffle(order)
+    part, whole = draw_fraction(table, small, seed), draw_fraction(table.iloc[order], large, seed)
+    assert part <= whole <= set(table["lesion_id"])
+    assert draw_fraction(table, 1.0, seed) == set(table["lesion_id"])
+    for _, names in table.groupby("dx")["lesion_id"].unique().items():
+        n_drawn = len(part & set(names))
+        assert n_drawn >= 1 and (n_drawn == 1 or abs(n_drawn - small * len(names)) <= 0.5)
+        assert n_drawn <= max(1, small * len(names) + 0.5)
+
+
+def test_a_part_leaves_validation_and_test_alone_and_takes_whole_lesions():
+    table = _table()
+    splits = draw_splits(table, ["lesion", "image"], [3, 4])
+    drawn = {}
+    for policy in ("lesion", "image"):
+        for seed in (3, 4):
+            rows = subset_rows(splits, policy, seed, table["image_id"])
+            part = fraction_rows(rows, table, 0.25, seed)
+            for subset in ("val", "test"):
+                np.testing.assert_array_equal(part[subset], rows[subset])
+            kept, rest = (table.loc[some] for some in (part["train"], np.setdiff1d(rows["train"], part["train"])))
+            assert len(kept) and set(kept.index) <= set(rows["train"])
+            assert not set(kept["lesion_id"]) & set(rest["lesion_id"])
+            drawn[policy, seed] = set(kept["lesion_id"])
+    assert drawn["lesion", 3] != drawn["lesion", 4]
+    assert len(drawn["lesion", 3]) == 7 * 3  # a quarter of the 12 training lesions of each diagnosis
 
 
 def _table(n_lesions=20, n_images=3):

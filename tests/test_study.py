@@ -29,6 +29,12 @@ def test_the_studies_of_the_project_are_valid_and_named_after_their_file(path):
         ({"preprocessings": ["caffe"]}, "native"),
         ({"seeds": ["one"]}, "seeds"),
         ({"seeds": [-1]}, "seeds"),
+        ({"train_fractions": [0.1, 0.5]}, "must contain 1"),
+        ({"train_fractions": []}, "at least 1"),
+        ({"train_fractions": [0, 1]}, "greater than 0"),
+        ({"train_fractions": [1, 1.5]}, "less than or equal to 1"),
+        ({"train_fractions": [0.1, 0.1, 1]}, "listed twice"),
+        ({"train_fractions": ["ten", 1]}, "number"),
         ({"image_size": 5}, "image_size"),
         ({"l2": [-1]}, "l2"),
         ({"weights": "imagenet22k"}, "imagenet"),
@@ -61,6 +67,16 @@ def test_overrides_are_read_as_a_command_line_gives_them_and_remembered():
 
 def test_an_override_that_changes_nothing_is_not_remembered():
     assert check_study(SETTINGS, {"seeds": "1,2"}).overrides == []
+
+
+def test_train_fractions_are_sorted_and_a_study_without_them_is_trained_as_ever():
+    plain = check_study(SETTINGS)
+    assert plain.train_fractions == [1.0] and "train_fractions" not in plain.training_settings()
+    study = check_study(SETTINGS, {"train_fractions": "1,0.05,0.5"})
+    assert study.train_fractions == [0.05, 0.5, 1.0] and study.overrides == ["train_fractions"]
+    for strategy in ("feature_extraction", "fine_tuning", "from_scratch"):
+        assert study.training_settings(strategy)["train_fractions"] == [0.05, 0.5, 1.0]
+    assert study.split_settings() == plain.split_settings()
 
 
 def test_the_external_test_set_changes_neither_splits_nor_training():

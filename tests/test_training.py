@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 
 from skin_tl.errors import SkinTLError
-from skin_tl.splits import subset_rows
+from skin_tl.splits import fraction_rows, subset_rows
 from skin_tl.study import CLASSES, check_study, save_study
 
 keras = pytest.importorskip("keras")
@@ -230,6 +230,45 @@ def test_a_run_keeps_its_contract(run, tmp_path):
     pd.testing.assert_frame_equal(again.splits, data.splits)
     pd.testing.assert_frame_equal(again.experiments, data.experiments, check_dtype=False)
     assert again.images == data.images
+
+
+def test_parts_of_the_lesions_are_learned_from_beside_all_of_them(small_study, tmp_path):
+    data, found = None, {}
+    for name, fractions in (("plain", [1.0]), ("curve", [0.2, 0.6, 1.0])):
+        study = small_study.model_copy(update={"train_fractions": fractions, "leakage": True})
+        data = runs.prepare(study, tmp_path / name)
+        target = tmp_path / name / "feature_extraction" / "MobileNetV2"
+        found[name] = training.train_run(study, "feature_extraction", "MobileNetV2", data, target)
+    (plain, _), (predictions, history) = found["plain"], found["curve"]
+    # What is trained on all lesions is as without the others.
+    whole = predictions[predictions["train_fraction"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(whole, plain)
+    parts = predictions[predictions["train_fraction"] < 1]
+    assert set(parts["arm"]) == {"main"}
+    main = whole[whole["arm"] == "main"]
+    same = ["seed", "subset", "image_id", "lesion_id", "dx"]
+    for fraction in (0.2, 0.6):
+        part = parts[parts["train_fraction"] == fraction]
+        pd.testing.assert_frame_equal(part[same].reset_index(drop=True), main[same].reset_index(drop=True))
+        assert not np.allclose(part["p_nv"], main["p_nv"])
+    assert history.groupby("train_fraction")["kept"].sum().to_dict() == {0.2: 2, 0.6: 2, 1.0: 6}
+    assert set(training.last_stage(history)["train_fraction"]) == {1.0}
+    names = {file.name for file in (target / "heads").iterdir()}
+    assert {
+        f"lesion_native_seed{seed}{part}.keras" for seed in (1, 2) for part in ("", "_20percent", "_60percent")
+    } < names
+    timings = json.loads((target / "run.json").read_text())["timings"]
+    assert timings["heads_native_s"] > 0 and timings["heads_native_fractions_s"] > 0
+    # A head on a part knows nothing of the other lesions: trained by hand on its lesions, it is the same.
+    metadata = data.metadata.set_index("image_id").loc[data.images.ids].reset_index()
+    rows = fraction_rows(subset_rows(data.splits, "lesion", 2, data.images.ids), metadata, 0.2, 2)
+    assert metadata.loc[rows["train"]].groupby("dx")["lesion_id"].nunique().tolist() == [1] * 7
+    features_file = next((tmp_path / "cache" / "features").glob("*/features.npy"))
+    values = np.load(features_file)
+    head, _ = training.train_head(values, training.labels_of(metadata), rows, study)
+    again = training.predict(head, values, rows["test"], metadata)
+    mine = parts.query("train_fraction == 0.2 and seed == 2 and subset == 'test'")
+    np.testing.assert_allclose(mine[["p_nv", "p_mel"]], again[["p_nv", "p_mel"]], atol=1e-6)
 
 
 def test_experiments_are_trained_beside_the_main_arm(run):

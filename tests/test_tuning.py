@@ -282,6 +282,31 @@ def test_a_run_keeps_its_contract(study, tmp_path, strategy, monkeypatch):
         np.testing.assert_allclose(elsewhere.loc[test["image_id"], columns].to_numpy(), test[columns], atol=1e-4)
 
 
+@pytest.mark.parametrize("strategy", ["fine_tuning", "from_scratch"])
+def test_networks_learn_from_parts_of_the_lesions_too(study, tmp_path, strategy):
+    both = study.model_copy(update={"train_fractions": [0.5, 1.0]})
+    plain, _ = tiny.train(study, strategy, tmp_path / "plain")
+    predictions, history = tiny.train(both, strategy, tmp_path / "both")
+    whole = predictions[predictions["train_fraction"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(whole, plain)
+    part = predictions[predictions["train_fraction"] == 0.5]
+    assert part["image_id"].tolist() == whole["image_id"].tolist()
+    assert not np.allclose(part["p_nv"], whole["p_nv"])
+    assert set(history["train_fraction"]) == {0.5, 1.0}
+    folder = tmp_path / "both" / strategy / "MobileNetV2"
+    names = {"lesion_native_seed1.keras", "lesion_native_seed1_50percent.keras"}
+    assert {file.name for file in (folder / "models").iterdir()} == names
+    record = json.loads((folder / "run.json").read_text())
+    assert record["timings"]["networks_native_fractions_s"] > 0 and record["images_per_second"] > 0
+    whole = keras.models.load_model(folder / "model.keras")
+    kept = keras.models.load_model(folder / "models" / "lesion_native_seed1.keras")
+    for one, other in zip(whole.get_weights(), kept.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    few = both.model_copy(update={"train_fractions": [0.1, 1.0]})
+    with pytest.raises(SkinTLError, match=r"larger than the training subset.*10 % of its lesions"):
+        tiny.train(few, strategy, tmp_path / "few")
+
+
 def test_a_killed_run_ends_like_an_undisturbed_one(study, tmp_path):
     study = study.model_copy(update={"imbalance": "balanced_sampling"})
     tiny.train(study, "from_scratch", tmp_path / "whole")
