@@ -302,7 +302,7 @@ def test_networks_learn_from_parts_of_the_lesions_too(study, tmp_path, strategy)
     kept = keras.models.load_model(folder / "models" / "lesion_native_seed1.keras")
     for one, other in zip(whole.get_weights(), kept.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    few = both.model_copy(update={"train_fractions": [0.1, 1.0]})
+    few = both.model_copy(update={"train_fractions": [0.1, 1.0], "batch": 20})
     with pytest.raises(SkinTLError, match=r"larger than the training subset.*10 % of its lesions"):
         tiny.train(few, strategy, tmp_path / "few")
 
