@@ -33,8 +33,9 @@ STEP = f"{shlex.quote(sys.executable)} -m skin_tl"
 STUDY = f"--study {RUNS}/study.json"
 LANGUAGES = {"en": "", "fr": ".fr"}
 
-# Much of a notebook with heads is done by one core, so two run side by side; a GPU belongs to one at a time.
-CORES_OF_HEADS = workflow.cores if has_gpu() else max(1, (workflow.cores or 1) // 2)
+# Much of each step with a network is done by one core (starting, building, reading), so two such steps run side by side and
+# share all cores; a GPU belongs to one at a time.
+HALF_OF_CORES = workflow.cores if has_gpu() else max(1, (workflow.cores or 1) // 2)
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
@@ -120,7 +121,7 @@ rule images:
         metadata=f"{RUNS}/dataset/metadata.csv",
         images=f"{RUNS}/dataset/images.json",
     params: depends=depends(dataset=study.dataset, image_size=study.image_size, source=SOURCE)
-    threads: workflow.cores
+    threads: max(1, (workflow.cores or 1) - 1)  # uses all; the search for weights, beside it, mostly waits
     log: f"{RUNS}/logs/images.log"
     shell: "{STEP} images {STUDY} > {log} 2>&1"
 
@@ -147,8 +148,8 @@ rule features:
         rules.images.output.images,
         sources("backbones", "features"),
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}.json"
-    threads: workflow.cores
-    priority: 1  # before all heads, which then run side by side
+    threads: HALF_OF_CORES
+    priority: 1  # before all heads, which then fill what a last long one leaves
     log: f"{RUNS}/logs/features_{{backbone}}_{{preprocessing}}.log"
     shell:
         "{STEP} features {STUDY} --backbone {wildcards.backbone} --preprocessing {wildcards.preprocessing} > {log} 2>&1"
@@ -164,7 +165,7 @@ rule train:
         "notebooks/2_train.ipynb",
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in RUN_FILES]
     params: depends=settings_of
-    threads: lambda wildcards: workflow.cores if wildcards.strategy in TUNED else CORES_OF_HEADS
+    threads: lambda wildcards: workflow.cores if wildcards.strategy in TUNED else HALF_OF_CORES
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
@@ -180,7 +181,7 @@ rule explain:
         ),
         sources("gradcam", "explanations"),
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED]
-    threads: CORES_OF_HEADS
+    threads: HALF_OF_CORES
     log: f"{RUNS}/logs/explain_{{strategy}}_{{backbone}}.log"
     shell:
         "{STEP} explain {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
@@ -213,7 +214,7 @@ if study.external:
             rules.external_images.output.images,
             sources("backbones", "features"),
         output: f"{RUNS}/external/features_{{backbone}}_{{preprocessing}}.json"
-        threads: workflow.cores
+        threads: HALF_OF_CORES
         log: f"{RUNS}/logs/external_features_{{backbone}}_{{preprocessing}}.log"
         shell:
             "{STEP} external_features {STUDY} --backbone {wildcards.backbone} "

@@ -171,7 +171,7 @@ def lay_out(features, seed=0):
     values /= np.sqrt(np.square(values).mean()) or 1.0  # an untrained network's features are of any scale
     with threadpool_limits(1):
         n_components = min(50, *values.shape)
-        values = PCA(n_components, svd_solver="covariance_eigh").fit_transform(values)
+        values = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(values)
         perplexity = min(30, (len(values) - 1) / 3)
         places = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(values)
     return np.round(places.astype(np.float64), 3)

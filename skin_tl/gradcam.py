@@ -9,14 +9,19 @@ same: pooling divides by the number of places, a standardisation by the spread, 
 weights, and a layer normalisation (ConvNeXt has one) has a slope of its own at each image.
 """
 
+from functools import partial
+
 import keras
 import numpy as np
 from PIL import Image
 
 from skin_tl.errors import SkinTLError
 
-BATCH = 16
+BATCH = 32
 """Images per forward pass."""
+
+WORTH_COMPILING = 4
+"""Up to so many batches a network runs layer by layer."""
 
 
 def gradcam(model, pixels, classes, seen=None):
@@ -66,12 +71,14 @@ def gradcam(model, pixels, classes, seen=None):
 def in_batches(model, pixels, rows):
     """Give what a model says of some images, batch by batch: their rows and an array.
 
-    All batches have one shape, the last one filled up, so that the model is compiled once.
+    All batches have one shape, the last one filled up, so that the model is compiled once; for a few batches it is not
+    compiled at all, which would take longer than they do.
     """
+    call = model.predict_on_batch if len(rows) > WORTH_COMPILING * BATCH else partial(model, training=False)
     for first in range(0, len(rows), BATCH):
         some = rows[first : first + BATCH]
         batch = pixels[np.resize(some, min(BATCH, len(rows)))]
-        yield some, keras.ops.convert_to_numpy(model.predict_on_batch(batch))[: len(some)]
+        yield some, keras.ops.convert_to_numpy(call(batch))[: len(some)]
 
 
 def _enlarged(heat, size):
