@@ -249,6 +249,13 @@ def test_nothing_is_cut_off_on_paper_with_two_scalings(make, language):
     _check_nothing_is_cut_off(rendering.lay_out(page), len(parse(page).all("table")))
 
 
+@pytest.mark.parametrize("language", languages())
+def test_what_transfer_buys_is_not_cut_off_on_paper(make, language):
+    report = make("fits_curves", *STUDIES["curves"][:1], language)
+    pieces = [report.header(), report.text("transfer_buys"), report.table("costs")]
+    _check_nothing_is_cut_off(rendering.lay_out(rendering.to_html(notebook_of(pieces))), 1)
+
+
 def test_pdf_has_page_numbers_running_header_and_bookmarks(rendered):
     document = rendered["document"]
 
