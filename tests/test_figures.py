@@ -381,7 +381,8 @@ def test_pseudo_backbones_are_named_in_words(language):
     for name, drawings in drawn_results(labels, ["ResNet50", *PSEUDO]).items():
         text = " ".join(itertools.chain(*map(shown, drawings)))
         assert not re.search(r"majority|metadata|histogram", text), name
-        alone = ("training_curves", "confusion_matrix", "learning_curves", "subgroups")  # figures of one backbone, here the last
+        # Figures of one backbone, here the last.
+        alone = ("training_curves", "confusion_matrix", "learning_curves", "subgroups")
         assert (labels("backbone.colour_histogram") in text) if name in alone else all(n in text for n in names), name
 
 
