@@ -35,7 +35,7 @@ LANGUAGES = {"en": "", "fr": ".fr"}
 
 # Much of each step with a network is done by one core (starting, building, reading), so two such steps run side by side and
 # share all cores; a GPU belongs to one at a time.
-HALF_OF_CORES = workflow.cores if has_gpu() else max(1, (workflow.cores or 1) // 2)
+HALF_OF_CORES = workflow.cores if has_gpu() else ((workflow.cores or 1) + 1) // 2
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]

@@ -119,8 +119,8 @@ def ensemble(study, folder, options):
     from datetime import UTC, datetime
 
     from skin_tl.evaluation import ensemble as average
+    from skin_tl.evaluation import main_arm
     from skin_tl.runs import read_splits, write_pseudo_run
-    from skin_tl.scoring import main_arm
     from skin_tl.tables import run_predictions
 
     started, splits, of_strategy = datetime.now(UTC), read_splits(folder), folder / options.strategy

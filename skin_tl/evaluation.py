@@ -340,6 +340,11 @@ def scale_temperature(probability, temperature):
     return scaled / scaled.sum(1, keepdims=True)
 
 
+def main_arm(table):
+    """Keep the rows (of predictions, metrics or history) of the study's own training, on all of its training subset."""
+    return table[(table["arm"] == "main") & (table["train_fraction"] == 1)]
+
+
 def metrics_table(predictions, strategy, backbone, n_boot=N_BOOT, seed=0):
     """Compute the rows of ``metrics.csv`` for one backbone trained in one strategy.
 

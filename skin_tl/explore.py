@@ -19,10 +19,9 @@ from PIL import Image
 from skin_tl import runs, uncertainty
 from skin_tl.decisions import choose_threshold, lesion_scores
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation import PROBABILITIES, class_codes, point_metrics, read_predictions
+from skin_tl.evaluation import PROBABILITIES, class_codes, main_arm, point_metrics, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.images import ImageSet
-from skin_tl.scoring import main_arm
 from skin_tl.study import CLASSES, Study, check_study, kind_of, load_study, save_study
 
 CHOICE = ("strategy", "backbone", "split_policy", "preprocessing", "seed")

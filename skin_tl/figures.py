@@ -496,10 +496,8 @@ def explained_picture(pixels, heat, side=160):
 
     Parameters
     ----------
-    pixels : numpy.ndarray
-        (size, size, 3) uint8.
-    heat : numpy.ndarray
-        (size, size) in 0…1, see `skin_tl.gradcam`.
+    pixels, heat : numpy.ndarray
+        As for `under_map`.
     side : int
         Width of each of the two, in pixels.
 

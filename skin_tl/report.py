@@ -16,6 +16,7 @@ from markupsafe import Markup
 from skin_tl import figures, runs
 from skin_tl.decisions import SENSITIVITY
 from skin_tl.errors import SkinTLError
+from skin_tl.evaluation import main_arm
 from skin_tl.explanations import explained_head, explanation_tables, read_maps
 from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
@@ -266,7 +267,7 @@ class Report:
 
     def histories(self):
         """Return the history of each run's own training: list of (backbone, strategy, rows of ``history.csv``)."""
-        own = self.files.history.query("arm == 'main' and train_fraction == 1")
+        own = main_arm(self.files.history)
         runs = own.groupby(["backbone", "strategy"], sort=False)
         return [(*names, rows[rows["stage"] == rows["stage"].iloc[-1]]) for names, rows in runs]
 

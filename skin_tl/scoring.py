@@ -11,7 +11,7 @@ import pandas as pd
 
 from skin_tl.comparison import COMPARED, CONTRAST_COLUMNS, compare_backbones, contrast, independent_interval, with_holm
 from skin_tl.decisions import decisions_table, roc_points
-from skin_tl.evaluation import CELL, METRIC_COLUMNS, N_BOOT, metrics_table, reliability
+from skin_tl.evaluation import CELL, METRIC_COLUMNS, N_BOOT, main_arm, metrics_table, reliability
 from skin_tl.files import write_csv
 from skin_tl.leakage import ARMS, split_spread
 from skin_tl.study import EVALUATED, kind_of
@@ -100,11 +100,6 @@ def _runs(files, kinds):
     for (strategy, backbone), table in files.predictions.groupby(["strategy", "backbone"], sort=False):
         if kind_of(backbone) in kinds:
             yield strategy, backbone, table.drop(columns=["strategy", "backbone"]).reset_index(drop=True)
-
-
-def main_arm(table):
-    """Keep the rows of the study's own training, on all of its training subset."""
-    return table[(table["arm"] == "main") & (table["train_fraction"] == 1)]
 
 
 def _metrics(files, n_boot):

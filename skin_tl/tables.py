@@ -14,7 +14,7 @@ import pandas as pd
 from skin_tl.backbones import BACKBONES, transform_of
 from skin_tl.decisions import SENSITIVITY
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation import approximate, read_predictions
+from skin_tl.evaluation import approximate, main_arm, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.splits import draw_fraction
 from skin_tl.study import BASELINES, CLASSES, SUBSETS, check_study, kind_of
@@ -510,9 +510,10 @@ def score_table(metrics):
     return table.drop(columns="turned")
 
 
-def _main_arm(table):
+def _of_backbones(table):
     """Keep the rows of the backbones' own training on all of its training subset, scored on the study's own images."""
-    keep = (table["arm"] == "main") & (table["train_fraction"] == 1) & (table["backbone"].map(kind_of) == "backbone")
+    table = main_arm(table)
+    keep = table["backbone"].map(kind_of) == "backbone"
     return table[keep & (table["dataset"] == "internal")] if "dataset" in table else table[keep]
 
 
@@ -712,7 +713,7 @@ def confusion_table(predictions):
         strategy, split_policy, preprocessing, backbone, dx, predicted, n_images (mean over the seeds), share (of
         the images with that dx, 0…1; empty where there are none).
     """
-    test = _main_arm(predictions)
+    test = _of_backbones(predictions)
     test = test[test["subset"] == "test"]
     probabilities = test[[f"p_{dx}" for dx in CLASSES]].to_numpy()
     test = test.assign(predicted=np.array(CLASSES)[probabilities.argmax(axis=1)])
@@ -785,7 +786,7 @@ def training_table(history):
 
     Of a network that is fine-tuned, the epochs of its head, before, do not count.
     """
-    history = _main_arm(history)
+    history = _of_backbones(history)
     history = history[(history["stage"] == history["strategy"]) | (history["strategy"] == "feature_extraction")]
     length = history.groupby([*SETUP, "backbone", "seed"], sort=True).size()
     return length.groupby([*SETUP, "backbone"], sort=True).mean().rename("epochs").reset_index()

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from skin_tl.backbones import build_backbone, count_parameters_with_classifier, transform_of
 from skin_tl.errors import SkinTLError
+from skin_tl.evaluation import main_arm
 from skin_tl.features import extract
 from skin_tl.files import claim_space, disk_full_message, is_disk_full, write_atomically, write_csv, write_json
 from skin_tl.images import ImageSet, cache_folder
@@ -365,7 +366,7 @@ def _train_heads(job, heads):
             for whole in (True, False) if len(job.study.train_fractions) > 1 else (True,):
                 clock = time.perf_counter()
                 mine = {name: rows for name, rows in heads.items() if name[2] == preprocessing}
-                mine = {name: (transform, *without(name)) for name in mine if (name[-1] == 1) == whole}
+                mine = {name: (transform, *without_preprocessing(name)) for name in mine if (name[-1] == 1) == whole}
                 due = {same: heads[name] for name, same in mine.items() if same not in trained}
                 found = _side_by_side(delayed(train_head)(features, labels, rows, job.study) for rows in due.values())
                 for name, same in mine.items():
@@ -379,16 +380,16 @@ def _train_heads(job, heads):
                         save_model(model, head, job.folder / "model.keras")
                     shown.update()
                     yield name, history.assign(stage="head"), tables
-                job.timings[timing("heads", name)] = round(time.perf_counter() - clock, 3)
+                job.timings[timing_key("heads", name)] = round(time.perf_counter() - clock, 3)
 
 
-def without(name):
+def without_preprocessing(name):
     """Return the name of a head without its preprocessing, which may be another word for the same transform."""
     arm, policy, _, seed, fraction = name
     return arm, policy, seed, fraction
 
 
-def timing(what, name):
+def timing_key(what, name):
     """Return under which key the seconds stand that `what`, ``heads`` or ``networks``, of such a name took.
 
     Those that learn from a part of the training lesions have a key of their own.
@@ -423,7 +424,7 @@ def _heads(study, prepared, metadata):
 def last_stage(history):
     """Keep the epochs of a run's own arm, on all training lesions, in its last stage: of a network that is fine-tuned,
     not those of its head."""
-    own = history[(history["arm"] == "main") & (history["train_fraction"] == 1)]
+    own = main_arm(history)
     return own[own["stage"] == own["stage"].iloc[-1]]
 
 

@@ -34,9 +34,9 @@ from skin_tl.training import (
     prediction_table,
     reached,
     scores,
-    timing,
+    timing_key,
     train_head,
-    without,
+    without_preprocessing,
 )
 
 ZOOM, SHIFT = 0.1, 0.05
@@ -559,7 +559,7 @@ def train_networks(job, due):
     trained, models = {}, job.folder / "models"
     with on_device(job.study.device), enough_memory(job.study.batch):
         for name, rows in due.items():
-            same = (transform_of(job.backbone, name[2]), *without(name))
+            same = (transform_of(job.backbone, name[2]), *without_preprocessing(name))
             if same not in trained:  # two names for one computation share its result
                 network, history, seconds = train_network(job, name, rows)
                 clock = time.perf_counter()
@@ -570,7 +570,7 @@ def train_networks(job, due):
                 if not trained:
                     n_images = sum(len(table) for table in tables.values())
                     job.sizes["images_per_second"] = round(n_images / (time.perf_counter() - clock), 1)
-                key = timing("networks", name)
+                key = timing_key("networks", name)
                 job.timings[key] = round(job.timings.get(key, 0) + seconds, 3)
                 trained[same] = network.whole, history, tables
             whole, history, tables = trained[same]
