@@ -490,6 +490,7 @@ TEXT
         ;;
     study)
         need_pango "$python"
+        if [ -t 2 ]; then echo "Looking at what there is to do …" >&2; fi
         exec "$python" -m skin_tl.workflow run "$study" "$@"
         ;;
 esac
