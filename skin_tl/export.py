@@ -1,7 +1,7 @@
 """Export: the models of a finished study in formats that need no Keras.
 
-Takes ``runs/<study>/``; gives ``export/`` in each run's folder: ``model.onnx`` and ``model.tflite``, both checked to give
-the probabilities of ``model.keras``, and ``MODEL_CARD.md``.  ``./run_all.sh export`` calls it.
+Takes ``runs/<study>/``; gives ``export/`` in each run's folder: ``model.onnx`` and ``model.tflite``, both checked to
+give the probabilities of ``model.keras``, and ``MODEL_CARD.md``.  ``./run_all.sh export`` calls it.
 """
 
 import importlib
@@ -144,7 +144,9 @@ def convertible(whole, backbone, preprocessing):
                 values = layer(values, training=False)
             return values
 
-    return Convertible()
+    model = Convertible()
+    model(keras.ops.zeros((1, *whole.input_shape[1:]), "uint8"))  # what was never called cannot be exported
+    return model
 
 
 def _layers(model):
@@ -362,7 +364,7 @@ def model_card(run, exported, predictions, metrics_file):
         "checked_with": ", ".join(f"{name.replace('_', '-')} {importlib.metadata.version(name)}" for name in used),
         "word": labels("en"),
     }
-    template = (ROOT / "report" / "template" / f"model_card.md.j2").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("model_card.md.j2").read_text(encoding="utf-8")
     rules = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return rules.from_string(template).render(values)
 
