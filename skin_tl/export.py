@@ -6,8 +6,10 @@ give the probabilities of ``model.keras``, and ``MODEL_CARD.md``.  ``./run_all.s
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,14 +99,11 @@ def check_packages(formats):
             "model.keras that was trained with the other."
         )
     for name in dict.fromkeys(name for of in formats for name in PACKAGES[of]):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
+        if importlib.util.find_spec(name) is None:
             raise SkinTLError(
-                f"Exporting to {' and '.join(formats)} needs the package {name.replace('_', '-')} ({error}). "
-                "`./run_all.sh export` installs it into .venv; elsewhere: "
-                "pip install --require-hashes -r requirements-export.lock"
-            ) from None
+                f"Exporting needs the package {name.replace('_', '-')}, which is not installed. `./run_all.sh export` "
+                "installs it into .venv; elsewhere: pip install --require-hashes -r requirements-export.lock"
+            )
 
 
 def convertible(whole, backbone, preprocessing):
@@ -164,7 +163,9 @@ def convert(model, kind, size, path):
     import keras
 
     pixels = keras.InputSpec(shape=(None, size, size, 3), dtype="uint8", name="pixels")
-    model.export(str(path), format=kind, verbose=False, input_signature=[pixels])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of Keras's own look at NumPy
+        model.export(str(path), format=kind, verbose=False, input_signature=[pixels])
 
 
 # --- Checking ---------------------------------------------------------------------------------------------------------
@@ -365,7 +366,9 @@ def model_card(run, exported, predictions, metrics_file):
         "word": labels("en"),
     }
     template = Path(__file__).with_name("model_card.md.j2").read_text(encoding="utf-8")
-    rules = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    rules = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
     return rules.from_string(template).render(values)
 
 
