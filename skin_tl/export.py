@@ -7,6 +7,7 @@ give the probabilities of ``model.keras``, and ``MODEL_CARD.md``.  ``./run_all.s
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import sys
 import warnings
@@ -163,6 +164,7 @@ def convert(model, kind, size, path):
     import keras
 
     pixels = keras.InputSpec(shape=(None, size, size, 3), dtype="uint8", name="pixels")
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it names each operation that it cannot convert; we run it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of Keras's own look at NumPy
         model.export(str(path), format=kind, verbose=False, input_signature=[pixels])
@@ -455,9 +457,11 @@ def export_study(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
     SkinTLError
         If there is nothing to export, a format is unknown, a package is missing, or a run cannot be exported.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise SkinTLError(f"No format is named {', '.join(map(repr, unknown))}. Formats: {', '.join(FORMATS)}.")
+    if not formats:
+        raise SkinTLError(f"--format names no format. Formats: {', '.join(FORMATS)}.")
+    for name in formats:
+        if name not in FORMATS:
+            raise SkinTLError(f"No format is named {name!r}. Formats: {', '.join(FORMATS)}.")
     folder = find_study(study, root)
     runs = finished_runs(folder, backbones)
     check_packages(formats)
