@@ -16,11 +16,14 @@ Studies
   ham10000         the same question on HAM10000, split by lesion, with the
                    scaling of pixels that each backbone was made for
   transfer         fine-tuning and training from scratch beside it
-  PATH.yaml        a study of your own; studies/demo.yaml shows the keys
+  PATH.yaml        a study of your own, like those in studies/; all its keys
+                   with their meaning are in skin_tl/study.py
 
 Commands
   test [...]       run the tests; the rest goes to pytest
   lab [...]        open the notebooks in JupyterLab; the rest goes to it
+  tensorboard [..] watch networks while they train (curves, confusion matrices)
+                   in a browser; the rest goes to TensorBoard
   predict IMAGE... what the models of a finished study say of images of yours:
                    no diagnosis. --study STUDY (otherwise the last finished),
                    --backbone A,B (otherwise all), --json
@@ -87,6 +90,17 @@ done
 
 project=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
+known_studies() {
+    local file names=
+    for file in "$project"/studies/*.yaml; do
+        if [ -f "$file" ]; then
+            file=${file##*/}
+            names="$names${names:+, }${file%.yaml}"
+        fi
+    done
+    printf '%s\n' "${names:-none}"
+}
+
 what=study
 study=demo
 case "${1-}" in
@@ -96,7 +110,7 @@ case "${1-}" in
         exit 0
         ;;
     -*) ;;
-    test | lab | predict | export | clean)
+    test | lab | tensorboard | predict | export | clean)
         what=$1
         shift
         ;;
@@ -106,19 +120,13 @@ case "${1-}" in
         if [ ! -f "$project/studies/$study.yaml" ]; then
             case "$study" in
                 *.yaml | *.yml | *.json)
-                    [ -f "$study" ] || [ -f "$project/$study" ] || fail "there is no study file $study."
+                    [ -f "$study" ] || [ -f "$project/$study" ] ||
+                        fail "there is no study file $study. Studies that are here: $(known_studies)."
                     if [ -f "$study" ]; then study=$(absolute "$study"); fi
                     ;;
                 *)
-                    known=
-                    for file in "$project"/studies/*.yaml; do
-                        if [ -f "$file" ]; then
-                            file=${file##*/}
-                            known="$known${file%.yaml}, "
-                        fi
-                    done
                     fail "no study or command is named '$study'." \
-                        "Studies: ${known}or the path of a .yaml file. Commands: test, lab, predict, export, clean, help."
+                        "Studies: $(known_studies), or the path of a .yaml file. Commands: test, lab, tensorboard, predict, export, clean, help."
                     ;;
             esac
         fi
@@ -365,7 +373,7 @@ make_environment() {
     # the packages fetched before are in pip's cache.
     if [ ! -f "$stamp" ] || ! "$environment/bin/python" -c 'import encodings' 2>/dev/null; then
         find_python
-        case "$what" in lab | predict | export) ;; *) need_pango "$python" ;; esac
+        case "$what" in lab | tensorboard | predict | export) ;; *) need_pango "$python" ;; esac
         rm -rf -- "$environment"
         need_room 3000000 .venv
         echo "Installing TensorFlow, JupyterLab and what they need into .venv (once, a few minutes, about 3 GB) …" >&2
@@ -427,7 +435,7 @@ if [ -n "${CONDA_PREFIX-}" ] && [ "${CONDA_DEFAULT_ENV-}" = "$named" ] && [ "$na
 import importlib.util, sys
 names = sys.argv[1:]
 print(*[name for name in names if importlib.util.find_spec(name) is None])
-' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab ipywidgets weasyprint pandera statsmodels seaborn pytest $more) || missing=Python
+' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab ipywidgets weasyprint pandera statsmodels seaborn pytest tensorboard $more) || missing=Python
     case "$missing" in
         '') ;;
         jax) fail "the conda environment $named has no jax. Add it: pip install --require-hashes -r requirements-jax.lock" ;;
@@ -484,6 +492,9 @@ case "$what" in
 TEXT
         exec "$python" -m jupyterlab --ServerApp.root_dir="$project/notebooks" \
             --LabApp.default_url=/lab/tree/README.md "$@"
+        ;;
+    tensorboard)
+        exec "$python" -m tensorboard.main --logdir "$project/runs" "$@"
         ;;
     predict)
         exec "$python" -m skin_tl.prediction --from "$here" "$@"

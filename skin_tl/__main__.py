@@ -20,10 +20,10 @@ def weights(study, folder, options):
     """Find the weights of all backbones."""
     from skin_tl.runs import prepare_weights
 
-    if study.device == "gpu":  # known before anything is computed
+    if study.device == "gpu" or study.gpus != 1:  # known before anything is computed
         from skin_tl.tuning import on_device
 
-        on_device("gpu")
+        on_device(study)
     found = prepare_weights(study, folder)
     if study.weights == "random":
         say("  note: random weights for all backbones, as the study asks. The report will say so.")

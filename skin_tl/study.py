@@ -74,8 +74,12 @@ _OF_STRATEGIES = {
     **dict.fromkeys(("unfreeze", "fine_tuning_rate", "backbone_share", "fine_tuning_epochs"), ("fine_tuning",)),
     **dict.fromkeys(("from_scratch_rate", "from_scratch_epochs"), ("from_scratch",)),
     **dict.fromkeys(("batch", "warmup_epochs", "tuning_patience", "weight_decay", "label_smoothing"), TUNED),
-    **dict.fromkeys(("clip_norm", "ema_epochs", "imbalance", "augment", "test_time_augmentation", "device"), TUNED),
+    **dict.fromkeys(("clip_norm", "ema_epochs", "imbalance", "augment", "test_time_augmentation"), TUNED),
+    **dict.fromkeys(("precision", "deterministic", "device", "gpus"), TUNED),
 }
+
+# Of these, keys that say where a network is trained and not what is asked of it.
+_PLACES = ("device", "gpus")
 
 
 class Study(BaseModel):
@@ -122,8 +126,9 @@ class Study(BaseModel):
     fine_tuning_epochs : int
     from_scratch_rate, from_scratch_epochs
         The same for `from_scratch`, where all layers learn at one rate.
-    batch : int
-        Images per step of the two strategies that train whole networks, as are the following.
+    batch : int or 'auto'
+        Images per step of the two strategies that train whole networks, as are the following; 'auto' takes what the
+        GPU's memory holds, see `skin_tl.tuning.find_batch`.
     warmup_epochs : float
         Epochs in which the learning rate rises from 0; from there a cosine takes it back to 0.
     tuning_patience : int
@@ -138,8 +143,15 @@ class Study(BaseModel):
         Whether images are flipped, turned by right angles, scaled, shifted and recoloured a little while it learns.
     test_time_augmentation : bool
         Whether predictions are averaged over the eight flips and right-angle rotations of an image.
+    precision : {'auto', 'float32', 'bfloat16'}
+        What whole networks compute in while they learn; weights and predictions are float32 always.  'auto' is bfloat16
+        on a GPU and float32 elsewhere.
+    deterministic : bool
+        Whether a GPU is held to operations that give the same bits each time, which are slower.
     device : {'auto', 'cpu', 'gpu'}
         Where whole networks are trained; with 'gpu' a study stops if there is none.
+    gpus : int or 'all'
+        How many GPUs share each batch; more than one needs Keras's JAX backend.
     overrides : list of str
         The keys that a command line changed.
     """
@@ -176,7 +188,7 @@ class Study(BaseModel):
     fine_tuning_epochs: int = Field(30, ge=1)
     from_scratch_rate: float = Field(1e-3, gt=0, le=1)
     from_scratch_epochs: int = Field(100, ge=1)
-    batch: int = Field(32, ge=1)
+    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
     warmup_epochs: float = Field(1.0, ge=0, validate_default=True)
     tuning_patience: int = Field(10, ge=1)
     weight_decay: float = Field(0.01, ge=0, lt=1)
@@ -186,7 +198,10 @@ class Study(BaseModel):
     imbalance: Literal["none", "class_weights", "balanced_sampling", "focal", "logit_adjusted"] = "none"
     augment: bool = True
     test_time_augmentation: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    deterministic: bool = False
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    gpus: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     overrides: list[str] = []
 
     @field_validator("name")
@@ -244,6 +259,13 @@ class Study(BaseModel):
                 raise ValueError(f"must be below `{strategy}_epochs`, {epochs}: nothing would be left after it")
         return value
 
+    @field_validator("gpus")
+    @classmethod
+    def _not_on_a_cpu(cls, value, info):
+        if value != 1 and info.data.get("device") == "cpu":
+            raise ValueError("contradicts `device: cpu`")
+        return value
+
     @property
     def pseudo_runs(self):
         """Runs without a network of their own, list of (strategy, name): ensembles of several backbones; baselines."""
@@ -278,7 +300,7 @@ class Study(BaseModel):
             keys += ["leakage", "other_splits"]
         if strategy != "from_scratch":
             keys += ["l2", "max_epochs", "patience"]
-        keys += [key for key, meant in _OF_STRATEGIES.items() if strategy in meant and key != "device"]
+        keys += [key for key, meant in _OF_STRATEGIES.items() if strategy in meant and key not in _PLACES]
         if self.train_fractions != [1.0]:  # a study without learning curves is not trained again for their sake
             keys.append("train_fractions")
         return {key: getattr(self, key) for key in keys}

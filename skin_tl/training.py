@@ -10,7 +10,8 @@ import os
 import platform
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -272,6 +273,8 @@ class Job:
         Seconds by step, filled while it is trained.
     sizes : dict
         ``n_parameters`` of the backbone and ``n_features``, filled likewise.
+    on_epoch : callable, optional
+        Called after each epoch of a whole network with its epochs so far, as `last_stage` has them.
     """
 
     study: Study
@@ -283,6 +286,7 @@ class Job:
     folder: Path
     timings: dict = field(default_factory=dict)
     sizes: dict = field(default_factory=dict)
+    on_epoch: Callable | None = None
 
     def features(self, preprocessing):
         """Compute the backbone's features of all images, or find them computed; return model and features."""
@@ -293,7 +297,7 @@ class Job:
         return model, features
 
 
-def train_run(study, strategy, backbone, prepared, folder):
+def train_run(study, strategy, backbone, prepared, folder, live=False):
     """Train everything of one backbone and strategy and write the run.
 
     Parameters
@@ -304,8 +308,10 @@ def train_run(study, strategy, backbone, prepared, folder):
     prepared : skin_tl.runs.Prepared
         The checked table, the splits, the decoded images and the source of weights.
     folder : pathlib.Path
-        Gets heads/ (or models/, of whole networks), model.keras, history.csv, predictions.csv and run.json, in this
-        order.
+        Gets heads/ (or models/ and tensorboard/, of whole networks), model.keras, history.csv, predictions.csv and
+        run.json, in this order.
+    live : bool
+        Whether a notebook shows the curves of the network that is being trained.
 
     Returns
     -------
@@ -316,12 +322,18 @@ def train_run(study, strategy, backbone, prepared, folder):
     metadata = prepared.metadata.set_index("image_id").loc[prepared.images.ids].reset_index()
     weights = {"source": "random"} if strategy == "from_scratch" else prepared.weights["backbones"][backbone]
     job = Job(study, strategy, backbone, prepared.images, metadata, weights, Path(folder))
+    curves = None
     due = _heads(study, prepared, metadata)
     if strategy == "feature_extraction":
         trained = _train_heads(job, due)
     else:
-        from skin_tl.tuning import train_networks
+        from skin_tl.tuning import hold_to_determinism, train_networks
+        from skin_tl.watching import LiveCurves
 
+        hold_to_determinism(study)
+        if live:
+            curves = LiveCurves(backbone, strategy)
+            job = replace(job, on_epoch=curves)
         trained = train_networks(job, {name: rows for name, rows in due.items() if name[0] == "main"})
     predictions, histories = [], []
     for name, history, tables in trained:
@@ -331,6 +343,8 @@ def train_run(study, strategy, backbone, prepared, folder):
             table.assign(dataset="internal", subset=subset, **arm)[PREDICTION_COLUMNS]
             for subset, table in tables.items()
         ]
+    if curves:
+        curves(None)
     predictions, histories = pd.concat(predictions, ignore_index=True), pd.concat(histories, ignore_index=True)
     write_csv(folder / "history.csv", histories)
     write_csv(folder / "predictions.csv", predictions)

@@ -8,26 +8,30 @@ there and ends like one that was not.
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import math
 import os
 import time
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 from keras import ops
+from sklearn.metrics import confusion_matrix
 from threadpoolctl import threadpool_limits
 
 import skin_tl
 from skin_tl.backbones import BACKBONES, build_backbone, network_of, scale_pixels, transform_of
 from skin_tl.errors import SkinTLError
-from skin_tl.files import file_fingerprint, fingerprint, write_atomically
+from skin_tl.files import file_fingerprint, fingerprint, read_json, write_atomically, write_json
 from skin_tl.progress import bar, say
 from skin_tl.study import CLASSES
 from skin_tl.training import (
+    HEAD,
     build_head,
     head_file,
     labels_of,
@@ -38,6 +42,7 @@ from skin_tl.training import (
     train_head,
     without_preprocessing,
 )
+from skin_tl.watching import EpochLog
 
 ZOOM, SHIFT = 0.1, 0.05
 """How far images are scaled (factor from 0.9 to 1.1) and shifted (share of their side) at most."""
@@ -50,6 +55,9 @@ FOCUS = 2.0
 
 PLAIN_MOMENTUM = 0.9
 """Of batch normalisation's running statistics where weights are not averaged; else they are averaged as these are."""
+
+USUAL_BATCH, LARGEST_BATCH = 32, 256
+"""Images per step where `batch: auto` has no memory of a GPU to look at, and at most (see `find_batch`)."""
 
 
 # --- What a step sees -------------------------------------------------------------------------------------------------
@@ -241,13 +249,13 @@ class AdamW(keras.optimizers.Adam):
     @contextlib.contextmanager
     def averaged(self, variables):
         """Put the moving averages in the place of the variables for a while."""
-        own = [ops.convert_to_numpy(variable).copy() for variable in variables]
-        super().finalize_variable_values(variables)
+        own = _values(variables)
+        # Copies: JAX would let a variable and its average share memory, which predicting gives away.
+        _assign(variables, _values(self._model_variables_moving_average))
         try:
             yield
         finally:
-            for variable, value in zip(variables, own, strict=True):
-                variable.assign(value)
+            _assign(variables, own)
 
 
 class Network:
@@ -279,7 +287,7 @@ class Network:
         _unfreeze(network, BACKBONES[job.backbone].last_block if tuned and study.unfreeze == "last_block" else None)
 
         steps = counts.sum() // study.batch
-        epochs = study.fine_tuning_epochs if tuned else study.from_scratch_epochs
+        epochs = _epochs(study, job.strategy)
         momentum = math.exp(-1 / (study.ema_epochs * steps)) if study.ema_epochs else 0.0
         if not tuned:
             for layer in network.layers:
@@ -301,12 +309,24 @@ class Network:
         self.optimizer = AdamW(rate, shares, decays, momentum, study.clip_norm)
         self.optimizer.build(variables)
         self.has_averages = bool(momentum)
+        self.mixed = list(_layers(network)) if precision_of(study) == "bfloat16" else []
         metrics = [
             keras.metrics.CategoricalCrossentropy(from_logits=True, name="cross_entropy"),
             keras.metrics.CategoricalAccuracy(name="accuracy"),
             keras.metrics.F1Score(average="macro", name="macro_f1"),
         ]
         self.training.compile(self.optimizer, make_loss(study, counts), metrics=metrics)
+
+    @contextlib.contextmanager
+    def in_its_precision(self):
+        """Let the network's layers compute for a while as the study asks for it; all else is float32 at any time."""
+        for layer in self.mixed:
+            layer.dtype_policy = "mixed_bfloat16"  # its weights stay float32
+        try:
+            yield
+        finally:
+            for layer in self.mixed:
+                layer.dtype_policy = "float32"
 
     def with_averages(self):
         """Return a context in which the weights are those that predict."""
@@ -350,6 +370,16 @@ def _assign(variables, values):
         variable.assign(value)
 
 
+def _layers(network):
+    """Yield the layers of a network, and of those within it, that may compute in bfloat16; those that scale pixels may
+    not."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        elif not isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)):
+            yield layer
+
+
 def _unfreeze(network, last_block):
     """Let all layers of a network learn, or those alone whose names begin as `last_block` says."""
     network.trainable = True
@@ -360,7 +390,7 @@ def _unfreeze(network, last_block):
 
 # --- Checkpoints ------------------------------------------------------------------------------------------------------
 
-FORMAT = 1
+FORMAT = 2
 
 
 def identity(job, name, rows):
@@ -369,6 +399,7 @@ def identity(job, name, rows):
     for key in ("split_policies", "preprocessings", "seeds", "train_fractions"):
         settings.pop(key, None)
     settings |= {"image_size": job.study.image_size, "strategy": job.strategy, "backbone": job.backbone}
+    settings["precision"] = precision_of(job.study)  # what `auto` means here
     subsets = [rows[subset].tolist() for subset in ("train", "val", "test")]
     weights = {key: job.weights.get(key) for key in ("source", "fingerprint")}
     return {
@@ -397,7 +428,8 @@ def write_checkpoint(path, about, state, best, progress):
     best : list of numpy.ndarray
         Weights of the best epoch.
     progress : dict
-        What JSON holds: ``history``, ``best`` (epoch and macro F1), ``seconds``, ``done``.
+        What JSON holds: ``history``, ``confusions`` (by epoch, of the validation subset), ``best`` (epoch and macro
+        F1), ``seconds``, ``done``.
     """
     arrays = {
         f"{part}/{i:04d}": value for part, values in {**state, "best": best}.items() for i, value in enumerate(values)
@@ -489,7 +521,8 @@ def predict_rows(whole, pixels, rows, batch, views=1):
 def predict_images(study, whole, pixels, rows, metadata):
     """Predict some images as the study asks for it; the same table as from `skin_tl.training.predict`."""
     views = 8 if study.test_time_augmentation else 1
-    return prediction_table(predict_rows(whole, pixels, rows, study.batch, views), rows, metadata)
+    batch = USUAL_BATCH if study.batch == "auto" else study.batch
+    return prediction_table(predict_rows(whole, pixels, rows, batch, views), rows, metadata)
 
 
 def gpus():
@@ -500,20 +533,69 @@ def gpus():
         return []
 
 
-def on_device(wanted):
-    """Return a context in which networks are built and trained on the device that a study asks for.
+def precision_of(study):
+    """Return what a study's networks compute in while they learn on this machine, ``float32`` or ``bfloat16``."""
+    if study.precision != "auto":
+        return study.precision
+    return "bfloat16" if study.device != "cpu" and gpus() else "float32"
+
+
+def sharing_gpus(study):
+    """Return the GPUs that share each batch of a study, list of str; empty where there is none to share it with.
 
     Raises
     ------
     SkinTLError
-        If a GPU is asked for and not there.
+        If more are asked for than there are, or Keras's backend cannot share.
     """
-    if wanted == "gpu" and not gpus():
+    found = gpus() if study.gpus != 1 and study.device != "cpu" else []
+    n = len(found) if study.gpus == "all" else study.gpus
+    if n <= 1:
+        return []
+    asked = f"`gpus: {study.gpus}`"
+    if keras.backend.backend() != "jax":
+        raise SkinTLError(
+            f"{asked}: Keras shares batches between GPUs with JAX alone. Start with KERAS_BACKEND=jax, or set "
+            "`gpus: 1`."
+        )
+    if n > len(found):
+        raise SkinTLError(f"{asked}, but Keras finds {len(found)} on this machine. Set `gpus: all` to take those.")
+    return found[:n]
+
+
+def on_device(study):
+    """Return a context in which networks are built and trained on the device or devices that a study asks for.
+
+    Raises
+    ------
+    SkinTLError
+        If a GPU is asked for and not there, or more GPUs than there are.
+    """
+    if study.device == "gpu" and not gpus():
         raise SkinTLError(
             f"`device: gpu`, but {keras.backend.backend()} finds no GPU on this machine. Look at `nvidia-smi`, try "
             "KERAS_BACKEND=jax, or set `device: auto`."
         )
-    return keras.device("cpu") if wanted == "cpu" else contextlib.nullcontext()
+    shared = sharing_gpus(study)
+    if shared:
+        return keras.distribution.DataParallel(devices=shared).scope()
+    return keras.device("cpu") if study.device == "cpu" else contextlib.nullcontext()
+
+
+def hold_to_determinism(study):
+    """Let GPUs compute the same bits each time if the study asks for it; to be called before anything is computed.
+
+    The backends read these variables of the environment once, when they begin (NVIDIA's and OpenXLA's documentation).
+    """
+    if study.deterministic:
+        os.environ["TF_DETERMINISTIC_OPS"] = "1"
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, "--xla_gpu_deterministic_ops=true"]))
+
+
+def _is_out_of_memory(error):
+    told = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED", "MemoryError")  # each backend has a type of its own
+    return any(word in f"{type(error).__name__}: {error}" for word in told)
 
 
 @contextlib.contextmanager
@@ -521,12 +603,84 @@ def enough_memory(batch):
     """Turn running out of the device's memory into advice."""
     try:
         yield
-    except Exception as error:  # each backend has a type of its own
-        told = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED", "MemoryError")
-        if not any(word in f"{type(error).__name__}: {error}" for word in told):
+    except Exception as error:
+        if not _is_out_of_memory(error):
             raise
-        advice = f"Try `batch: {batch // 2}`" if batch > 1 else "Try a smaller `image_size`"
+        advice = f"Try `batch: {batch // 2}`, or `batch: auto`" if batch > 1 else "Try a smaller `image_size`"
         raise SkinTLError(f"The device has not enough memory for batches of {batch} images. {advice}.") from None
+
+
+def find_batch(job, name, rows, largest):
+    """Find the number of images per step for `batch: auto`, by training one step.
+
+    Tried are powers of two (times the number of GPUs that share a batch) from `LARGEST_BATCH` downwards, until the
+    GPU's memory holds one.  Without a GPU it is `USUAL_BATCH`.
+
+    Parameters
+    ----------
+    job, name, rows
+        As for `train_network`.
+    largest : int
+        Images in the smallest training subset.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    SkinTLError
+        If a single image is too much.
+    """
+    share = max(1, len(sharing_gpus(job.study)))
+    tried = [share * 2**power for power in range(LARGEST_BATCH.bit_length()) if share * 2**power <= largest]
+    if job.study.device == "cpu" or not gpus():
+        return max((n for n in tried if n <= USUAL_BATCH), default=share)
+    for batch in reversed(tried):
+        network = _begin(_with_batch(job, batch), name, rows, None)
+        try:
+            take_step(network, job.images.pixels, rows["train"], batch)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+        else:
+            return batch
+        del network
+    raise SkinTLError("The GPU has not enough memory for a single image. Try a smaller `image_size`.")
+
+
+def take_step(network, pixels, rows, batch):
+    """Train one step on some images, whatever they show."""
+    images = np.resize(np.asarray(pixels[rows[:batch]]), (batch, *pixels.shape[1:]))
+    wanted = np.eye(len(CLASSES), dtype=np.float32)[np.arange(batch) % len(CLASSES)]
+    views = draw_views(batch, np.random.default_rng(0))
+    with network.in_its_precision():
+        network.training.train_on_batch({"pixels": images, "views": views}, wanted)
+
+
+def _with_batch(job, batch):
+    return dataclasses.replace(job, study=job.study.model_copy(update={"batch": batch}))
+
+
+def _batch_file(job):
+    return job.folder / "checkpoints" / "batch.json"
+
+
+def _choose_batch(job, due):
+    """Return the job with a number in the place of `batch: auto`: the one that it began with, or a new one."""
+    file = _batch_file(job)
+    if job.study.batch == "auto":
+        if file.is_file():
+            batch = read_json(file)["batch"]
+        else:
+            largest = min(len(rows["train"]) for rows in due.values())
+            name = max(due, key=lambda name: name[-1])
+            batch = find_batch(job, name, due[name], largest)
+            write_json(file, {"batch": batch})
+        say(f"  {job.backbone}: batches of {batch} images.")
+        job = _with_batch(job, batch)
+    job.sizes.update(batch=job.study.batch, precision=precision_of(job.study))
+    return job
 
 
 def train_networks(job, due):
@@ -550,14 +704,19 @@ def train_networks(job, due):
         number, or a checkpoint belongs to something else.
     """
     for (_, policy, _, seed, fraction), rows in due.items():
-        if job.study.batch > len(rows["train"]):
+        if job.study.batch != "auto" and job.study.batch > len(rows["train"]):
             part = "" if fraction == 1 else f", {100 * fraction:.10g} % of its lesions"
             raise SkinTLError(
                 f"`batch: {job.study.batch}` is larger than the training subset, {len(rows['train'])} images (split by "
                 f"{policy}, seed {seed}{part}). Lower it{', or leave this fraction out' if part else ''}."
             )
     trained, models = {}, job.folder / "models"
-    with on_device(job.study.device), enough_memory(job.study.batch):
+    shared = len(sharing_gpus(job.study))
+    if shared and job.study.batch != "auto" and job.study.batch % shared:
+        raise SkinTLError(f"`batch: {job.study.batch}` cannot be shared by {shared} GPUs: take a multiple of {shared}.")
+    with on_device(job.study), contextlib.ExitStack() as stack:
+        job = _choose_batch(job, due)
+        stack.enter_context(enough_memory(job.study.batch))
         for name, rows in due.items():
             same = (transform_of(job.backbone, name[2]), *without_preprocessing(name))
             if same not in trained:  # two names for one computation share its result
@@ -581,6 +740,7 @@ def train_networks(job, due):
     # Only once everything is predicted: until then a start goes on from here.
     for name in due:
         _checkpoint_file(job, name).unlink(missing_ok=True)
+    _batch_file(job).unlink(missing_ok=True)
 
 
 def _checkpoint_file(job, name):
@@ -610,38 +770,37 @@ def train_network(job, name, rows):
     seconds : float
     """
     study, labels, pixels = job.study, labels_of(job.metadata), job.images.pixels
-    _, _, preprocessing, seed, fraction = name
+    _, _, _, seed, fraction = name
     file, about = _checkpoint_file(job, name), identity(job, name, rows)
     saved = read_checkpoint(file, about)
-    counts = np.bincount(labels[rows["train"]], minlength=len(CLASSES))
     head, first = None, []
-    if job.strategy == "fine_tuning":
-        _, features = job.features(preprocessing)
-        if saved:
-            head = build_head(features, rows["train"])
-        else:
-            with threadpool_limits(1, "blas"):
-                head, history = train_head(features, labels, rows, study)
-            first = history.assign(stage="head").to_dict("records")
-    network = Network(job, preprocessing, seed, head, counts)
-    progress = {"history": first, "best": {"epoch": 0, "macro_f1": -1.0}, "seconds": 0.0, "done": False}
+    if job.strategy == "fine_tuning" and not saved:
+        _, features = job.features(name[2])
+        with threadpool_limits(1, "blas"):
+            head, history = train_head(features, labels, rows, study)
+        first = history.assign(stage="head").to_dict("records")
+    network = _begin(job, name, rows, head)
+    progress = {"history": first, "confusions": [], "best": {"epoch": 0, "macro_f1": -1.0}, "seconds": 0.0}
+    progress["done"] = False
     best = network.weights()
     if saved:
         state, best, progress = saved
         network.restore(state)
-    epochs = study.fine_tuning_epochs if job.strategy == "fine_tuning" else study.from_scratch_epochs
-    steps, before = int(counts.sum()) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
-    done = len(progress["history"]) - before
+    steps, before = len(rows["train"]) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
+    epochs, done = _epochs(study, job.strategy), len(progress["history"]) - before
     what = f"{job.backbone}, seed {seed}" + ("" if fraction == 1 else f", {100 * fraction:.10g} % of the lesions")
     if done and not progress["done"]:
         say(f"  {what}: going on after epoch {done}.")
-    with bar(total=epochs * steps, what=what, unit="step") as shown:
+    logs = job.folder / "tensorboard" / Path(head_file(*name)).stem
+    log = EpochLog(logs, job.backbone, progress["history"][before:], progress["confusions"])
+    with contextlib.closing(log), bar(total=epochs * steps, what=what, unit="step") as shown:
         shown.update(done * steps)
         for epoch in range(done, 0 if progress["done"] else epochs):
             clock, watch = time.perf_counter(), Watch(shown)
             batches = Batches(pixels, labels, rows["train"], study, seed, epoch)
             options = {"callbacks": [watch], "shuffle": False, "verbose": 0}
-            told = network.training.fit(batches, epochs=epoch + 1, initial_epoch=epoch, **options).history
+            with network.in_its_precision():
+                told = network.training.fit(batches, epochs=epoch + 1, initial_epoch=epoch, **options).history
             if watch.bad < math.inf:
                 _stop_at(job, name, network, best, progress, epoch + 1, watch.bad)
             with network.with_averages():
@@ -649,15 +808,21 @@ def train_network(job, name, rows):
                 weights = network.weights()
             row = {"stage": job.strategy, "l2": None, "epoch": epoch + 1, "loss": float(told["cross_entropy"][-1])}
             row |= {key: float(told[key][-1]) for key in ("accuracy", "macro_f1")}
+            wanted = labels[rows["val"]]
             log_p = np.log(np.maximum(chances.astype(np.float64), 1e-12))
-            row |= {f"val_{key}": float(value) for key, value in scores(log_p, labels[rows["val"]]).items()}
+            row |= {f"val_{key}": float(value) for key, value in scores(log_p, wanted).items()}
             progress["history"].append(row)
+            confusion = confusion_matrix(wanted, chances.argmax(axis=1), labels=np.arange(len(CLASSES)))
+            progress["confusions"].append(confusion.tolist())
             value = reached(progress["history"][before:])
             if value > progress["best"]["macro_f1"]:
                 progress["best"], best = {"epoch": epoch + 1, "macro_f1": value}, weights
             progress["seconds"] += time.perf_counter() - clock
             progress["done"] = epoch + 1 == epochs or epoch + 1 - progress["best"]["epoch"] >= study.tuning_patience
             write_checkpoint(file, about, network.state(), best, progress)
+            log.add(row, confusion)
+            if job.on_epoch:
+                job.on_epoch(_own_epochs(name, progress, before))
             if progress["done"]:
                 break
     network.set_weights(best)
@@ -667,6 +832,24 @@ def train_network(job, name, rows):
     history["kept"] = kept if "kept" not in history else history["kept"].where(~own, kept).astype(bool)
     history["l2"] = history["l2"].astype(float)
     return network, history, progress["seconds"]
+
+
+def _begin(job, name, rows, head):
+    """Build a network to be trained, from a trained head or, where its weights come from elsewhere, from a new one."""
+    counts = np.bincount(labels_of(job.metadata)[rows["train"]], minlength=len(CLASSES))
+    if head is None and job.strategy == "fine_tuning":
+        head = build_head(job.features(name[2])[1], rows["train"])
+    return Network(job, name[2], name[3], head, counts)
+
+
+def _epochs(study, strategy):
+    return study.fine_tuning_epochs if strategy == "fine_tuning" else study.from_scratch_epochs
+
+
+def _own_epochs(name, progress, before):
+    """Return the epochs of a network so far as a history, without those of its head."""
+    rows = pd.DataFrame(progress["history"][before:])
+    return rows.assign(kept=rows["epoch"] == progress["best"]["epoch"], **dict(zip(HEAD, name, strict=True)))
 
 
 def _stop_at(job, name, network, best, progress, epoch, step):

@@ -374,7 +374,7 @@ def test_a_checkpoint_of_something_else_is_refused_with_the_reason(study, tmp_pa
         assert str(file) in str(error.value)
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "FORMAT", 0)
-        with pytest.raises(SkinTLError, match="another version: format was 1, is 0"):
+        with pytest.raises(SkinTLError, match=r"another version: format was [1-9]\d*, is 0"):
             tiny.train(study, "from_scratch", tmp_path)
     drawn = runs.prepare(study, tmp_path)
     swapped = drawn.splits.assign(subset=drawn.splits["subset"].replace({"val": "test", "test": "val"}))
@@ -415,6 +415,182 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_weights(
     assert not list(tmp_path.glob("from_scratch/MobileNetV2/checkpoints/*"))  # a lower rate is not refused
 
 
+# How it computes, and where
+
+
+def test_a_network_learns_in_bfloat16_and_is_kept_in_float32(study, tmp_path):
+    histories = {}
+    for precision in ("float32", "bfloat16"):
+        folder = tmp_path / precision
+        _, histories[precision] = tiny.train(study.model_copy(update={"precision": precision}), "from_scratch", folder)
+        run = folder / "from_scratch/MobileNetV2"
+        assert json.loads((run / "run.json").read_text())["precision"] == precision
+        whole = keras.models.load_model(run / "model.keras")
+        assert {layer.dtype_policy.name for layer in [*whole.layers, *backbones.network_of(whole).layers]} == {
+            "float32"
+        }
+        assert {weight.dtype for weight in whole.weights} <= {"float32", "uint32"}  # a dropout layer keeps its seed
+    losses = [history["loss"].to_numpy() for history in histories.values()]
+    # bfloat16 keeps 8 bits of a number: nearly the same, and not the same.
+    np.testing.assert_allclose(*losses, rtol=0.05)
+    assert np.all(np.abs(losses[0] - losses[1]) > 1e-6)
+
+
+def test_bfloat16_is_what_auto_means_on_a_gpu_alone(monkeypatch):
+    monkeypatch.setattr(tuning, "gpus", lambda: ["gpu:0"])
+    assert tuning.precision_of(_study()) == "bfloat16"
+    assert tuning.precision_of(_study(device="cpu")) == tuning.precision_of(_study(precision="float32")) == "float32"
+    monkeypatch.setattr(tuning, "gpus", lambda: [])
+    assert (
+        tuning.precision_of(_study()) == "float32" and tuning.precision_of(_study(precision="bfloat16")) == "bfloat16"
+    )
+
+
+def test_batch_auto_takes_what_the_memory_holds_and_keeps_to_it(study, tmp_path, monkeypatch):
+    tried, real = [], tuning.take_step
+
+    def step(network, pixels, rows, batch):
+        tried.append(batch)
+        if batch > 8:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes.")
+        real(network, pixels, rows, batch)
+
+    n = len(_training_rows(study, tmp_path))
+    study = study.model_copy(update={"batch": "auto"})
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "gpus", lambda: ["gpu:0"])
+        patch.setattr(tuning, "take_step", step)
+        with monkeypatch.context() as stopped, pytest.raises(Stop):
+            _stop_after(stopped, 1)
+            tiny.train(study, "fine_tuning", tmp_path)
+        assert tried == [size for size in (256, 128, 64, 32, 16, 8) if size <= n] and tried[0] > n / 2
+        tiny.train(study, "fine_tuning", tmp_path)  # goes on, and looks for nothing again
+        assert tried.count(8) == 1
+    run = tmp_path / "fine_tuning/MobileNetV2"
+    assert json.loads((run / "run.json").read_text())["batch"] == 8
+    assert not list((run / "checkpoints").glob("*"))
+
+
+def test_batch_auto_is_the_usual_one_without_a_gpu_and_an_error_where_no_image_fits(study, tmp_path, monkeypatch):
+    tiny.train(study.model_copy(update={"batch": "auto"}), "from_scratch", tmp_path)
+    record = json.loads((tmp_path / "from_scratch/MobileNetV2/run.json").read_text())
+    assert record["batch"] == tuning.USUAL_BATCH <= len(_training_rows(study, tmp_path))
+    full = RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    monkeypatch.setattr(tuning, "gpus", lambda: ["gpu:0"])
+    monkeypatch.setattr(tuning, "take_step", lambda *arguments: (_ for _ in ()).throw(full))
+    with pytest.raises(SkinTLError, match="not enough memory for a single image"):
+        tiny.train(study.model_copy(update={"batch": "auto"}), "from_scratch", tmp_path / "none")
+
+
+def test_a_deterministic_study_tells_the_backends_before_they_begin(monkeypatch):
+    monkeypatch.delenv("TF_DETERMINISTIC_OPS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1")
+    tuning.hold_to_determinism(_study())
+    assert "TF_DETERMINISTIC_OPS" not in os.environ and os.environ["XLA_FLAGS"] == "--xla_other=1"
+    for _ in range(2):
+        tuning.hold_to_determinism(_study(deterministic=True))
+        assert os.environ["TF_DETERMINISTIC_OPS"] == "1"
+        assert os.environ["XLA_FLAGS"] == "--xla_other=1 --xla_gpu_deterministic_ops=true"
+
+
+@pytest.mark.parametrize(
+    ("n_there", "backend", "asked", "told"),
+    [
+        (2, "tensorflow", 2, "KERAS_BACKEND=jax"),
+        (2, "tensorflow", "all", "KERAS_BACKEND=jax"),
+        (2, "jax", 3, "`gpus: 3`, but Keras finds 2"),
+        (0, "jax", 2, "`gpus: 2`, but Keras finds 0"),
+    ],
+)
+def test_gpus_that_cannot_share_a_batch_are_said(monkeypatch, n_there, backend, asked, told):
+    monkeypatch.setattr(tuning, "gpus", lambda: [f"gpu:{i}" for i in range(n_there)])
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    with pytest.raises(SkinTLError, match=told):
+        tuning.on_device(_study(gpus=asked))
+
+
+def test_gpus_share_a_batch_that_divides_among_them(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "sharing_gpus", lambda study: ["gpu:0", "gpu:1", "gpu:2"])
+    with pytest.raises(SkinTLError, match="`batch: 8` cannot be shared by 3 GPUs: take a multiple of 3"):
+        tiny.train(study, "from_scratch", tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(tuning, "gpus", lambda: ["gpu:0", "gpu:1"])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert tuning.sharing_gpus(_study(gpus="all")) == ["gpu:0", "gpu:1"]
+    assert tuning.sharing_gpus(_study()) == tuning.sharing_gpus(_study(gpus=1)) == []
+
+
+def test_two_devices_learn_together_what_one_learns_alone(study, tmp_path):
+    pytest.importorskip("jax", reason="JAX is not installed: KERAS_BACKEND=jax ./run_all.sh installs it")
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    program = (
+        "import sys, tiny; from skin_tl import tuning; from skin_tl.study import load_study; tiny.install()\n"
+        "tuning.gpus = lambda: ['cpu:0', 'cpu:1']\n"
+        "folder = tuning.Path(sys.argv[1]); tiny.train(load_study(folder / 'study.json'), 'from_scratch', folder)\n"
+        "import jax; print(len(jax.devices()))"
+    )
+    data = {}
+    for n in (1, 2):
+        folder = tmp_path / str(n)
+        save_study(study.model_copy(update={"gpus": n, "precision": "float32"}), folder / "study.json")
+        done = subprocess.run(
+            [sys.executable, "-c", program, folder],
+            env=environment,
+            cwd=Path(tiny.__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and done.stdout.split()[-1] == "2", done.stderr[-2000:]
+        data[n] = pd.read_csv(folder / "from_scratch/MobileNetV2/history.csv")
+    np.testing.assert_allclose(data[1]["loss"], data[2]["loss"], rtol=1e-3)
+
+
+# What a person sees of it
+
+
+def _logged(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    return events
+
+
+def test_tensorboard_shows_each_epoch_once_even_after_a_kill(study, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        _stop_after(patch, 2)
+        tiny.train(study, "from_scratch", tmp_path)
+    _, history = tiny.train(study, "from_scratch", tmp_path)
+    events = _logged(tmp_path / "from_scratch/MobileNetV2/tensorboard/lesion_native_seed1")
+    for name in ("loss", "accuracy", "macro_f1"):
+        for subset, column in (("training", name), ("validation", f"val_{name}")):
+            scalars = events.Scalars(f"{name}/{subset}")
+            assert [scalar.step for scalar in scalars] == [1, 2, 3]
+            np.testing.assert_allclose([scalar.value for scalar in scalars], history[column], rtol=1e-6)
+    pictures = events.Images("confusion_matrix/validation")
+    assert [picture.step for picture in pictures] == [1, 2, 3] and min(picture.width for picture in pictures) > 300
+
+
+def test_curves_in_a_notebook_follow_the_training_and_go_at_its_end(study, tmp_path, monkeypatch):
+    import IPython.display
+
+    shown = []
+
+    class Handle:
+        def update(self, drawing):
+            shown.append(drawing)
+
+    monkeypatch.setattr(IPython.display, "display", lambda drawing, display_id: shown.append(drawing) or Handle())
+    data = runs.prepare(study, tmp_path)
+    training.train_run(study, "from_scratch", "MobileNetV2", data, tmp_path / "from_scratch/MobileNetV2", live=True)
+    *drawings, last = shown
+    lengths = [len(drawing.axes[0].lines[0].get_xdata()) for drawing in drawings]
+    assert lengths == [1, 2, 3] and last.data == ""
+    training.train_run(study, "feature_extraction", "MobileNetV2", data, tmp_path / "heads", live=True)
+    assert len(shown) == 4  # heads are trained in seconds
+
+
 # What cannot be
 
 
@@ -427,9 +603,9 @@ def test_a_batch_larger_than_the_training_subset_is_refused(study, tmp_path):
 def test_a_gpu_that_is_not_there_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr(tuning, "gpus", lambda: [])
     with pytest.raises(SkinTLError, match="finds no GPU") as error:
-        tuning.on_device("gpu")
+        tuning.on_device(_study(device="gpu"))
     assert "\n" not in str(error.value)
-    with tuning.on_device("auto"), tuning.on_device("cpu"):
+    with tuning.on_device(_study()), tuning.on_device(_study(device="cpu")):
         pass
 
 
@@ -452,6 +628,9 @@ def test_running_out_of_memory_names_what_to_try(batch, told):
         ({"strategies": ["fine_tuning"], "warmup_epochs": 30}, "warmup_epochs", "`fine_tuning_epochs`, 30"),
         ({"strategies": ["from_scratch"], "imbalance": "smote"}, "imbalance", "logit_adjusted"),
         ({"strategies": ["from_scratch"], "device": "tpu"}, "device", "gpu"),
+        ({"strategies": ["from_scratch"], "device": "cpu", "gpus": 2}, "gpus", "`device: cpu`"),
+        ({"strategies": ["from_scratch"], "batch": 0}, "batch", "auto"),
+        ({"strategies": ["from_scratch"], "precision": "float16"}, "precision", "bfloat16"),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(changes, key, told):

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import requests
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from skin_tl import workflow
+from skin_tl import watching, workflow
 from skin_tl.errors import SkinTLError
 from skin_tl.study import load_study
 
@@ -220,8 +221,8 @@ def test_a_failing_installation_names_its_log_and_keeps_the_old_environment(proj
 def test_an_unknown_study_gets_one_line(project, word):
     done = start(project, word)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and word in done.stderr
-    if not word.endswith(".yaml"):
-        assert "demo, ham10000, presentation" in done.stderr and "clean" in done.stderr
+    assert "demo, ham10000, presentation, transfer" in done.stderr
+    assert word.endswith(".yaml") or "tensorboard, predict, export, clean" in done.stderr
 
 
 def test_the_conda_environment_is_known_by_its_name(project, tmp_path):
@@ -402,6 +403,15 @@ def test_lab_serves_the_notebooks_with_a_kernel_of_the_environment(ready):
 
 
 # --- clean --------------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_reads_the_logs_below_runs(ready):
+    row = {"epoch": 1, **{f"{of}{name}": 0.5 for name in watching.SCALARS for of in ("", "val_")}}
+    log = watching.EpochLog(ready / "runs/demo/fine_tuning/VGG16/tensorboard/x", "VGG16", [row], [np.eye(7)])
+    log.close()
+    done = start(ready, "tensorboard", "--inspect")
+    assert done.returncode == 0 and "fine_tuning/VGG16" in done.stdout, done.stderr
+    assert "macro_f1/validation" in done.stdout and "confusion_matrix/validation" in done.stdout
 
 
 def fill(project, *files):
