@@ -27,6 +27,9 @@ Commands
   predict IMAGE... what the models of a finished study say of images of yours:
                    no diagnosis. --study STUDY (otherwise the last finished),
                    --backbone A,B (otherwise all), --json
+  export           write the models of a finished study as ONNX and LiteRT
+                   files, checked against Keras, each with a model card.
+                   --study, --backbone as above, --format onnx,litert
   clean [STUDY]    remove runs/STUDY and report/STUDY; without a study those of
                    all, and cache/
   help             print this text
@@ -107,7 +110,7 @@ case "${1-}" in
         exit 0
         ;;
     -*) ;;
-    test | lab | tensorboard | predict | clean)
+    test | lab | tensorboard | predict | export | clean)
         what=$1
         shift
         ;;
@@ -123,22 +126,24 @@ case "${1-}" in
                     ;;
                 *)
                     fail "no study or command is named '$study'." \
-                        "Studies: $(known_studies), or the path of a .yaml file. Commands: test, lab, tensorboard, predict, clean, help."
+                        "Studies: $(known_studies), or the path of a .yaml file. Commands: test, lab, tensorboard, predict, export, clean, help."
                     ;;
             esac
         fi
         ;;
 esac
-if [ "$what" = study ] || [ "$what" = predict ]; then
-    for argument in "$@"; do
-        case "$argument" in
-            -h | --help)
-                usage
-                exit 0
-                ;;
-        esac
-    done
-fi
+case "$what" in
+    study | predict | export)
+        for argument in "$@"; do
+            case "$argument" in
+                -h | --help)
+                    usage
+                    exit 0
+                    ;;
+            esac
+        done
+        ;;
+esac
 
 here=$PWD
 cd -- "$project"
@@ -368,7 +373,7 @@ make_environment() {
     # the packages fetched before are in pip's cache.
     if [ ! -f "$stamp" ] || ! "$environment/bin/python" -c 'import encodings' 2>/dev/null; then
         find_python
-        case "$what" in lab | tensorboard | predict) ;; *) need_pango "$python" ;; esac
+        case "$what" in lab | tensorboard | predict | export) ;; *) need_pango "$python" ;; esac
         rm -rf -- "$environment"
         need_room 3000000 .venv
         echo "Installing TensorFlow, JupyterLab and what they need into .venv (once, a few minutes, about 3 GB) …" >&2
@@ -403,7 +408,7 @@ make_environment() {
     fi
 }
 
-add_lock() { # $1 cuda or jax, $2 what it is
+add_lock() { # $1 cuda, jax or export, $2 what it is
     local stamp="$environment/installed.$1" file="requirements-$1.lock" wanted have=
     wanted="$(fingerprint "$file") $(fingerprint requirements.lock)"
     if [ -f "$stamp" ]; then read -r have <"$stamp" || have=; fi
@@ -423,14 +428,21 @@ if [ -n "${CONDA_PREFIX-}" ] && [ "${CONDA_DEFAULT_ENV-}" = "$named" ] && [ "$na
     environment=$CONDA_PREFIX
     python="$environment/bin/python"
     [ -x "$python" ] || fail "the conda environment $named has no Python. Make it again: conda env create -f environment.yml"
+    more=
+    if [ "$what" = export ]; then more="onnx onnxruntime tf2onnx ai_edge_litert"; fi
+    # shellcheck disable=SC2086 # a list
     missing=$("$python" -c '
 import importlib.util, sys
 names = sys.argv[1:]
 print(*[name for name in names if importlib.util.find_spec(name) is None])
-' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab ipywidgets weasyprint pandera statsmodels seaborn pytest tensorboard) || missing=Python
+' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab ipywidgets weasyprint pandera statsmodels seaborn pytest tensorboard $more) || missing=Python
     case "$missing" in
         '') ;;
         jax) fail "the conda environment $named has no jax. Add it: pip install --require-hashes -r requirements-jax.lock" ;;
+        onnx* | tf2onnx* | ai_edge_litert*)
+            fail "the conda environment $named lacks $missing. Add what exporting needs:" \
+                "pip install --require-hashes -r requirements-export.lock"
+            ;;
         *)
             fail "the conda environment $named lacks $missing." \
                 "Bring it up to date: conda env update -f environment.yml"
@@ -461,6 +473,9 @@ else
     fi
     python="$environment/bin/python"
     if [ "$KERAS_BACKEND" = jax ]; then add_lock jax "JAX"; fi
+    if [ "$what" = export ] || { [ "$what" = test ] && [ -n "${SKIN_TL_TEST_EXPORT-}" ]; }; then
+        add_lock export "the converters and runtimes of ONNX and LiteRT (about 200 MB)"
+    fi
     if wants_cuda; then add_lock cuda "NVIDIA's libraries for TensorFlow (about 3 GB)"; fi
 fi
 export PATH="$environment/bin:$PATH"
@@ -483,6 +498,9 @@ TEXT
         ;;
     predict)
         exec "$python" -m skin_tl.prediction --from "$here" "$@"
+        ;;
+    export)
+        exec "$python" -m skin_tl.export --from "$here" "$@"
         ;;
     test)
         need_pango "$python"

@@ -239,7 +239,7 @@ def read_files(paths, size, base=None):
     return pixels
 
 
-def _read_model(run, size):
+def read_model(run, size):
     """Read a run's model.
 
     Returns
@@ -397,7 +397,7 @@ def load_predictor(run):
     if (images.key, drawn) != (record["data_fingerprint"], record["split_fingerprints"][policy][str(seed)]):
         raise SkinTLError(f"{run.folder} was trained with another state of the data set or its split. {again}")
 
-    whole, body, head = _read_model(run, images.size)
+    whole, body, head = read_model(run, images.size)
     features, _ = extract(images, run.backbone, preprocessing, body)
     rows = subset_rows(split, policy, seed, images.ids)
     known, validation = Rows(features, rows["train"]), Rows(features, rows["val"])
@@ -566,36 +566,60 @@ def as_text(predictions, width=80):
     return "\n".join(lines)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong as everything else does."""
+class Parser(argparse.ArgumentParser):
+    """The options of a command that takes finished runs; says what is wrong as everything else does.
+
+    Parameters
+    ----------
+    command : str
+        As in ``./run_all.sh COMMAND``.
+    """
+
+    def __init__(self, command, description):
+        super().__init__(f"./run_all.sh {command}", description=description)
+        self.command = command
+        self.add_argument("--study")
+        self.add_argument("--backbone", help="one, or several: A,B")
+        self.add_argument("--from", dest="base", type=Path, help=argparse.SUPPRESS)  # where the person stands
 
     def error(self, message):
-        raise SkinTLError(f"predict: {message}. See `./run_all.sh --help`.")
+        raise SkinTLError(f"{self.command}: {message}. See `./run_all.sh --help`.")
+
+    def parse(self, arguments):
+        """Return the options; study is one that `find_study` understands, and backbone a list, empty for all."""
+        options = self.parse_args(arguments)
+        if options.study and Path(options.study).suffix in (".yaml", ".yml"):
+            options.study = Path(options.base or "") / options.study
+        options.backbone = as_list(options.backbone)
+        return options
 
 
-def main(arguments=None, root=ROOT):
-    """Predict the images that a command line names; return the exit status."""
-    parser = _Parser("./run_all.sh predict", description=__doc__.split("\n\n")[0])
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
-    parser.add_argument("--study")
-    parser.add_argument("--backbone", help="one, or several: A,B")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--from", dest="base", type=Path, help=argparse.SUPPRESS)  # where the person stands
+def as_list(text):
+    """Return the parts of ``A,B`` without the empty ones, list of str."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
-    def run():
-        options = parser.parse_args(arguments)
-        study = options.study
-        if study and Path(study).suffix in (".yaml", ".yml"):
-            study = Path(options.base or "") / study
-        backbones = [name.strip() for name in (options.backbone or "").split(",") if name.strip()]
-        predictions = predict_images(options.images, study, backbones, root=root, base=options.base)
-        print(as_json(predictions) if options.json else as_text(predictions))
 
+def run_command(run):
+    """Call `run`, which is what a command does; return the exit status of its process."""
     try:
         return exit_status(run)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return INTERRUPTED
+
+
+def main(arguments=None, root=ROOT):
+    """Predict the images that a command line names; return the exit status."""
+    parser = Parser("predict", __doc__.split("\n\n")[0])
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--json", action="store_true")
+
+    def run():
+        options = parser.parse(arguments)
+        predictions = predict_images(options.images, options.study, options.backbone, root=root, base=options.base)
+        print(as_json(predictions) if options.json else as_text(predictions))
+
+    return run_command(run)
 
 
 if __name__ == "__main__":

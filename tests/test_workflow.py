@@ -125,7 +125,7 @@ def bare_path(folder, **scripts):
 def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
     done = start(project, *asked, PATH=bare_path(tmp_path / "bin"))
     assert done.returncode == 0 and not done.stderr
-    commands = ("test", "lab", "predict IMAGE", "clean")
+    commands = ("test", "lab", "predict IMAGE", "export", "clean")
     for word in ("demo", "presentation", "ham10000", *commands, "--dry-run", "--config backbones="):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -222,7 +222,7 @@ def test_an_unknown_study_gets_one_line(project, word):
     done = start(project, word)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and word in done.stderr
     assert "demo, ham10000, presentation, transfer" in done.stderr
-    assert word.endswith(".yaml") or "tensorboard, predict, clean" in done.stderr
+    assert word.endswith(".yaml") or "tensorboard, predict, export, clean" in done.stderr
 
 
 def test_the_conda_environment_is_known_by_its_name(project, tmp_path):
@@ -663,7 +663,7 @@ def locked(name):
     return pins
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-cuda.lock", "requirements-jax.lock"])
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.lock")))
 def test_locks_name_no_index_and_hash_everything(name):
     text = (ROOT / name).read_text()
     assert not re.search(r"^(-i|--(extra-)?index|--find-links|-f )|https?://|file:|@ ", text, re.MULTILINE)
@@ -671,12 +671,13 @@ def test_locks_name_no_index_and_hash_everything(name):
     assert pins and all(pins.values())
 
 
-def test_the_locks_agree_with_each_other():
+@pytest.mark.parametrize("extra", ["jax", "export"])
+def test_the_locks_agree_with_each_other(extra):
     versions = dict(locked("requirements.lock"))
     main = {}
     for name, version in versions:
         main.setdefault(name, set()).add(version)
-    for name, version in locked("requirements-jax.lock"):
+    for name, version in locked(f"requirements-{extra}.lock"):
         assert version in main.get(name, {version})
 
 
