@@ -352,7 +352,7 @@ def test_what_is_not_there_is_told_with_what_is(copied, tmp_path, capsys):
 
 @pytest.mark.parametrize("kind", ["onnx", "litert"])
 def test_a_missing_package_is_told_with_what_installs_it(copied, monkeypatch, capsys, kind):
-    find, name = importlib.util.find_spec, export.PACKAGES[kind][-1]
+    find, name = importlib.util.find_spec, export.PACKAGES[kind][0]  # the one that is looked for first
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     monkeypatch.setattr(importlib.util, "find_spec", lambda of, *rest: None if of == name else find(of, *rest))
     line = refused(copied, capsys, "--study", "tuned", "--format", kind)
