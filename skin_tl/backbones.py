@@ -307,6 +307,16 @@ def network_of(model):
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
+def all_layers(model):
+    """Yield the layers of a model and of the models among them, which are yielded themselves too."""
+    import keras
+
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from all_layers(layer)
+
+
 def head_layers(whole):
     """Return the layers of a whole model, backbone and head, that follow its network, in order."""
     return whole.layers[whole.layers.index(network_of(whole)) + 1 :]

@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from skin_tl.backbones import head_layers, network_of, scale_pixels, transform_of
+from skin_tl.backbones import all_layers, head_layers, network_of, scale_pixels, transform_of
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, file_fingerprint, read_json, write_atomically
 from skin_tl.images import ImageSet
@@ -128,7 +128,7 @@ def convertible(whole, backbone, preprocessing):
     """
     import keras
 
-    for layer in _layers(whole):
+    for layer in all_layers(whole):
         if isinstance(layer, keras.layers.Normalization):
             layer.mean, layer.variance = (keras.ops.convert_to_numpy(value) for value in (layer.mean, layer.variance))
 
@@ -147,16 +147,6 @@ def convertible(whole, backbone, preprocessing):
     model = Convertible()
     model(keras.ops.zeros((1, *whole.input_shape[1:]), "uint8"))  # what was never called cannot be exported
     return model
-
-
-def _layers(model):
-    """Yield the layers of a model, and those of models among them."""
-    import keras
-
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
 
 
 def convert(model, kind, size, path):

@@ -25,7 +25,7 @@ from sklearn.metrics import confusion_matrix
 from threadpoolctl import threadpool_limits
 
 import skin_tl
-from skin_tl.backbones import BACKBONES, build_backbone, network_of, scale_pixels, transform_of
+from skin_tl.backbones import BACKBONES, all_layers, build_backbone, network_of, scale_pixels, transform_of
 from skin_tl.errors import SkinTLError
 from skin_tl.files import file_fingerprint, fingerprint, read_json, write_atomically, write_json
 from skin_tl.progress import bar, say
@@ -309,7 +309,10 @@ class Network:
         self.optimizer = AdamW(rate, shares, decays, momentum, study.clip_norm)
         self.optimizer.build(variables)
         self.has_averages = bool(momentum)
-        self.mixed = list(_layers(network)) if precision_of(study) == "bfloat16" else []
+        self.mixed = []
+        if precision_of(study) == "bfloat16":
+            exact = (keras.Model, keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
+            self.mixed = [layer for layer in all_layers(network) if not isinstance(layer, exact)]
         metrics = [
             keras.metrics.CategoricalCrossentropy(from_logits=True, name="cross_entropy"),
             keras.metrics.CategoricalAccuracy(name="accuracy"),
@@ -368,16 +371,6 @@ def _values(variables):
 def _assign(variables, values):
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-def _layers(network):
-    """Yield the layers of a network, and of those within it, that may compute in bfloat16; those that scale pixels may
-    not."""
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-        elif not isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)):
-            yield layer
 
 
 def _unfreeze(network, last_block):

@@ -15,14 +15,14 @@ from copies import copy_project, start
 from skin_tl import export
 from skin_tl.evaluation import metrics_table, read_predictions
 from skin_tl.files import ROOT, read_json, write_csv, write_json
-from skin_tl.study import CLASSES, check_study, load_study, save_study
+from skin_tl.study import CLASSES, check_study, load_study
 from skin_tl.synthetic import draw_dataset
 
 keras = pytest.importorskip("keras")
 
 import tiny  # noqa: E402
 
-from skin_tl import backbones, runs, training  # noqa: E402
+from skin_tl import backbones, runs  # noqa: E402
 
 STUDY = {
     "name": "small",
@@ -69,14 +69,10 @@ def network(name, weights, image_size=224):
 
 def finish(root, settings):
     """Train a study's runs, as the workflow leaves them, and write its metrics."""
-    study = check_study(settings)
-    folder = root / "runs" / study.name
-    prepared = runs.prepare(study, folder)
-    save_study(study, folder / "study.json")
+    study, folder = tiny.finish(root, settings)
     tables = []
     for strategy in study.strategies:
         for name in study.backbones:
-            training.train_run(study, strategy, name, prepared, folder / strategy / name)
             predictions = read_predictions(folder / strategy / name / "predictions.csv")
             tables.append(metrics_table(predictions, strategy, name, n_boot=50))
     write_csv(root / "report" / study.name / "metrics.csv", pd.concat(tables))

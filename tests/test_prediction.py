@@ -21,14 +21,14 @@ from skin_tl import prediction
 from skin_tl.dataset import read_folder
 from skin_tl.files import ROOT, read_json, write_json
 from skin_tl.neighbours import Rows, unlikeness_limit
-from skin_tl.study import CLASSES, check_study, save_study
+from skin_tl.study import CLASSES, check_study
 from skin_tl.synthetic import draw_dataset
 
 keras = pytest.importorskip("keras")
 
 import tiny  # noqa: E402
 
-from skin_tl import backbones, runs, training  # noqa: E402
+from skin_tl import backbones, runs  # noqa: E402
 
 NETWORK = backbones._network
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
@@ -47,16 +47,6 @@ STUDY = {
 RUN = Path("runs/small/feature_extraction/MobileNetV2")
 
 
-def finish(root, settings):
-    """Train a study's runs, as the workflow leaves them."""
-    study = check_study(settings)
-    folder = root / "runs" / study.name
-    prepared = runs.prepare(study, folder)
-    save_study(study, folder / "study.json")
-    for strategy in study.strategies:
-        training.train_run(study, strategy, "MobileNetV2", prepared, folder / strategy / "MobileNetV2")
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """Return a folder with the finished runs of a small study of drawn lesions, which also counts as HAM10000."""
@@ -66,7 +56,7 @@ def project(tmp_path_factory):
         patch.setenv("SKIN_TL_CACHE", str(root / "cache"))
         patch.delenv("SKIN_TL_WEIGHTS", raising=False)
         tiny.install(patch.setattr)
-        finish(root, STUDY)
+        tiny.finish(root, STUDY)
         yield root
 
 
@@ -206,7 +196,7 @@ def test_text_and_plain_colours_are_unlike_real_lesions_and_lesions_are_not(tmp_
     monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SKIN_TL_WEIGHTS", str(Path(weights).resolve()))
     monkeypatch.setattr(backbones, "_network", NETWORK)
-    finish(tmp_path, STUDY | {"weights": "imagenet", "seeds": [1], "image_size": 128})
+    tiny.finish(tmp_path, STUDY | {"weights": "imagenet", "seeds": [1], "image_size": 128})
     splits = pd.read_csv(tmp_path / "runs/small/dataset/splits.csv").query("subset == 'test'")
     found = prediction.predict_images([data.files[name] for name in splits["image_id"]], "small", root=tmp_path)
     assert len(found.images) > 180 and found.table["unlike"].mean() <= 0.04
@@ -225,7 +215,7 @@ def test_whole_networks_predict_as_their_run_did(project, files, strategy):
     other = {"fine_tuning": "from_scratch_epochs", "from_scratch": "fine_tuning_epochs"}[strategy]
     tuning = {key: value for key, value in tiny.TUNING.items() if key != other}
     changes = {"name": strategy, "strategies": [strategy], "seeds": [2], "test_time_augmentation": True}
-    finish(project, STUDY | tuning | changes)
+    tiny.finish(project, STUDY | tuning | changes)
     run = project / "runs" / strategy / strategy / "MobileNetV2"
     written = pd.read_csv(run / "predictions.csv").query("subset == 'test'")[:6]
     found = prediction.predict_images(

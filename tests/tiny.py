@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 
 from skin_tl import backbones, runs, training
-from skin_tl.study import check_study
+from skin_tl.study import check_study, save_study
 
 TUNING = {
     "seeds": [1],
@@ -49,6 +49,18 @@ def train(study, strategy, folder):
     """Train the run of a strategy below `folder`."""
     data = runs.prepare(study, folder)
     return training.train_run(study, strategy, "MobileNetV2", data, folder / strategy / "MobileNetV2")
+
+
+def finish(root, settings):
+    """Train all runs of a study below ``root/runs``, as the workflow leaves them; return the study and its folder."""
+    study = check_study(settings)
+    folder = root / "runs" / study.name
+    prepared = runs.prepare(study, folder)
+    save_study(study, folder / "study.json")
+    for strategy in study.strategies:
+        for name in study.backbones:
+            training.train_run(study, strategy, name, prepared, folder / strategy / name)
+    return study, folder
 
 
 def kill_after(n_steps):
