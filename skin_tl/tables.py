@@ -412,7 +412,10 @@ def subset_table(splits):
 
 
 def settings_table(files):
-    """List the numbers of the study's settings: setting, value."""
+    """List the numbers of the study's settings: setting, value.
+
+    With ``batch: auto``, smallest_batch and largest_batch are those that its networks were trained with.
+    """
     study = files.study
     numbers = {key: study[key] for key in sorted(study) if type(study[key]) in (int, float)}
     numbers |= {
@@ -429,6 +432,9 @@ def settings_table(files):
         "max_width": MAX_WIDTH,
         "level": round(1 - CONFIDENCE, 6),
     }
+    if study["batch"] == "auto":
+        batches = [run["batch"] for run in files.runs.values() if "batch" in run]
+        numbers |= {"smallest_batch": min(batches), "largest_batch": max(batches)}
     return pd.DataFrame({"setting": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)})
 
 
