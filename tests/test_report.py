@@ -402,6 +402,16 @@ def test_learning_curves_without_training_from_scratch_name_no_target(make):
     assert text.count("<li>") == 1 and "curve.least.feature_extraction.lesion.native.Xception" in text
 
 
+@pytest.mark.parametrize(
+    ("backbones", "told"),
+    [(["ResNet50"], "batches of 128 images (chosen"), (["ResNet50", "VGG16"], "32 to 128 images")],
+)
+def test_a_batch_that_the_machine_chose_is_the_one_that_runs_used(make, backbones, told):
+    changes = {"backbones": backbones, "strategies": ["from_scratch"], "leakage": False, "other_splits": 0}
+    report = make(f"auto_{len(backbones)}", changes | {"batch": "auto"})
+    assert told in re.sub("<[^>]*>", "", str(report.text("set_up_head").html))
+
+
 def test_main_results_rest_on_all_training_lesions(make):
     report = make("fits_curves", *STUDIES["curves"][:1])
     rows = report.files.predictions.query("subset == 'test' and backbone == 'VGG16' and strategy == 'fine_tuning'")
