@@ -41,13 +41,13 @@ ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
 RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train.ipynb")
 
-# Files outside of the project that a data set starts from: a changed metadata table decodes and checks again.
+# Files outside of the project that a data set starts from: a changed metadata table or image decodes and checks again.
 SOURCE = EXTERNAL_SOURCE = ""
-if not study.synthetic or study.external:
+if study.releases:
     from skin_tl.dataset import source_state
 
-    SOURCE = source_state("SKIN_TL_HAM10000", "HAM10000_metadata")
-    EXTERNAL_SOURCE = source_state("SKIN_TL_ISIC2018", "ISIC2018_Task3_Test_GroundTruth")
+    SOURCE = source_state("HAM10000", f"{RUNS}/dataset")
+    EXTERNAL_SOURCE = source_state("ISIC2018", f"{RUNS}/external")
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
 EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]

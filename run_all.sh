@@ -494,6 +494,9 @@ TEXT
             --LabApp.default_url=/lab/tree/README.md "$@"
         ;;
     tensorboard)
+        if [ -z "$(find "$project/runs" -path '*/tensorboard/*' -name 'events*' 2>/dev/null | head -n 1)" ]; then
+            echo "note: no network was trained as a whole yet (fine_tuning, from_scratch): till then the page is empty." >&2
+        fi
         exec "$python" -m tensorboard.main --logdir "$project/runs" "$@"
         ;;
     predict)

@@ -21,9 +21,11 @@ def weights(study, folder, options):
     from skin_tl.runs import prepare_weights
 
     if study.device == "gpu" or study.gpus != 1:  # known before anything is computed
-        from skin_tl.tuning import on_device
+        from skin_tl.tuning import gpus, on_device
 
         on_device(study)
+        if study.gpus == "all" and not gpus():
+            say("  note: `gpus: all`, and none is found: networks are trained on the processor.")
     found = prepare_weights(study, folder)
     if study.weights == "random":
         say("  note: random weights for all backbones, as the study asks. The report will say so.")

@@ -13,12 +13,16 @@ from pathlib import Path
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import fingerprint, write_atomically
+from skin_tl.files import fingerprint, read_json, write_atomically, write_json
 from skin_tl.images import cache_folder
 from skin_tl.progress import bar, say
 from skin_tl.study import CLASSES
 
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+TABLES = {"HAM10000": "HAM10000_metadata", "ISIC2018": "ISIC2018_Task3_Test_GroundTruth"}
+"""Name of the metadata table, without ending, by release."""
+DOWNLOAD = "download"
+"""State of a release that is not in a folder of the user's, see `source_state`."""
 SYNTHETIC_SEED = 0
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 DATAVERSE = "https://dataverse.harvard.edu"
@@ -178,32 +182,97 @@ def images_of(metadata, folder, table):
     return files
 
 
-def source_state(variable, table):
-    """Return a fingerprint of the folder that a variable names, as far as it can be seen without opening an image.
+def source_state(name, folder=None):
+    """Return a fingerprint of what is in the folder of a release, as far as it can be seen without opening an image.
 
     The workflow checks and decodes again where it differs from last time.
 
     Parameters
     ----------
-    variable : str
-        ``SKIN_TL_HAM10000``, or another.
-    table : str
-        Name of the metadata table, see `find_metadata`.
+    name : {'HAM10000', 'ISIC2018'}
+        The variable ``SKIN_TL_<name>`` names the folder.
+    folder : str or pathlib.Path, optional
+        Holds the source.json that was written when the data set was last decoded.
 
     Returns
     -------
     str
-        Covers the folder's place, the content of its table and the ids of its images; ``download`` where the variable
-        is not set.  A folder that is none, or without a table, has one too: what is wrong is said when it is read.
+        Covers the content of the table and the ids and sizes of the images, wherever the release lies.  Where the
+        variable is not set, nothing new is offered: what was decoded last stays, or else ``download``.  A place that
+        is no folder, or without a table, has a fingerprint too: what is wrong is said when it is read.
     """
-    folder = os.environ.get(variable)
-    if not folder:
-        return "download"
+    place = os.environ.get(f"SKIN_TL_{name}")
+    if not place:
+        return last_source(folder)["state"] if folder else DOWNLOAD
     try:
-        content = find_metadata(folder, table).read_bytes()
+        content = find_metadata(place, TABLES[name]).read_bytes()
     except (SkinTLError, OSError):
         content = b""
-    return fingerprint(os.path.abspath(folder), content, sorted(find_images(folder)))
+    images = find_images(place)
+    return fingerprint(content, [(image_id, os.path.getsize(images[image_id])) for image_id in sorted(images)])
+
+
+def check_source(name):
+    """Refuse a folder that cannot be the release, from its table and the names of its images alone.
+
+    Parameters
+    ----------
+    name : {'HAM10000', 'ISIC2018'}
+
+    Raises
+    ------
+    SkinTLError
+        If ``SKIN_TL_<name>`` names a folder without the table, or the table or the list of images is not as it should
+        be.  Where the variable is not set there is nothing to check.
+    """
+    if not os.environ.get(f"SKIN_TL_{name}"):
+        return
+    folder, _ = find_release(name)
+    table = find_metadata(folder, TABLES[name])
+    if name == "HAM10000":
+        match_images(read_metadata(table)["image_id"], find_images(folder), folder)
+
+
+def last_source(folder):
+    """Return what a release was last decoded from: dict with state, see `source_state`, and place.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        Holds source.json, if the release was decoded before.
+    """
+    try:
+        return read_json(Path(folder) / "source.json")
+    except SkinTLError:
+        return {"state": DOWNLOAD, "place": ""}
+
+
+def remember_source(name, folder):
+    """Write what a release is decoded from to source.json, see `last_source`."""
+    place = os.environ.get(f"SKIN_TL_{name}") or ""
+    write_json(Path(folder) / "source.json", {"state": source_state(name), "place": place and os.path.abspath(place)})
+
+
+def refuse_download(name, folder):
+    """Refuse to download a release for a study that was made from a folder.
+
+    Parameters
+    ----------
+    name : {'HAM10000', 'ISIC2018'}
+    folder : pathlib.Path
+        See `last_source`.
+
+    Raises
+    ------
+    SkinTLError
+        If that was from a folder, and ``SKIN_TL_<name>`` is not set now.
+    """
+    variable, last = f"SKIN_TL_{name}", last_source(folder)
+    if not os.environ.get(variable) and last["state"] != DOWNLOAD:
+        raise SkinTLError(
+            f"{variable} is not set, and {folder} was made from {last['place']}. Set it to that folder again, or "
+            f"delete {folder / 'source.json'} to download the release, which may be other files."
+        )
 
 
 def find_metadata(folder, name="HAM10000_metadata"):

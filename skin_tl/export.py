@@ -22,7 +22,7 @@ from skin_tl.backbones import all_layers, head_layers, network_of, scale_pixels,
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, file_fingerprint, read_json, write_atomically
 from skin_tl.images import ImageSet
-from skin_tl.prediction import Parser, as_list, find_study, finished_runs, read_model, run_command
+from skin_tl.prediction import Parser, as_list, find_study, finished_runs, load_keras, read_model, run_command
 from skin_tl.runs import read_splits, weights_note
 from skin_tl.study import CLASSES, SUBSETS, TUNED, check_study, load_study
 from skin_tl.texts import labels
@@ -48,7 +48,10 @@ BATCHES = (1, 3, 8)
 """Images per forward pass of the check: the first, the second, and all further ones."""
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "ece_scaled")
-"""What the card tells of all diagnoses; of each alone it tells F1."""
+"""What the card tells of all diagnoses; of each alone it tells F1, and of those in `DANGEROUS` how many are found."""
+
+DANGEROUS = ("mel", "bcc", "akiec")
+"""Malignant and premalignant diagnoses."""
 
 
 @dataclass(frozen=True)
@@ -262,13 +265,32 @@ def card_metrics(table, run, head, accuracy):
         return None
     seeds = [seed, "all"] if table.index.get_level_values("seed").nunique() > 2 else [seed]
     word, rows = labels("en"), []
-    for metric, dx in [*((metric, "all") for metric in METRICS), *(("f1", dx) for dx in CLASSES)]:
+    asked = [*((metric, "all") for metric in METRICS), *(("recall", dx) for dx in DANGEROUS)]
+    for metric, dx in [*asked, *(("f1", dx) for dx in CLASSES)]:
         cells = []
         for name in seeds:
             value, low, high = table.loc[(name, metric, dx)] if (name, metric, dx) in table.index else [np.nan] * 3
             cells += [_number(value), f"{_number(low)} to {_number(high)}" if np.isfinite([low, high]).all() else "–"]
-        rows.append({"name": word(f"metric.{metric}") if dx == "all" else f"F1 of {dx}", "cells": cells})
+        of_one = {"f1": f"F1 of {dx}", "recall": f"sensitivity for {dx}"}
+        rows.append({"name": word(f"metric.{metric}") if dx == "all" else of_one[metric], "cells": cells})
     return rows
+
+
+def baseline_scores(table, head):
+    """Return name, accuracy and macro_f1 of each baseline in ``metrics.csv``, list of dict."""
+    from skin_tl.evaluation import main_arm
+    from skin_tl.study import BASELINES
+
+    wanted = {"dataset": "internal", "strategy": "baseline", "split_policy": head["split_policy"], "class": "all"}
+    wanted |= {"subgroup": "all", "seed": str(head["seed"])}
+    table = main_arm(table)
+    table = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)].set_index(["backbone", "metric"])["value"]
+    word = labels("en")
+    return [
+        {"name": word(f"backbone.{name}")} | {score: _number(table[name, score]) for score in ("accuracy", "macro_f1")}
+        for name in BASELINES
+        if (name, "macro_f1") in table.index
+    ]
 
 
 def _number(value):
@@ -315,10 +337,11 @@ def model_card(run, exported, predictions, metrics_file):
     cell = {"arm": "main", "train_fraction": 1.0} | {name: head[name] for name in ("split_policy", "preprocessing")}
     validation = validation_rows(predictions, cell).query("seed == @head['seed']")
     tested = tested_images(predictions, study.model_dump())
-    metrics, no_metrics = None, "the report of this study has not been made yet."
+    metrics, baselines, no_metrics = None, [], "the report of this study has not been made yet."
     if metrics_file.is_file():
         accuracy = float((tested["predicted"] == tested["dx"]).mean())
-        metrics = card_metrics(pd.read_csv(metrics_file, dtype={"seed": str}), run, head, accuracy)
+        table = pd.read_csv(metrics_file, dtype={"seed": str})
+        metrics, baselines = card_metrics(table, run, head, accuracy), baseline_scores(table, head)
         no_metrics = "the report of this study is of another state of this run."
     random_weights = bool(record.get("random_weights")) and run.strategy != "from_scratch"
     first = next(iter(exported.values()))
@@ -344,10 +367,14 @@ def model_card(run, exported, predictions, metrics_file):
         "split_policy": head["split_policy"],
         "seed": head["seed"],
         "subsets": [{"subset": name, **counts.loc[name]} for name in SUBSETS],
+        "test_counts": tested.groupby("dx").agg(n_images=("image_id", "size"), n_lesions=("lesion_id", "nunique")),
         "metrics": metrics,
+        "baselines": baselines,
         "no_metrics": no_metrics,
         "several": len(study.seeds) if len(study.seeds) > 1 else 0,
         "views": run.strategy in TUNED and study.test_time_augmentation,
+        "precision": record.get("precision", "float32"),
+        "deterministic": run.strategy in TUNED and study.deterministic,
         "real": first.real,
         "n_images": first.n_images,
         "per_diagnosis": N_PER_DIAGNOSIS,
@@ -374,7 +401,7 @@ def export_run(run, formats, metrics_file):
     ----------
     run : skin_tl.prediction.Run
     formats : list of str
-        Of `FORMATS`.
+        Of `FORMATS`; those that the folder holds already are exported again too.
     metrics_file : pathlib.Path
         ``report/<study>/metrics.csv``, there or not.
 
@@ -387,6 +414,7 @@ def export_run(run, formats, metrics_file):
     SkinTLError
         If the model cannot be read or converted, or a file gives other probabilities.
     """
+    load_keras()
     import keras
 
     from skin_tl.evaluation import read_predictions
@@ -397,12 +425,15 @@ def export_run(run, formats, metrics_file):
     predictions = read_predictions(run.folder / "predictions.csv")
     pixels, real = images_to_check(record, tested_images(predictions, study.model_dump()), study.image_size)
     batches, exported = into_batches(pixels), {}
+    # One card tells of all files beside it: what was exported before is exported again with the rest.
+    kinds = [kind for kind in FORMATS if kind in formats or (folder / FORMATS[kind]).is_file()]
+    check_packages(kinds)
     with keras.device("cpu"), write_atomically(folder) as part:  # a GPU rounds otherwise
         part.mkdir()
         whole, _, _ = read_model(run, study.image_size)
         expected = [keras.ops.convert_to_numpy(whole.predict_on_batch(batch)) for batch in batches]
         model = convertible(whole, run.backbone, explained_head(study.model_dump())["preprocessing"])
-        for kind in formats:
+        for kind in kinds:
             path, final = part / FORMATS[kind], folder / FORMATS[kind]
             try:
                 convert(model, kind, study.image_size, path)

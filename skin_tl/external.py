@@ -15,6 +15,7 @@ import pandas as pd
 from skin_tl.dataset import (
     COLUMNS,
     DX_TYPES,
+    TABLES,
     Dataset,
     check_metadata,
     find_images,
@@ -22,6 +23,7 @@ from skin_tl.dataset import (
     find_release,
     images_of,
     read_table,
+    refuse_download,
 )
 from skin_tl.errors import SkinTLError
 from skin_tl.files import write_csv
@@ -30,7 +32,7 @@ from skin_tl.progress import say
 from skin_tl.runs import read_images, read_metadata_table, write_images
 from skin_tl.study import CLASSES, TUNED
 
-LABELS = "ISIC2018_Task3_Test_GroundTruth"
+LABELS = TABLES["ISIC2018"]
 FILES = (LABELS, "ISIC2018_Task3_Test_Images.zip")
 
 NOT_RELEASED = "ISIC_0035068"
@@ -208,6 +210,7 @@ def prepare_external(study, folder):
     SkinTLError
         If it cannot be had, is not as it should be, or holds images of the data set.
     """
+    refuse_download("ISIC2018", folder / "external")
     data = open_isic2018()
     refuse_known(data.metadata["image_id"], read_metadata_table(folder)["image_id"])
     return data.metadata, write_images(data, study.external, study.image_size, folder / "external")

@@ -152,7 +152,7 @@ def collect_facts(tables):
     facts.add(f"score.{setup}.{{backbone}}.{{metric}}", "scores.csv", [*SETUP, "backbone", "metric"], values)
     names = ["best", "best_value", "second", "second_value", "last", "last_value", "gap", "gap_to_last"]
     names += ["n_seeds", "n_seeds_best", "majority_value", "gain"]
-    names += ["baseline", "baseline_value", "ensemble_value", "ensemble_gain"]
+    names += ["baseline", "baseline_value", "above_baseline", "ensemble_value", "ensemble_gain"]
     names += ["lead", "lead_low", "lead_high", "lead_p", "real"]
     facts.add(f"best.{setup}.{{metric}}", "setups.csv", [*SETUP, "metric"], {name: f".{name}" for name in names})
     shape = ["precision", "recall", "f1_score", "support"]

@@ -8,7 +8,9 @@ It is research, and no diagnosis.
 import argparse
 import functools
 import json
+import os
 import sys
+import tempfile
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +124,28 @@ class Run:
         return self.folder.parent.parent
 
 
+def load_keras():
+    """Import Keras and its backend, and keep from the terminal what their libraries say of the processor meanwhile.
+
+    If the import fails, it is said after all.
+    """
+    if "keras" in sys.modules:
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+        except BaseException:
+            said.seek(0)
+            os.write(terminal, said.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
 def finished_runs(folder, backbones=None):
     """List the finished runs of a study.
 
@@ -154,7 +178,11 @@ def finished_runs(folder, backbones=None):
     there = list(dict.fromkeys(run.backbone for run in runs))
     for name in backbones or ():
         if name not in there:
-            raise SkinTLError(f"The study {study.name!r} has no finished run of {name!r}. It has: {', '.join(there)}.")
+            near = [known for known in there if known.lower() == name.lower()]
+            hint = f", did you mean {near[0]!r}?" if near else "."
+            raise SkinTLError(
+                f"The study {study.name!r} has no finished run of {name!r}{hint} It has: {', '.join(there)}."
+            )
     return [run for run in runs if not backbones or run.backbone in backbones]
 
 
@@ -465,6 +493,7 @@ def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, expla
     if not pixels:
         raise SkinTLError("No image is named. Name at least one image file.")
 
+    load_keras()
     from skin_tl.decisions import DECISIONS
     from skin_tl.evaluation import PROBABILITIES
 
@@ -606,6 +635,9 @@ def run_command(run):
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def main(arguments=None, root=ROOT):
@@ -617,7 +649,7 @@ def main(arguments=None, root=ROOT):
     def run():
         options = parser.parse(arguments)
         predictions = predict_images(options.images, options.study, options.backbone, root=root, base=options.base)
-        print(as_json(predictions) if options.json else as_text(predictions))
+        print(as_json(predictions) if options.json else as_text(predictions), flush=True)
 
     return run_command(run)
 

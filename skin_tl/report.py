@@ -176,7 +176,10 @@ class Report:
             "train_fractions": self.files.train_fractions,
             "gains": self.gains,
             "reproduction": repeats[0] if repeats else None,
+            "n_stated": len(same),
             "parameters_agree": bool(same.all()),
+            "isolated": self._isolated(),
+            "lower_precision": any(run.get("precision") == "bfloat16" for run in self.files.runs.values()),
             "setup_name": self.setup_name,
             "anchor": lambda setup: setup.key.replace(".", "-"),
             "figure": lambda name, **context: f"#{_anchor('figure', name, context)}",
@@ -193,6 +196,13 @@ class Report:
             "variables": list(dict.fromkeys(self.tables["subgroup_ranges.csv"]["variable"])),
             "as_list": lambda value: [str(v) for v in (value if isinstance(value, list) else [value])],
         }
+
+    def _isolated(self):
+        """Return which of the three flaws of the presentation's experiment this study measures on its own."""
+        columns = set(self.tables["effects.csv"]["column"])
+        measured = {"leakage": columns & {"arm", "split_policy"}, "scaling": "preprocessing" in columns}
+        measured["test_subset"] = len(self.tables["other_splits.csv"])
+        return [name for name, found in measured.items() if found]
 
     def _moves(self, key):
         return self.facts[f"{key}.rank_a"].value != self.facts[f"{key}.rank_b"].value

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from skin_tl.backbones import resolve_weights
-from skin_tl.dataset import open_dataset
+from skin_tl.dataset import open_dataset, refuse_download, remember_source
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_csv, write_json
 from skin_tl.images import ImageSet, decode, file_sizes
@@ -88,6 +88,8 @@ def prepare_images(study, folder):
     metadata : pandas.DataFrame
     images : skin_tl.images.ImageSet
     """
+    if not study.synthetic:
+        refuse_download("HAM10000", folder / "dataset")
     data = open_dataset(study)
     return data.metadata, write_images(data, study.dataset, study.image_size, folder / "dataset")
 
@@ -123,6 +125,8 @@ def write_images(data, name, size, folder):
         "file_sizes": file_sizes(data.files.values()),
     }
     write_json(folder / "images.json", about)
+    if not data.synthetic:
+        remember_source(name.upper(), folder)
     return images
 
 

@@ -5,6 +5,7 @@ its files.  A wrong key or value ends in one `SkinTLError` that lists what is al
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -158,7 +159,7 @@ class Study(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    name: str
     title: str
     dataset: Literal["synthetic", "ham10000"]
     image_size: int = Field(224, ge=32, le=1024)
@@ -206,7 +207,9 @@ class Study(BaseModel):
 
     @field_validator("name")
     @classmethod
-    def _not_reserved(cls, name):
+    def _names_a_folder(cls, name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise ValueError("expected letters, digits, - and _ alone, as folders are named by it")
         if name in ("template", "text", "published", "interactive"):
             raise ValueError(f"the name {name!r} is reserved")
         return name
@@ -276,6 +279,11 @@ class Study(BaseModel):
     def synthetic(self):
         """Whether the images are drawn, not photographed."""
         return self.dataset == "synthetic"
+
+    @property
+    def releases(self):
+        """Releases of photographs that it needs, each found by ``SKIN_TL_<name>`` or downloaded: tuple of str."""
+        return () if self.synthetic else ("HAM10000", *([self.external.upper()] if self.external else []))
 
     def run_folder(self, runs="runs"):
         """Return the folder of the study's runs, below the project's root."""
@@ -358,8 +366,8 @@ def check_study(settings, overrides=None, source="study"):
     try:
         study = Study(**{**settings, **overrides})
     except ValidationError as error:
-        problems = "; ".join(_explain(item, overrides) for item in error.errors())
-        raise SkinTLError(f"{source}: {problems}") from None
+        problems = dict.fromkeys(_explain(item, overrides) for item in error.errors())
+        raise SkinTLError(f"{source}: {'; '.join(problems)}") from None
     try:
         plain = Study(**settings)
     except ValidationError:
@@ -373,17 +381,29 @@ def _explain(item, overrides):
     key = str(item["loc"][0]) if item["loc"] else "study"
     where = f"`--config {key}=…`" if key in overrides else f"key `{key}`"
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Study.model_fields, n=1)
+        parts = [name for name in Study.model_fields if name.endswith(f"_{key}")]
+        near = parts or difflib.get_close_matches(key, Study.model_fields, n=1)
         hint = (
-            f", did you mean `{near[0]}`?"
+            f", did you mean {' or '.join(f'`{name}`' for name in near)}?"
             if near
             else f". Known keys: {', '.join(key for key in Study.model_fields if key != 'overrides')}"
         )
         return f"unknown {where}{hint}"
     if item["type"] == "missing":
         return f"{where} is missing"
+    if item["type"] == "too_short":
+        return f"{where}: list at least one (given: none)"
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] != "value_error":
+        message = _EXPECTED.get(key, message)
     return f"{where}: {message} (given: {item['input']!r})"
+
+
+# What keys expect, where the words of the library that checks them would be a pattern, or several messages.
+_EXPECTED = {
+    "batch": "expected a whole number from 1, or auto",
+    "gpus": "expected a whole number from 1, or all",
+}
 
 
 def save_study(study, path):

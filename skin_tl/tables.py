@@ -548,9 +548,9 @@ def setup_table(scores, comparisons):
         strategy, split_policy, preprocessing, metric, best, best_value, second, second_value, last, last_value,
         gap (best less second), gap_to_last, n_seeds, n_seeds_best, majority_value (the baseline ``majority``), gain
         (best less that), baseline and baseline_value (the best of the baselines, the plainest of equal ones),
-        ensemble_value and ensemble_gain (ensemble less best; empty for one backbone), and of the paired comparison of
-        best and second (empty for weighted F1, which is not compared) lead, lead_low, lead_high, lead_p (corrected)
-        and real.
+        above_baseline (whether the interval of the first lies above that one's), ensemble_value and ensemble_gain
+        (ensemble less best; empty for one backbone), and of the paired comparison of best and second (empty for
+        weighted F1, which is not compared) lead, lead_low, lead_high, lead_p (corrected) and real.
     """
     rows = []
     own = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
@@ -560,7 +560,8 @@ def setup_table(scores, comparisons):
         second = part.iloc[1] if len(part) > 1 else None
         setup = dict(zip([*SETUP, "metric"], keys, strict=True))
         of_metric = scores[scores["metric"] == setup["metric"]]
-        baselines = Setup(*keys[:3]).baselines_of(of_metric).set_index("backbone")["value"].loc[list(BASELINES)]
+        of_baselines = Setup(*keys[:3]).baselines_of(of_metric).set_index("backbone").loc[list(BASELINES)]
+        baselines = of_baselines["value"]
         ensemble = Setup(*keys[:3]).of(of_metric[of_metric["kind"] == "ensemble"])["value"].mean()
         rows.append(
             setup
@@ -579,6 +580,7 @@ def setup_table(scores, comparisons):
                 "gain": best["value"] - baselines["majority"],
                 "baseline": baselines.idxmax(),
                 "baseline_value": baselines.max(),
+                "above_baseline": bool(best["ci_low"] > of_baselines["ci_high"][baselines.idxmax()]),
                 "ensemble_value": ensemble,
                 "ensemble_gain": ensemble - best["value"],
             }

@@ -43,11 +43,15 @@ HISTORY_COLUMNS += ["loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", 
 
 
 def build_head(features, rows):
-    """Build the head: standardisation by the training subset, then dense softmax, its weights zero.
+    """Build the head: normalisation of each image, standardisation by the training subset, then dense softmax.
 
     The features of a network are of any scale (an untrained deep one's are many orders of magnitude below 1), so
-    they are centred and divided by their spread in the training subset: each by its own, but by no less than the
-    typical one (root mean square over features), lest a feature that is almost always zero be blown up to outliers.
+    they are divided by their typical spread in the training subset (root mean square over features).  Those of one
+    image are then brought to mean 0 and variance 1 over the image's features, as ConvNeXt does between its pooling and
+    its classifier (Liu et al., CVPR 2022): how strongly a picture excites the whole network, which follows its
+    contrast more than its diagnosis, no longer counts.  Last, they are centred and divided by their spread in the
+    training subset: each by its own, but by no less than the typical one, lest a feature that is almost always zero be
+    blown up to outliers.  The dense layer's weights are zero.
 
     Parameters
     ----------
@@ -61,29 +65,42 @@ def build_head(features, rows):
     keras.Model
         From (n, n_features) float32 to (n, 7) probabilities in the order of `CLASSES`.
     """
-    mean, deviation = _spread(features, rows)
-    typical = float(np.sqrt(np.square(deviation).mean())) or 1.0
-    deviation = np.maximum(deviation, typical)
+    n_features = features.shape[1]
+    _, deviation = _spread(features, rows)
+    scaling = keras.layers.Rescaling(1 / _typical(deviation), name="typical_spread")
+    of_image = keras.layers.LayerNormalization(center=False, scale=False, name="image_normalisation")
+    normalised = keras.Sequential([keras.Input((n_features,), name="features"), scaling, of_image])
+    mean, deviation = _spread(features, rows, normalised)
+    deviation = np.maximum(deviation, _typical(deviation))
     return keras.Sequential(
         [
-            keras.Input((features.shape[1],), name="features"),
-            keras.layers.Rescaling(1 / typical, name="typical_spread"),
-            keras.layers.Normalization(
-                mean=mean / typical, variance=np.square(deviation / typical), name="standardisation"
-            ),
+            keras.Input((n_features,), name="features"),
+            scaling,
+            of_image,
+            keras.layers.Normalization(mean=mean, variance=np.square(deviation), name="standardisation"),
             keras.layers.Dense(len(CLASSES), "softmax", kernel_initializer="zeros", name="diagnosis"),
         ],
         name="head",
     )
 
 
-def _spread(features, rows, chunk=4096):
-    """Return the mean and standard deviation of each feature over some rows, (n_features,) float64, in two passes."""
-    mean = sum(features[rows[i : i + chunk]].astype(np.float64).sum(0) for i in range(0, len(rows), chunk)) / len(rows)
-    squares = (
-        np.square(features[rows[i : i + chunk]].astype(np.float64) - mean).sum(0) for i in range(0, len(rows), chunk)
-    )
-    return mean, np.sqrt(sum(squares) / len(rows))
+def _typical(deviation):
+    """Return the root mean square of standard deviations; 1 where nothing varies."""
+    return float(np.sqrt(np.square(deviation).mean())) or 1.0
+
+
+def _spread(features, rows, through=np.asarray, chunk=4096):
+    """Return the mean and standard deviation of each feature over some rows, (n_features,) float64, in two passes.
+
+    `through` is applied to a chunk of features, (n, n_features), first.
+    """
+
+    def chunks():
+        for i in range(0, len(rows), chunk):
+            yield keras.ops.convert_to_numpy(through(features[rows[i : i + chunk]])).astype(np.float64)
+
+    mean = sum(values.sum(0) for values in chunks()) / len(rows)
+    return mean, np.sqrt(sum(np.square(values - mean).sum(0) for values in chunks()) / len(rows))
 
 
 def train_head(features, labels, rows, study):

@@ -122,6 +122,7 @@ def run(name_or_path, options):
     SkinTLError
         If the study or an option is wrong, the disk too small, or another start is working on the study.
     """
+    from skin_tl.dataset import check_source
     from skin_tl.study import load_study, study_path
 
     os.chdir(ROOT)
@@ -147,6 +148,14 @@ def run(name_or_path, options):
 
         settings.cores = parse_cores("all")
 
+    # Before any step, and before anything that was made from another folder is made again.
+    if study.device == "gpu" and not has_gpu():
+        raise SkinTLError(
+            "`device: gpu`, but no NVIDIA driver is found on this machine (`nvidia-smi` shows it). Set `device: auto` "
+            "to train on whatever there is."
+        )
+    for name in study.releases:
+        check_source(name)
     if any(getattr(settings, name, None) for name in QUESTIONS):
         return 0 if _engine(settings, parser) else 1
     settings.logger = ["skin-tl"]
@@ -160,6 +169,7 @@ def run(name_or_path, options):
     with only_start(study.name), _relay(terminal), _interruptible(terminal) as interrupted:
         if needs_room(study):
             check_room(estimate(study))
+        check_changed_data(study, Path("runs") / study.name / "dataset")
         succeeded = False
         try:
             succeeded = _engine(settings, parser)
@@ -170,6 +180,33 @@ def run(name_or_path, options):
         terminal.line("Stopped. What was finished is kept: the next start goes on from there.")
         return INTERRUPTED
     return handler_class.last.finish(succeeded, study, settings, log)
+
+
+def check_changed_data(study, folder):
+    """Check and decode a data set that is not the one of last time before Snakemake removes what was made from that.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        Holds ``images.json`` if the data set was decoded before.
+
+    Raises
+    ------
+    SkinTLError
+        If it cannot be used: then nothing has been removed.
+    """
+    from skin_tl.dataset import last_source, open_dataset, source_state
+    from skin_tl.images import decode
+
+    if study.synthetic or not (folder / "images.json").is_file():
+        return
+    if source_state("HAM10000", folder) != last_source(folder)["state"]:
+        print(
+            "The data set has changed since it was decoded: it is checked before anything is made again.",
+            file=sys.stderr,
+        )
+        decode(open_dataset(study).files, study.image_size)
 
 
 def _keep_engine_below_project():
@@ -577,7 +614,7 @@ def _register_logger(terminal):
                 return
             print(f"{len(self.jobs)} step{'s' * (len(self.jobs) != 1)} would run:")
             for job in self.jobs.values():
-                print(f"  {job.text}\n      {_shortened(_one_line(job.reason), 110)}")
+                print(f"  {job.text}\n      {_reason_in_words(_one_line(job.reason))}")
             print("Nothing was done (--dry-run).")
 
     plugin = types.ModuleType("snakemake_logger_plugin_skin_tl")
@@ -662,8 +699,15 @@ def _one_line(text):
     return " ".join(str(text).split())
 
 
-def _shortened(text, length):
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+def _reason_in_words(reason):
+    """Let each part of the engine's reason for a step name its first two things, and count the others."""
+    parts = []
+    for part in reason.split("; "):
+        what, colon, things = part.partition(": ")
+        names = things.split(", ")
+        more = len(names) - 2
+        parts.append(what + colon + (f"{', '.join(names[:2])} and {more} more" if more > 0 else things))
+    return "; ".join(parts)
 
 
 # --- What it takes --------------------------------------------------------------------------------------------------

@@ -81,6 +81,39 @@ def test_a_bad_data_set_is_told_in_one_line(project, data, spoil, names, remedy)
     assert names in line and remedy in line
 
 
+def test_what_was_made_is_kept_where_its_data_set_is_gone_or_damaged(project, data, monkeypatch):
+    """Brought back, nothing is due; not even where it came back elsewhere, or is not named any more."""
+
+    def begin():
+        return start(project, "--until", "baselines")
+
+    def made():
+        return {path: path.read_bytes() for path in (project / "runs").rglob("*.csv")}
+
+    first = begin()
+    assert first.returncode == 0, first.stderr
+    before, kept = made(), data.parent / "kept"
+    assert len(before) > 3
+    for spoil, names in (
+        (lambda: data.rename(data.parent / "moved"), "HAM10000 is not a folder"),
+        (lambda: (data / TABLE).unlink(), "holds no metadata table"),
+        (lambda: (data / PICTURE).unlink(), "images of the table are missing"),
+        (lambda: os.truncate(data / PICTURE, 400), f"{PICTURE} is damaged"),
+    ):
+        shutil.copytree(data, kept)
+        spoil()
+        assert names in told(begin())
+        assert made() == before
+        shutil.rmtree(data, ignore_errors=True)
+        kept.rename(data)
+    (data.parent / "link").symlink_to(data)
+    for place in (data, data.parent / "link", ""):
+        monkeypatch.setenv("SKIN_TL_HAM10000", str(place))
+        again = begin()
+        assert again.returncode == 0 and "Nothing to do" in again.stderr, (place, again.stderr)
+    assert made() == before
+
+
 def test_grey_alpha_and_other_sizes_are_taken(project, data):
     with Image.open(data / PICTURE) as picture:
         picture.convert("L").save(data / PICTURE)

@@ -1,6 +1,7 @@
 """HAM10000 is read from every layout it comes in, downloaded from a server, and refused with a reason if wrong."""
 
 import os
+import shutil
 
 import pandas as pd
 import pytest
@@ -273,7 +274,7 @@ def test_the_state_of_a_source_changes_with_its_table_and_images_alone(release, 
     monkeypatch.delenv("SKIN_TL_HAM10000", raising=False)
 
     def state():
-        return dataset.source_state("SKIN_TL_HAM10000", "HAM10000_metadata")
+        return dataset.source_state("HAM10000")
 
     assert state() == "download"
     folder = release(name="HAM10000_metadata.csv")
@@ -289,5 +290,27 @@ def test_the_state_of_a_source_changes_with_its_table_and_images_alone(release, 
     assert state() == first
     rows().assign(sex="female").to_csv(folder / "HAM10000_metadata.csv", index=False)
     assert state() != first
+    rows().to_csv(folder / "HAM10000_metadata.csv", index=False)
+    assert state() == first
+    os.truncate(picture, 400)
+    assert state() != first
     monkeypatch.setenv("SKIN_TL_HAM10000", str(tmp_path / "nowhere"))
     assert state() not in (first, "download")
+
+
+def test_the_place_of_a_source_does_not_matter_and_without_one_the_last_stays(release, monkeypatch, tmp_path):
+    folder = release(name="HAM10000_metadata.csv")
+    (tmp_path / "link").symlink_to(folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    states = set()
+    for place in (folder, tmp_path / "link", tmp_path / "copy"):
+        monkeypatch.setenv("SKIN_TL_HAM10000", str(place))
+        states.add(dataset.source_state("HAM10000"))
+    assert len(states) == 1
+    dataset.remember_source("HAM10000", tmp_path)
+    monkeypatch.delenv("SKIN_TL_HAM10000")
+    assert {dataset.source_state("HAM10000", tmp_path)} == states
+    with pytest.raises(SkinTLError, match=f"SKIN_TL_HAM10000 is not set, and .* was made from {tmp_path / 'copy'}"):
+        dataset.refuse_download("HAM10000", tmp_path)
+    (tmp_path / "source.json").unlink()
+    dataset.refuse_download("HAM10000", tmp_path)

@@ -30,7 +30,8 @@ def test_the_studies_of_the_project_are_valid_and_named_after_their_file(path):
         ({"seeds": ["one"]}, "seeds"),
         ({"seeds": [-1]}, "seeds"),
         ({"train_fractions": [0.1, 0.5]}, "must contain 1"),
-        ({"train_fractions": []}, "at least 1"),
+        ({"train_fractions": []}, "list at least one (given: none)"),
+        ({"seeds": []}, "list at least one (given: none)"),
         ({"train_fractions": [0, 1]}, "greater than 0"),
         ({"train_fractions": [1, 1.5]}, "less than or equal to 1"),
         ({"train_fractions": [0.1, 0.1, 1]}, "listed twice"),
@@ -39,7 +40,9 @@ def test_the_studies_of_the_project_are_valid_and_named_after_their_file(path):
         ({"l2": [-1]}, "l2"),
         ({"weights": "imagenet22k"}, "imagenet"),
         ({"name": "published"}, "reserved"),
-        ({"name": "../elsewhere"}, "name"),
+        ({"name": "../elsewhere"}, "expected letters, digits, - and _ alone"),
+        ({"name": "my study"}, "expected letters, digits, - and _ alone"),
+        ({"epochs": 3}, "did you mean `max_epochs` or `fine_tuning_epochs` or `from_scratch_epochs` or"),
         ({"dataset": None}, "dataset"),
         ({"external": "isic2019"}, "isic2018"),
         ({"images": "some"}, "boolean"),
@@ -50,6 +53,15 @@ def test_a_wrong_key_or_value_is_named(change, named):
         check_study({**SETTINGS, **change}, source="mine.yaml")
     assert named in str(error.value)
     assert next(iter(change)) in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "word"), [("batch", "auto"), ("gpus", "all")])
+@pytest.mark.parametrize("value", [0, "many", 1.5])
+def test_a_key_that_takes_a_number_or_a_word_gets_one_message(key, word, value):
+    with pytest.raises(SkinTLError) as error:
+        check_study({**SETTINGS, "strategies": ["fine_tuning"], key: value})
+    expected = f"study: key `{key}`: expected a whole number from 1, or {word} (given: {value!r})"
+    assert str(error.value) == expected
 
 
 def test_a_missing_key_is_named():
