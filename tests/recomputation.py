@@ -500,6 +500,8 @@ class Recomputation:
         found |= {"baseline": baseline, "baseline_value": baselines[baseline]}
         if ending in found:
             return found[ending]
+        if ending == "above_baseline":
+            return bool(self.interval(setup, best, metric)[0] > self.interval(setup, baseline, metric)[1])
         second = ranked[1]
         if ending.startswith("ensemble"):
             together = self.score(setup, "ensemble", metric)

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import fabricated
 import nbformat
 import numpy as np
 import pandas as pd
@@ -478,6 +479,64 @@ def test_presentation_s_parameter_counts_are_checked(make):
     assert (table["parameters_difference"] == 0).all()
     assert "exactly" in str(report.text("set_up").html)
     assert report.facts["literature.parameters.VGG16"].value == 138_357_544
+
+
+def words_of(report, name):
+    return " ".join(re.sub("<[^>]*>", "", str(report.text(name).html)).split())
+
+
+@pytest.mark.parametrize(
+    ("skill", "of_summary", "of_conclusion"),
+    [
+        (-1.0, "little of what was learned", "Hardly"),
+        (0.0, "cannot be told", "cannot be told"),
+        (2.0, "carries over", "Yes."),
+    ],
+)
+def test_what_is_said_of_transfer_rests_on_intervals(make, monkeypatch, skill, of_summary, of_conclusion):
+    monkeypatch.setattr(fabricated, "SKILL", {"ResNet50": skill})
+    report = make(f"skill-{10 * skill + 10:.0f}", {"dataset": "ham10000", "backbones": ["ResNet50"], "seeds": [1]})
+    scores = report.tables["scores.csv"].query("metric == 'macro_f1'").set_index("backbone")
+    ours = scores.loc["ResNet50"]
+    baseline = scores[scores["kind"] == "baseline"].sort_values("value").iloc[-1]
+    expected = 2 if ours["ci_low"] > baseline["ci_high"] else int(ours["value"] > baseline["value"])
+    assert expected == [-1.0, 0.0, 2.0].index(skill)
+    assert of_summary in words_of(report, "summary")
+    assert of_conclusion in words_of(report, "conclusion")
+
+
+def test_with_balanced_diagnoses_accuracy_does_not_flatter(make, monkeypatch):
+    usual = make("fits_one", *STUDIES["one"][:1])
+    assert "anything but balanced" in words_of(usual, "data_set")
+    assert "Accuracy flatters" in words_of(usual, "discussion")
+    monkeypatch.setattr(fabricated, "N_LESIONS", dict.fromkeys(CLASSES, 20))
+    report = make("balanced", {"backbones": ["ResNet50"], "seeds": [1]})
+    scores = report.tables["scores.csv"].query("backbone == 'ResNet50'").set_index("metric")["value"]
+    flatters = scores["accuracy"] > scores["macro_f1"]
+    assert ("Accuracy flatters" in words_of(report, "discussion")) == flatters
+    assert ("does not flatter" in words_of(report, "discussion")) == (not flatters)
+    share = report.facts["data.nv.share_images"].value
+    assert share < 0.2 and f"Nevi are {share:.0%} of these images" in words_of(report, "data_set")
+    assert "anything but balanced" not in words_of(report, "data_set")
+
+
+def test_the_presentation_is_not_said_to_have_what_it_lacks(make, monkeypatch):
+    monkeypatch.setitem(fabricated.PARAMETERS, "MobileNetV2", (2_257_984, 3_538_984, 1280))
+    monkeypatch.setitem(fabricated.SKILL, "MobileNetV2", 1.5)
+    monkeypatch.setitem(fabricated.BATCHES, "MobileNetV2", 32)
+    tuned = {"strategies": ["fine_tuning"], "leakage": False, "other_splits": 0}
+    report = make("other_network", {"backbones": ["MobileNetV2"]} | tuned)
+    set_up = words_of(report, "set_up")
+    assert "MobileNetV2, as it comes with Keras" in set_up and "The presentation has none of them." in set_up
+    assert "exactly" not in set_up
+    assert "isolates none of them" in words_of(report, "why")
+    assert "learned on from these drawings" in words_of(report, "summary") and "new head" not in words_of(
+        report, "summary"
+    )
+    mixed = make("other_networks", {"backbones": ["MobileNetV2", "VGG16"]} | tuned)
+    assert "how many parameters some of them have" in words_of(mixed, "set_up")
+    whole = make("presentation", PRESENTATION)
+    assert "Each was isolated here" in words_of(whole, "why")
 
 
 # Bad input -------------------------------------------------------------------------------------------------------
