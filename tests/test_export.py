@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from copies import copy_project, start
+from fabricated import evaluate, fabricate
+from sklearn.metrics import f1_score
 
 from skin_tl import export
 from skin_tl.evaluation import metrics_table, read_predictions
 from skin_tl.files import ROOT, read_json, write_csv, write_json
-from skin_tl.study import CLASSES, check_study, load_study
+from skin_tl.study import BASELINES, CLASSES, check_study, load_study
 from skin_tl.synthetic import draw_dataset
 
 keras = pytest.importorskip("keras")
@@ -161,6 +163,7 @@ def test_files_give_the_probabilities_of_model_keras_for_any_number_of_images(ex
 def test_what_is_printed_names_each_file_with_size_and_difference(project, packages, monkeypatch, capsys):
     monkeypatch.chdir(project)
     monkeypatch.setattr(export, "N_PER_DIAGNOSIS", 2)
+    shutil.rmtree(project / VGG16 / "export", ignore_errors=True)
     assert export.main(["--study", "small", "--backbone", "VGG16", "--format", "litert"], project) == 0
     folder = VGG16 / "export"
     lines = capsys.readouterr().out.splitlines()
@@ -171,8 +174,15 @@ def test_what_is_printed_names_each_file_with_size_and_difference(project, packa
     tested = pd.read_csv(project / VGG16 / "predictions.csv").query("arm == 'main' and seed == 2 and subset == 'test'")
     assert int(n_images) == tested["dx"].value_counts().clip(upper=2).sum()
     assert sorted(path.name for path in (project / folder).iterdir()) == ["MODEL_CARD.md", "model.tflite"]
-    monkeypatch.undo()
-    assert export.main(["--study", "small", "--backbone", "VGG16"], project) == 0  # as other tests want it
+    monkeypatch.setattr(export, "N_PER_DIAGNOSIS", 5)
+    # Another format joins the first, which is checked and counted in the card again.
+    assert export.main(["--study", "small", "--backbone", "VGG16", "--format", "onnx"], project) == 0
+    assert [line.split(":")[0].rsplit("/")[-1] for line in capsys.readouterr().out.splitlines()] == [
+        "model.onnx",
+        "model.tflite",
+    ]
+    card = card_of(project, VGG16)
+    assert cells(card, "`model.onnx`") and cells(card, "`model.tflite`")
 
 
 def test_without_the_cache_the_check_takes_random_pixels_and_says_so(copied, packages, monkeypatch, capsys):
@@ -180,7 +190,7 @@ def test_without_the_cache_the_check_takes_random_pixels_and_says_so(copied, pac
     assert export.main(["--study", "small", "--backbone", "VGG16", "--format", "onnx"], copied) == 0
     assert "random pixels" in capsys.readouterr().out
     card = (copied / VGG16 / "export" / "MODEL_CARD.md").read_text()
-    assert "images of random pixels" in card and "test images" not in card
+    assert "images of random pixels" in card and "test images, at most" not in card
 
 
 @pytest.mark.parametrize(("kind", "by"), [("onnx", 0.05), ("litert", np.nan)])
@@ -262,7 +272,7 @@ def test_the_card_counts_each_subset_and_names_what_goes_in_and_comes_out(export
     for subset, name in (("train", "training"), ("val", "validation"), ("test", "test")):
         part = split[split["subset"] == subset]
         assert cells(card, name) == [str(len(part)), str(part["lesion_id"].nunique())]
-    assert "(n, 32, 32, 3) uint8" in card and "resize((32, 32), PIL.Image.Resampling.BICUBIC)" in card
+    assert "(n, 32, 32, 3) uint8" in card and "resize((32, 32), Image.Resampling.BICUBIC)" in card
     assert [cells(card, str(place))[0] for place in range(7)] == list(CLASSES)
     assert "not a medical device" in card.split("## ")[0] and "CC BY-NC 4.0" in card
     assert "Random weights" in card.split("## ")[0] and "Synthetic" not in card
@@ -270,6 +280,59 @@ def test_the_card_counts_each_subset_and_names_what_goes_in_and_comes_out(export
         size, _, difference = cells(card, f"`{file}`")
         assert int(size) == (exported / VGG16 / "export" / file).stat().st_size and float(difference) < 1e-4
     assert "{{" not in card and "{%" not in card and "\n\n\n" not in card and card.endswith(".\n")
+
+
+def test_the_code_of_the_card_runs(exported, tmp_path, monkeypatch):
+    """All that is indented is one program, which gives the probabilities of model.keras."""
+    card, folder = card_of(exported, VGG16), exported / VGG16 / "export"
+    pictures = sorted((exported / "HAM10000").rglob("*.jpg"))[:2]
+    monkeypatch.chdir(folder)
+    for picture, name in zip(pictures, ("one.jpg", "another.jpg"), strict=True):
+        shutil.copy(picture, tmp_path / name)
+    code = "\n".join(line[4:] for line in card.splitlines() if line.startswith("    ") or not line)
+    inputs, onnx, litert = re.split(r"(?m)^(?=import onnxruntime|from ai_edge)", code)
+    names = {"onnx": {}, "litert": {}}
+    for kind, program in (("onnx", onnx), ("litert", litert)):
+        exec(
+            inputs.replace('"one.jpg"', repr(str(tmp_path / "one.jpg"))).replace(
+                '"another.jpg"', repr(str(tmp_path / "another.jpg"))
+            )
+            + program,
+            names[kind],
+        )
+    whole = keras.models.load_model(exported / VGG16 / "model.keras", compile=False)
+    expected = whole.predict_on_batch(names["onnx"]["pixels"])
+    for kind in names:
+        np.testing.assert_allclose(names[kind]["probabilities"], expected, atol=1e-4)
+
+
+def test_the_card_counts_test_lesions_and_names_what_needs_no_network(exported):
+    card = card_of(exported, VGG16)
+    split = pd.read_csv(exported / "runs/small/dataset/splits.csv").query("seed == 2 and subset == 'test'")
+    table = card.split("| diagnosis | test images |")[1].split("## Metrics")[0]
+    dx = pd.read_csv(exported / "runs/small/dataset/metadata.csv").set_index("image_id")["dx"]
+    for name, part in split.groupby(split["image_id"].map(dx)):
+        assert f"| {name} | {len(part)} | {part['lesion_id'].nunique()} |" in table
+    predictions = read_predictions(exported / VGG16 / "predictions.csv").query("arm == 'main' and seed == 2")
+    tested = predictions[(predictions["subset"] == "test")]
+    guessed = tested[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(1)
+    of_mel = (tested["dx"] == "mel").to_numpy()
+    found = (guessed[of_mel] == CLASSES.index("mel")).mean()
+    assert cells(card, "sensitivity for mel")[0] == f"{found:.3f}"
+
+
+def test_the_card_s_baselines_are_those_of_the_same_test_subset(tmp_path):
+    study = fabricate(tmp_path, "made", {"backbones": ["VGG16"]})
+    evaluate(study)
+    table = pd.read_csv(tmp_path / "report/made/metrics.csv", dtype={"seed": str})
+    shown = export.baseline_scores(table, {"split_policy": "lesion", "seed": 2})
+    folder = tmp_path / "runs/made"
+    assert [row["name"] for row in shown] == ["most frequent diagnosis", "age, sex and site only", "colours only"]
+    for row, name in zip(shown, BASELINES, strict=True):
+        tested = pd.read_csv(folder / "baseline" / name / "predictions.csv").query("seed == 2 and subset == 'test'")
+        guessed = np.array(CLASSES)[tested[[f"p_{dx}" for dx in CLASSES]].to_numpy().argmax(1)]
+        assert row["accuracy"] == f"{(guessed == tested['dx']).mean():.3f}"
+        assert row["macro_f1"] == f"{f1_score(tested['dx'], guessed, average='macro', zero_division=0):.3f}"
 
 
 def test_the_temperature_of_the_card_calibrates_the_validation_subset(exported):
