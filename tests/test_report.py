@@ -527,7 +527,7 @@ def test_the_presentation_is_not_said_to_have_what_it_lacks(make, monkeypatch):
     tuned = {"strategies": ["fine_tuning"], "leakage": False, "other_splits": 0}
     report = make("other_network", {"backbones": ["MobileNetV2"]} | tuned)
     set_up = words_of(report, "set_up")
-    assert "MobileNetV2, as it comes with Keras" in set_up and "The presentation has none of them." in set_up
+    assert "MobileNetV2, as it comes with Keras" in set_up and "The presentation does not have it." in set_up
     assert "exactly" not in set_up
     assert "isolates none of them" in words_of(report, "why")
     assert "learned on from these drawings" in words_of(report, "summary") and "new head" not in words_of(
