@@ -42,12 +42,11 @@ PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_ru
 RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train.ipynb")
 
 # Files outside of the project that a data set starts from: a changed metadata table or image decodes and checks again.
-SOURCE = EXTERNAL_SOURCE = ""
-if study.releases:
+STATES = {"HAM10000": "", "ISIC2018": ""}
+for name in study.releases:
     from skin_tl.dataset import source_state
 
-    SOURCE = source_state("HAM10000", f"{RUNS}/dataset")
-    EXTERNAL_SOURCE = source_state("ISIC2018", f"{RUNS}/external")
+    STATES[name] = source_state(name, f"{RUNS}/{'dataset' if name == 'HAM10000' else 'external'}")
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
 EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]
@@ -120,7 +119,7 @@ rule images:
     output:
         metadata=f"{RUNS}/dataset/metadata.csv",
         images=f"{RUNS}/dataset/images.json",
-    params: depends=depends(dataset=study.dataset, image_size=study.image_size, source=SOURCE)
+    params: depends=depends(dataset=study.dataset, image_size=study.image_size, source=STATES["HAM10000"])
     threads: max(1, (workflow.cores or 1) - 1)  # uses all; the search for weights, beside it, mostly waits
     log: f"{RUNS}/logs/images.log"
     shell: "{STEP} images {STUDY} > {log} 2>&1"
@@ -201,7 +200,7 @@ if study.external:
             depends=depends(
                 external=study.external,
                 image_size=study.image_size,
-                source=EXTERNAL_SOURCE,
+                source=STATES["ISIC2018"],
             ),
         threads: workflow.cores
         log: f"{RUNS}/logs/external_images.log"

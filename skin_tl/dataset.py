@@ -199,21 +199,24 @@ def source_state(name, folder=None):
     str
         Covers the content of the table and the ids and sizes of the images, wherever the release lies.  Where the
         variable is not set, nothing new is offered: what was decoded last stays, or else ``download``.  A place that
-        is no folder, or without a table, has a fingerprint too: what is wrong is said when it is read.
+        is no folder, or without a table, has a fingerprint too: what is wrong is said when it is read.  What
+        `remember_same` found to be the files of last time has the fingerprint of these.
     """
-    place = os.environ.get(f"SKIN_TL_{name}")
+    place, last = os.environ.get(f"SKIN_TL_{name}"), last_source(folder)
     if not place:
-        return last_source(folder)["state"] if folder else DOWNLOAD
+        return last["state"]
     try:
         content = find_metadata(place, TABLES[name]).read_bytes()
     except (SkinTLError, OSError):
         content = b""
     images = find_images(place)
-    return fingerprint(content, [(image_id, os.path.getsize(images[image_id])) for image_id in sorted(images)])
+    sizes = [(image_id, os.path.isfile(path) and os.path.getsize(path)) for image_id, path in sorted(images.items())]
+    state = fingerprint(content, sizes)
+    return last["state"] if state in last["same"] else state
 
 
 def check_source(name):
-    """Refuse a folder that cannot be the release, from its table and the names of its images alone.
+    """Refuse a folder that cannot be the release, without opening an image.
 
     Parameters
     ----------
@@ -222,8 +225,8 @@ def check_source(name):
     Raises
     ------
     SkinTLError
-        If ``SKIN_TL_<name>`` names a folder without the table, or the table or the list of images is not as it should
-        be.  Where the variable is not set there is nothing to check.
+        If ``SKIN_TL_<name>`` names a folder without the table; and, for HAM10000, if the table or the list of images is
+        not as it should be.  Where the variable is not set there is nothing to check.
     """
     if not os.environ.get(f"SKIN_TL_{name}"):
         return
@@ -234,23 +237,36 @@ def check_source(name):
 
 
 def last_source(folder):
-    """Return what a release was last decoded from: dict with state, see `source_state`, and place.
+    """Return what a release was last decoded from.
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder : str or pathlib.Path, optional
         Holds source.json, if the release was decoded before.
+
+    Returns
+    -------
+    dict
+        state, see `source_state`; same, list of further states that were found to be the same files; and place, the
+        folder that was named, or an empty text.
     """
-    try:
-        return read_json(Path(folder) / "source.json")
-    except SkinTLError:
-        return {"state": DOWNLOAD, "place": ""}
+    file = Path(folder) / "source.json" if folder else None
+    return read_json(file) if file and file.is_file() else {"state": DOWNLOAD, "same": [], "place": ""}
 
 
 def remember_source(name, folder):
     """Write what a release is decoded from to source.json, see `last_source`."""
     place = os.environ.get(f"SKIN_TL_{name}") or ""
-    write_json(Path(folder) / "source.json", {"state": source_state(name), "place": place and os.path.abspath(place)})
+    last, state = last_source(folder), source_state(name, folder)
+    about = {"state": state, "same": last["same"] if state == last["state"] else []}
+    write_json(Path(folder) / "source.json", about | {"place": place and os.path.abspath(place)})
+
+
+def remember_same(name, folder):
+    """Write to source.json that the release as it is offered now is the one that was decoded last."""
+    last = last_source(folder)
+    states = [*last["same"], source_state(name)]
+    write_json(Path(folder) / "source.json", last | {"same": sorted({*states} - {last["state"]})})
 
 
 def refuse_download(name, folder):

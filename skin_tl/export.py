@@ -22,7 +22,7 @@ from skin_tl.backbones import all_layers, head_layers, network_of, scale_pixels,
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, file_fingerprint, read_json, write_atomically
 from skin_tl.images import ImageSet
-from skin_tl.prediction import Parser, as_list, find_study, finished_runs, load_keras, read_model, run_command
+from skin_tl.prediction import Parser, as_list, find_study, finished_runs, load_keras, read_model, run_command, show
 from skin_tl.runs import read_splits, weights_note
 from skin_tl.study import CLASSES, SUBSETS, TUNED, check_study, load_study
 from skin_tl.texts import labels
@@ -435,18 +435,21 @@ def export_run(run, formats, metrics_file):
         model = convertible(whole, run.backbone, explained_head(study.model_dump())["preprocessing"])
         for kind in kinds:
             path, final = part / FORMATS[kind], folder / FORMATS[kind]
+            remedy = "Choose another format: --format."
+            if kind not in formats:  # it is there from an earlier export
+                remedy = f"It was exported before: delete {final} to export the others without it."
             try:
                 convert(model, kind, study.image_size, path)
                 difference = largest_difference(RUN[kind](path, batches), expected)
             except Exception as error:  # converters and interpreters raise many types
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
                 raise SkinTLError(
-                    f"{final} could not be made and run ({reason}). Nothing was kept. Choose another format: --format."
+                    f"{final} could not be made and run ({reason}). Nothing was kept. {remedy}"
                 ) from error
             if not difference <= TOLERANCE:
                 raise SkinTLError(
                     f"{final} gives other probabilities than model.keras: they differ by up to {difference:.1e}, and "
-                    f"{TOLERANCE:.0e} is allowed. Nothing was kept. Choose another format: --format."
+                    f"{TOLERANCE:.0e} is allowed. Nothing was kept. {remedy}"
                 )
             size = path.stat().st_size
             exported[kind] = Exported(final, size, file_fingerprint(path), difference, len(pixels), real)
@@ -499,7 +502,7 @@ def main(arguments=None, root=ROOT):
     def run():
         options = parser.parse(arguments)
         for exported in export_study(options.study, options.backbone, as_list(options.format), root):
-            print(exported, flush=True)
+            show(exported)
 
     return run_command(run)
 

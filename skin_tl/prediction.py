@@ -635,9 +635,14 @@ def run_command(run):
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever reads the output, such as `head`, has read enough
+
+
+def show(text):
+    """Print a text; where nobody reads on, as behind ``| head``, what is printed from now on goes nowhere."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def main(arguments=None, root=ROOT):
@@ -649,7 +654,7 @@ def main(arguments=None, root=ROOT):
     def run():
         options = parser.parse(arguments)
         predictions = predict_images(options.images, options.study, options.backbone, root=root, base=options.base)
-        print(as_json(predictions) if options.json else as_text(predictions), flush=True)
+        show(as_json(predictions) if options.json else as_text(predictions))
 
     return run_command(run)
 

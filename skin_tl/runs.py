@@ -184,11 +184,14 @@ def read_images(folder, part="dataset"):
 
 def _opened(folder, part):
     """Open the data set that a study's images came from."""
+    study = load_study(folder / "study.json")
+    if part == "external" or not study.synthetic:
+        refuse_download("ISIC2018" if part == "external" else "HAM10000", folder / part)
     if part == "external":
         from skin_tl.external import open_isic2018
 
         return open_isic2018()
-    return open_dataset(load_study(folder / "study.json"))
+    return open_dataset(study)
 
 
 def _read_csv(path, dtype=None):

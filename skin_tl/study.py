@@ -283,7 +283,7 @@ class Study(BaseModel):
     @property
     def releases(self):
         """Releases of photographs that it needs, each found by ``SKIN_TL_<name>`` or downloaded: tuple of str."""
-        return () if self.synthetic else ("HAM10000", *([self.external.upper()] if self.external else []))
+        return (*([] if self.synthetic else ["HAM10000"]), *([self.external.upper()] if self.external else []))
 
     def run_folder(self, runs="runs"):
         """Return the folder of the study's runs, below the project's root."""

@@ -383,7 +383,7 @@ def _unfreeze(network, last_block):
 
 # --- Checkpoints ------------------------------------------------------------------------------------------------------
 
-FORMAT = 2
+FORMAT = 3
 
 
 def identity(job, name, rows):
@@ -401,7 +401,10 @@ def identity(job, name, rows):
         "version": {
             "format": FORMAT,
             "skin-tl": skin_tl.__version__,
-            "skin_tl/tuning.py": file_fingerprint(__file__),
+            **{
+                f"skin_tl/{name}.py": file_fingerprint(Path(__file__).with_name(f"{name}.py"))
+                for name in ("training", "tuning")
+            },
             "keras": keras.__version__,
             "backend": f"{keras.backend.backend()} {importlib.metadata.version(keras.backend.backend())}",
         },

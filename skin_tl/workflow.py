@@ -8,6 +8,7 @@ line.
 
 import codecs
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -148,28 +149,25 @@ def run(name_or_path, options):
 
         settings.cores = parse_cores("all")
 
-    # Before any step, and before anything that was made from another folder is made again.
-    if study.device == "gpu" and not has_gpu():
-        raise SkinTLError(
-            "`device: gpu`, but no NVIDIA driver is found on this machine (`nvidia-smi` shows it). Set `device: auto` "
-            "to train on whatever there is."
-        )
-    for name in study.releases:
-        check_source(name)
     if any(getattr(settings, name, None) for name in QUESTIONS):
         return 0 if _engine(settings, parser) else 1
+    folder = Path("runs") / study.name
+    if local:
+        check_gpu(study, folder)
+    for name in study.releases:
+        check_source(name)
     settings.logger = ["skin-tl"]
     if settings.dryrun:
         succeeded = _engine(settings, parser)
         return handler_class.last.finish(succeeded, study, settings, log=None)
 
     _pass_on_library_folders()
-    log = Path("runs") / study.name / "logs" / "snakemake.log"
+    log = folder / "logs" / "snakemake.log"
     handler_class.log, handler_class.study = log, study
     with only_start(study.name), _relay(terminal), _interruptible(terminal) as interrupted:
         if needs_room(study):
             check_room(estimate(study))
-        check_changed_data(study, Path("runs") / study.name / "dataset")
+        check_changed_data(study, folder, bool(settings.forceall or settings.forcerun))
         succeeded = False
         try:
             succeeded = _engine(settings, parser)
@@ -182,31 +180,67 @@ def run(name_or_path, options):
     return handler_class.last.finish(succeeded, study, settings, log)
 
 
-def check_changed_data(study, folder):
-    """Check and decode a data set that is not the one of last time before Snakemake removes what was made from that.
+def check_gpu(study, folder):
+    """Refuse to start where networks would be trained on a GPU that this machine clearly lacks.
+
+    Raises
+    ------
+    SkinTLError
+        If the study says ``device: gpu``, there is no NVIDIA driver, and a network is still to be trained.
+    """
+    if study.device != "gpu" or has_gpu() or sys.platform == "darwin":
+        return
+    from skin_tl.study import TUNED
+
+    runs = [folder / strategy / name for strategy in study.strategies if strategy in TUNED for name in study.backbones]
+    if not all((run / "run.json").is_file() for run in runs):
+        raise SkinTLError(
+            "`device: gpu`, but no NVIDIA driver is found on this machine (`nvidia-smi` shows it). Set `device: auto` "
+            "to train on whatever there is."
+        )
+
+
+def check_changed_data(study, folder, forced=False):
+    """Check and decode a release that has to be decoded again before Snakemake removes what was made from it.
+
+    Where it turns out to be the same files at another place or beside others, that is remembered, and nothing is due.
 
     Parameters
     ----------
     study : skin_tl.study.Study
     folder : pathlib.Path
-        Holds ``images.json`` if the data set was decoded before.
+        The study's folder below ``runs/``.
+    forced : bool
+        Whether the decoding is asked for, whatever has changed.
 
     Raises
     ------
     SkinTLError
         If it cannot be used: then nothing has been removed.
     """
-    from skin_tl.dataset import last_source, open_dataset, source_state
+    from skin_tl.dataset import last_source, open_dataset, refuse_download, remember_same, source_state
+    from skin_tl.files import read_json
     from skin_tl.images import decode
 
-    if study.synthetic or not (folder / "images.json").is_file():
-        return
-    if source_state("HAM10000", folder) != last_source(folder)["state"]:
-        print(
-            "The data set has changed since it was decoded: it is checked before anything is made again.",
-            file=sys.stderr,
-        )
-        decode(open_dataset(study).files, study.image_size)
+    code = max(os.path.getmtime(ROOT / "skin_tl" / name) for name in ("dataset.py", "images.py", "external.py"))
+    for name, part in (("HAM10000", folder / "dataset"), ("ISIC2018", folder / "external")):
+        about = part / "images.json"
+        if name not in study.releases or not about.is_file():
+            continue
+        known, state = read_json(about), last_source(part)["state"]
+        same = known["image_size"] == study.image_size and source_state(name, part) == state
+        if same and not forced and code <= about.stat().st_mtime:
+            continue
+        refuse_download(name, part)
+        if not same:
+            print(f"{name} is not what was decoded last: it is checked before anything is made again.", file=sys.stderr)
+        if name == "ISIC2018":
+            from skin_tl.external import open_isic2018 as open_release
+        else:
+            open_release = functools.partial(open_dataset, study)
+        data = open_release()
+        if (decode(data.files, study.image_size).key, data.fingerprint) == (known["key"], known["fingerprint"]):
+            remember_same(name, part)
 
 
 def _keep_engine_below_project():
@@ -782,9 +816,11 @@ def estimate(study):
     from skin_tl.study import SHARES, TUNED
 
     n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
-    download = 0 if os.environ.get("SKIN_TL_HAM10000") else DOWNLOAD_BYTES["ham10000"]
-    if study.external and not os.environ.get("SKIN_TL_ISIC2018"):
-        download += DOWNLOAD_BYTES["isic2018"]
+    download = 0
+    for name, part in (("HAM10000", "dataset"), ("ISIC2018", "external")):
+        decoded = (ROOT / "runs" / study.name / part / "images.json").is_file()
+        if name in study.releases and not os.environ.get(f"SKIN_TL_{name}") and not decoded:
+            download += DOWNLOAD_BYTES[name.lower()]
     passes = {(name, transform_of(name, how)) for name in study.backbones for how in study.preprocessings}
     work, features = 0.0, 0
     for name, _ in passes:

@@ -107,11 +107,18 @@ def test_what_was_made_is_kept_where_its_data_set_is_gone_or_damaged(project, da
         shutil.rmtree(data, ignore_errors=True)
         kept.rename(data)
     (data.parent / "link").symlink_to(data)
+    Image.new("RGB", (9, 9)).save(data / "of_no_row.png")
     for place in (data, data.parent / "link", ""):
         monkeypatch.setenv("SKIN_TL_HAM10000", str(place))
         again = begin()
         assert again.returncode == 0 and "Nothing to do" in again.stderr, (place, again.stderr)
+    # Where it would have to be decoded again, and is not named: no download instead.
+    assert "SKIN_TL_HAM10000 is not set" in told(start(project, "--until", "baselines", "--config", "image_size=48"))
     assert made() == before
+    monkeypatch.setenv("SKIN_TL_HAM10000", str(data))
+    rest = change(data, lambda table: table.replace({"localization": {"back": "face"}}))
+    assert rest is None and begin().returncode == 0
+    assert made() != before
 
 
 def test_grey_alpha_and_other_sizes_are_taken(project, data):

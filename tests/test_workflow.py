@@ -314,6 +314,19 @@ def test_a_dry_run_of_the_real_workflow_lists_steps_without_importing_tensorflow
     assert not (ready / "runs").exists()
 
 
+def test_a_gpu_that_is_not_there_is_missed_before_anything_is_done(monkeypatch, tmp_path):
+    monkeypatch.setattr(workflow, "has_gpu", lambda: False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    changes = {"strategies": "from_scratch", "backbones": "VGG16", "leakage": False, "other_splits": 0}
+    study = load_study("demo", changes | {"device": "gpu"})
+    with pytest.raises(SkinTLError, match="`device: gpu`, but no NVIDIA driver is found"):
+        workflow.check_gpu(study, tmp_path)
+    workflow.check_gpu(load_study("demo", changes), tmp_path)
+    (tmp_path / "from_scratch" / "VGG16").mkdir(parents=True)
+    (tmp_path / "from_scratch" / "VGG16" / "run.json").touch()
+    workflow.check_gpu(study, tmp_path)  # nothing is left to be trained
+
+
 def wait_for(path, process):
     for _ in range(600):
         if path.exists():
