@@ -20,7 +20,7 @@ import sys
 import yaml
 
 from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
-from skin_tl.workflow import has_gpu
+from skin_tl.workflow import PARTS, has_gpu
 
 with open(workflow.configfiles[0]) as file:
     settings = yaml.safe_load(file)
@@ -46,7 +46,7 @@ STATES = {"HAM10000": "", "ISIC2018": ""}
 for name in study.releases:
     from skin_tl.dataset import source_state
 
-    STATES[name] = source_state(name, f"{RUNS}/{'dataset' if name == 'HAM10000' else 'external'}")
+    STATES[name] = source_state(name, f"{RUNS}/{PARTS[name]}")
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
 EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]

@@ -36,8 +36,11 @@ INTERRUPTED = 130
 GIGA = 1e9
 N_HAM10000 = 10015
 N_ISIC2018 = 1512
-DOWNLOAD_BYTES = {"ham10000": 4.1 * GIGA, "isic2018": 0.8 * GIGA}
+DOWNLOAD_BYTES = {"HAM10000": 4.1 * GIGA, "ISIC2018": 0.8 * GIGA}
 """Unpacked, with the largest archive beside it for a moment."""
+
+PARTS = {"HAM10000": "dataset", "ISIC2018": "external"}
+"""Folder of a study's runs that holds what was decoded, by release."""
 
 MODEL_BYTES = 150e6
 CHECKPOINT = 6
@@ -123,7 +126,6 @@ def run(name_or_path, options):
     SkinTLError
         If the study or an option is wrong, the disk too small, or another start is working on the study.
     """
-    from skin_tl.dataset import check_source
     from skin_tl.study import load_study, study_path
 
     os.chdir(ROOT)
@@ -154,8 +156,7 @@ def run(name_or_path, options):
     folder = Path("runs") / study.name
     if local:
         check_gpu(study, folder)
-    for name in study.releases:
-        check_source(name)
+    check_sources(study, folder)
     settings.logger = ["skin-tl"]
     if settings.dryrun:
         succeeded = _engine(settings, parser)
@@ -200,6 +201,20 @@ def check_gpu(study, folder):
         )
 
 
+def check_sources(study, folder):
+    """Refuse folders that cannot be the releases that a study needs, see `skin_tl.dataset.check_source`."""
+    from skin_tl.dataset import check_source
+
+    for name in study.releases:
+        try:
+            check_source(name)
+        except SkinTLError as error:
+            if not (folder / PARTS[name] / "images.json").is_file():
+                raise
+            hint = f"(What was decoded before is used where SKIN_TL_{name} is not set.)"
+            raise SkinTLError(f"{error} {hint}") from None
+
+
 def check_changed_data(study, folder, forced=False):
     """Check and decode a release that has to be decoded again before Snakemake removes what was made from it.
 
@@ -223,9 +238,10 @@ def check_changed_data(study, folder, forced=False):
     from skin_tl.images import decode
 
     code = max(os.path.getmtime(ROOT / "skin_tl" / name) for name in ("dataset.py", "images.py", "external.py"))
-    for name, part in (("HAM10000", folder / "dataset"), ("ISIC2018", folder / "external")):
+    for name in study.releases:
+        part = folder / PARTS[name]
         about = part / "images.json"
-        if name not in study.releases or not about.is_file():
+        if not about.is_file():
             continue
         known, state = read_json(about), last_source(part)["state"]
         same = known["image_size"] == study.image_size and source_state(name, part) == state
@@ -817,10 +833,10 @@ def estimate(study):
 
     n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
     download = 0
-    for name, part in (("HAM10000", "dataset"), ("ISIC2018", "external")):
-        decoded = (ROOT / "runs" / study.name / part / "images.json").is_file()
-        if name in study.releases and not os.environ.get(f"SKIN_TL_{name}") and not decoded:
-            download += DOWNLOAD_BYTES[name.lower()]
+    for name in study.releases:
+        decoded = (ROOT / "runs" / study.name / PARTS[name] / "images.json").is_file()
+        if not os.environ.get(f"SKIN_TL_{name}") and not decoded:
+            download += DOWNLOAD_BYTES[name]
     passes = {(name, transform_of(name, how)) for name in study.backbones for how in study.preprocessings}
     work, features = 0.0, 0
     for name, _ in passes:

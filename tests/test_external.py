@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from skin_tl import external
-from skin_tl.dataset import COLUMNS
+from skin_tl.dataset import COLUMNS, source_state
 from skin_tl.errors import SkinTLError
 from skin_tl.study import CLASSES
+from skin_tl.workflow import check_changed_data
 
 CHALLENGE = ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
 """Columns of the challenge's table, in its order."""
@@ -388,6 +390,31 @@ def test_images_of_the_data_set_are_refused_before_anything_is_written(prepared,
     with pytest.raises(SkinTLError, match=f"1 images of the external test set are in the data set too: {known}"):
         external.prepare_external(study, folder)
     assert not (folder / "external").exists()
+
+
+def test_a_set_that_has_to_be_decoded_again_is_checked_first(prepared, tmp_path, monkeypatch):
+    study, _, folder, _ = prepared
+    external.prepare_external(study, folder)
+    place = Path(os.environ["SKIN_TL_ISIC2018"])
+    state = source_state("ISIC2018", folder / "external")
+    check_changed_data(study, folder)
+    # The same table with another separator: the same set.
+    table = next(place.glob("*.csv"))
+    table.with_suffix(".tab").write_text(pd.read_csv(table).to_csv(sep="\t", index=False))
+    table.unlink()
+    assert source_state("ISIC2018", folder / "external") != state
+    check_changed_data(study, folder)
+    assert source_state("ISIC2018", folder / "external") == state
+    picture = next(path for path in place.rglob("*") if path.suffix in (".png", ".jpg"))
+    os.truncate(picture, 100)
+    with pytest.raises(SkinTLError, match=f"{picture.name} is damaged"):
+        check_changed_data(study, folder)
+    monkeypatch.delenv("SKIN_TL_ISIC2018")
+    check_changed_data(study, folder)  # nothing new is offered
+    with pytest.raises(SkinTLError, match=f"SKIN_TL_ISIC2018 is not set.*{place}"):
+        check_changed_data(study, folder, forced=True)
+    with pytest.raises(SkinTLError, match="SKIN_TL_ISIC2018 is not set"):
+        external.prepare_external(study, folder)
 
 
 def test_a_picture_of_the_data_set_under_another_id_is_listed_and_said(prepared, tmp_path, capsys):

@@ -605,7 +605,7 @@ def test_the_estimate_counts_what_is_computed(monkeypatch):
     assert both.images == (10015 + 1512) * 224 * 224 * 3
     assert both.features == (10015 + 1512) * 2048 * 4
     assert both.seconds == pytest.approx(one.seconds * (10015 + 1512) / 10015)
-    assert both.download == workflow.DOWNLOAD_BYTES["isic2018"]
+    assert both.download == workflow.DOWNLOAD_BYTES["ISIC2018"]
     monkeypatch.setenv("SKIN_TL_ISIC2018", "somewhere")
     assert of(external="isic2018").download == 0
     assert f"{one.disk / 1e9:.1f} GB" in one.in_words()
