@@ -20,7 +20,7 @@ import sys
 import yaml
 
 from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
-from skin_tl.workflow import PARTS, has_gpu
+from skin_tl.workflow import has_gpu
 
 with open(workflow.configfiles[0]) as file:
     settings = yaml.safe_load(file)
@@ -42,11 +42,11 @@ PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_ru
 RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train.ipynb")
 
 # Files outside of the project that a data set starts from: a changed metadata table or image decodes and checks again.
-STATES = {"HAM10000": "", "ISIC2018": ""}
-for name in study.releases:
-    from skin_tl.dataset import source_state
+STATES = {}
+if study.releases:
+    from skin_tl.dataset import PARTS, source_state
 
-    STATES[name] = source_state(name, f"{RUNS}/{PARTS[name]}")
+    STATES = {name: source_state(name, f"{RUNS}/{PARTS[name]}") for name in study.releases}
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
 EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]
@@ -119,7 +119,7 @@ rule images:
     output:
         metadata=f"{RUNS}/dataset/metadata.csv",
         images=f"{RUNS}/dataset/images.json",
-    params: depends=depends(dataset=study.dataset, image_size=study.image_size, source=STATES["HAM10000"])
+    params: depends=depends(dataset=study.dataset, image_size=study.image_size, source=STATES.get("HAM10000", ""))
     threads: max(1, (workflow.cores or 1) - 1)  # uses all; the search for weights, beside it, mostly waits
     log: f"{RUNS}/logs/images.log"
     shell: "{STEP} images {STUDY} > {log} 2>&1"

@@ -32,7 +32,7 @@ def weights(study, folder, options):
     elif found["source"] == "random":
         say(f"  WARNING: random weights for all backbones, not ImageNet's: {found['reason']}.")
         say("  The report will say so. To use ImageNet's, connect to the network or set SKIN_TL_WEIGHTS, and start")
-        say(f"  again with: ./run_all.sh {study.name} --forcerun weights")
+        say("  the same again with --forcerun weights.")
 
 
 def images(study, folder, options):

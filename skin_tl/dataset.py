@@ -21,6 +21,8 @@ from skin_tl.study import CLASSES
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 TABLES = {"HAM10000": "HAM10000_metadata", "ISIC2018": "ISIC2018_Task3_Test_GroundTruth"}
 """Name of the metadata table, without ending, by release."""
+PARTS = {"HAM10000": "dataset", "ISIC2018": "external"}
+"""Folder of a study's runs that holds what was decoded, by release."""
 DOWNLOAD = "download"
 """State of a release that is not in a folder of the user's, see `source_state`."""
 SYNTHETIC_SEED = 0

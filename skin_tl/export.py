@@ -48,10 +48,7 @@ BATCHES = (1, 3, 8)
 """Images per forward pass of the check: the first, the second, and all further ones."""
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "ece_scaled")
-"""What the card tells of all diagnoses; of each alone it tells F1, and of those in `DANGEROUS` how many are found."""
-
-DANGEROUS = ("mel", "bcc", "akiec")
-"""Malignant and premalignant diagnoses."""
+"""What the card tells of all diagnoses; of each alone it tells F1, and of malignant ones how many are found."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +248,7 @@ def card_metrics(table, run, head, accuracy):
         name and cells: value and interval of the model, and of the mean over seeds if the study has several.  None
         where the table has no row of the model, or was made of another state of the run.
     """
+    from skin_tl.decisions import DECISIONS
     from skin_tl.evaluation import main_arm
 
     wanted = {"dataset": "internal", "strategy": run.strategy, "backbone": run.backbone, "subgroup": "all"}
@@ -265,7 +263,7 @@ def card_metrics(table, run, head, accuracy):
         return None
     seeds = [seed, "all"] if table.index.get_level_values("seed").nunique() > 2 else [seed]
     word, rows = labels("en"), []
-    asked = [*((metric, "all") for metric in METRICS), *(("recall", dx) for dx in DANGEROUS)]
+    asked = [*((metric, "all") for metric in METRICS), *(("recall", dx) for dx in DECISIONS["malignant"])]
     for metric, dx in [*asked, *(("f1", dx) for dx in CLASSES)]:
         cells = []
         for name in seeds:
@@ -414,20 +412,21 @@ def export_run(run, formats, metrics_file):
     SkinTLError
         If the model cannot be read or converted, or a file gives other probabilities.
     """
+    folder = run.folder / "export"
+    # One card tells of all files beside it: what was exported before is exported again with the rest.
+    kinds = [kind for kind in FORMATS if kind in formats or (folder / FORMATS[kind]).is_file()]
+    check_packages(kinds)
     load_keras()
     import keras
 
     from skin_tl.evaluation import read_predictions
     from skin_tl.explanations import explained_head, tested_images
 
-    record, folder = read_json(run.folder / "run.json"), run.folder / "export"
+    record = read_json(run.folder / "run.json")
     study = check_study(record["parameters"], source=run.folder / "run.json")
     predictions = read_predictions(run.folder / "predictions.csv")
     pixels, real = images_to_check(record, tested_images(predictions, study.model_dump()), study.image_size)
     batches, exported = into_batches(pixels), {}
-    # One card tells of all files beside it: what was exported before is exported again with the rest.
-    kinds = [kind for kind in FORMATS if kind in formats or (folder / FORMATS[kind]).is_file()]
-    check_packages(kinds)
     with keras.device("cpu"), write_atomically(folder) as part:  # a GPU rounds otherwise
         part.mkdir()
         whole, _, _ = read_model(run, study.image_size)
@@ -488,7 +487,6 @@ def export_study(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
             raise SkinTLError(f"No format is named {name!r}. Formats: {', '.join(FORMATS)}.")
     folder = find_study(study, root)
     runs = finished_runs(folder, backbones)
-    check_packages(formats)
     metrics_file = Path(root) / "report" / load_study(folder / "study.json").name / "metrics.csv"
     for run in runs:
         yield from export_run(run, list(formats), metrics_file)

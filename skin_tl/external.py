@@ -23,13 +23,12 @@ from skin_tl.dataset import (
     find_release,
     images_of,
     read_table,
-    refuse_download,
 )
 from skin_tl.errors import SkinTLError
 from skin_tl.files import write_csv
 from skin_tl.neighbours import nearest
 from skin_tl.progress import say
-from skin_tl.runs import read_images, read_metadata_table, write_images
+from skin_tl.runs import open_part, read_images, read_metadata_table, write_images
 from skin_tl.study import CLASSES, TUNED
 
 LABELS = TABLES["ISIC2018"]
@@ -210,8 +209,7 @@ def prepare_external(study, folder):
     SkinTLError
         If it cannot be had, is not as it should be, or holds images of the data set.
     """
-    refuse_download("ISIC2018", folder / "external")
-    data = open_isic2018()
+    data = open_part(study, "external", folder)
     refuse_known(data.metadata["image_id"], read_metadata_table(folder)["image_id"])
     return data.metadata, write_images(data, study.external, study.image_size, folder / "external")
 

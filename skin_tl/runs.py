@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from skin_tl.backbones import resolve_weights
-from skin_tl.dataset import open_dataset, refuse_download, remember_source
+from skin_tl.dataset import PARTS, open_dataset, refuse_download, remember_source
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_csv, write_json
 from skin_tl.images import ImageSet, decode, file_sizes
@@ -80,6 +80,35 @@ def prepare_weights(study, folder):
     return weights
 
 
+def open_part(study, part, folder):
+    """Open what a part of a study's runs is made from; nothing is downloaded for what was made from a folder.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    part : {'dataset', 'external'}
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+
+    Returns
+    -------
+    skin_tl.dataset.Dataset
+
+    Raises
+    ------
+    SkinTLError
+        If it cannot be had, or is not what it should be.
+    """
+    for name in study.releases:
+        if PARTS[name] == part:
+            refuse_download(name, folder / part)
+    if part == "external":
+        from skin_tl.external import open_isic2018
+
+        return open_isic2018()
+    return open_dataset(study)
+
+
 def prepare_images(study, folder):
     """Open the data set, decode its images and write dataset/metadata.csv and dataset/images.json.
 
@@ -88,9 +117,7 @@ def prepare_images(study, folder):
     metadata : pandas.DataFrame
     images : skin_tl.images.ImageSet
     """
-    if not study.synthetic:
-        refuse_download("HAM10000", folder / "dataset")
-    data = open_dataset(study)
+    data = open_part(study, "dataset", folder)
     return data.metadata, write_images(data, study.dataset, study.image_size, folder / "dataset")
 
 
@@ -173,25 +200,13 @@ def read_images(folder, part="dataset"):
     about = read_json(folder / part / "images.json")
     images = ImageSet(about["key"], about["image_size"])
     if not images.folder.is_dir():
-        again = decode(_opened(folder, part).files, images.size)
+        again = decode(open_part(load_study(folder / "study.json"), part, folder).files, images.size)
         if again != images:
             raise SkinTLError(
                 f"{images.folder} is gone (was the cache deleted?), and the data set is not the one that "
                 f"{folder / part / 'images.json'} names. Bring that one back, or delete this file and start again."
             )
     return images
-
-
-def _opened(folder, part):
-    """Open the data set that a study's images came from."""
-    study = load_study(folder / "study.json")
-    if part == "external" or not study.synthetic:
-        refuse_download("ISIC2018" if part == "external" else "HAM10000", folder / part)
-    if part == "external":
-        from skin_tl.external import open_isic2018
-
-        return open_isic2018()
-    return open_dataset(study)
 
 
 def _read_csv(path, dtype=None):

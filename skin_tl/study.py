@@ -376,6 +376,13 @@ def check_study(settings, overrides=None, source="study"):
     return study.model_copy(update={"overrides": sorted({*study.overrides, *changed})})
 
 
+# What keys expect, where the words of the library that checks them would be a pattern, or several messages.
+_EXPECTED = {
+    "batch": "expected a whole number from 1, or auto",
+    "gpus": "expected a whole number from 1, or all",
+}
+
+
 def _explain(item, overrides):
     """Turn one pydantic error into a phrase: which key, what was given, what is allowed."""
     key = str(item["loc"][0]) if item["loc"] else "study"
@@ -397,13 +404,6 @@ def _explain(item, overrides):
     if item["type"] != "value_error":
         message = _EXPECTED.get(key, message)
     return f"{where}: {message} (given: {item['input']!r})"
-
-
-# What keys expect, where the words of the library that checks them would be a pattern, or several messages.
-_EXPECTED = {
-    "batch": "expected a whole number from 1, or auto",
-    "gpus": "expected a whole number from 1, or all",
-}
 
 
 def save_study(study, path):

@@ -48,8 +48,8 @@ def build_head(features, rows):
     The features of a network are of any scale (an untrained deep one's are many orders of magnitude below 1), so
     they are divided by their typical spread in the training subset (root mean square over features).  Those of one
     image are then brought to mean 0 and variance 1 over the image's features, as ConvNeXt does between its pooling and
-    its classifier (Liu et al., CVPR 2022): how strongly a picture excites the whole network, which follows its
-    contrast more than its diagnosis, no longer counts.  Last, they are centred and divided by their spread in the
+    its classifier (Liu et al., CVPR 2022): how strongly a picture excites the whole network no longer
+    counts.  Last, they are centred and divided by their spread in the
     training subset: each by its own, but by no less than the typical one, lest a feature that is almost always zero be
     blown up to outliers.  The dense layer's weights are zero.
 

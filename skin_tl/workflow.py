@@ -8,7 +8,6 @@ line.
 
 import codecs
 import contextlib
-import functools
 import io
 import logging
 import os
@@ -38,9 +37,6 @@ N_HAM10000 = 10015
 N_ISIC2018 = 1512
 DOWNLOAD_BYTES = {"HAM10000": 4.1 * GIGA, "ISIC2018": 0.8 * GIGA}
 """Unpacked, with the largest archive beside it for a moment."""
-
-PARTS = {"HAM10000": "dataset", "ISIC2018": "external"}
-"""Folder of a study's runs that holds what was decoded, by release."""
 
 MODEL_BYTES = 150e6
 CHECKPOINT = 6
@@ -203,7 +199,7 @@ def check_gpu(study, folder):
 
 def check_sources(study, folder):
     """Refuse folders that cannot be the releases that a study needs, see `skin_tl.dataset.check_source`."""
-    from skin_tl.dataset import check_source
+    from skin_tl.dataset import PARTS, check_source
 
     for name in study.releases:
         try:
@@ -233,9 +229,10 @@ def check_changed_data(study, folder, forced=False):
     SkinTLError
         If it cannot be used: then nothing has been removed.
     """
-    from skin_tl.dataset import last_source, open_dataset, refuse_download, remember_same, source_state
+    from skin_tl.dataset import PARTS, last_source, remember_same, source_state
     from skin_tl.files import read_json
     from skin_tl.images import decode
+    from skin_tl.runs import open_part
 
     code = max(os.path.getmtime(ROOT / "skin_tl" / name) for name in ("dataset.py", "images.py", "external.py"))
     for name in study.releases:
@@ -243,18 +240,14 @@ def check_changed_data(study, folder, forced=False):
         about = part / "images.json"
         if not about.is_file():
             continue
-        known, state = read_json(about), last_source(part)["state"]
-        same = known["image_size"] == study.image_size and source_state(name, part) == state
+        known = read_json(about)
+        same = known["image_size"] == study.image_size and (part / "source.json").is_file()
+        same = same and source_state(name, part) == last_source(part)["state"]
         if same and not forced and code <= about.stat().st_mtime:
             continue
-        refuse_download(name, part)
         if not same:
             print(f"{name} is not what was decoded last: it is checked before anything is made again.", file=sys.stderr)
-        if name == "ISIC2018":
-            from skin_tl.external import open_isic2018 as open_release
-        else:
-            open_release = functools.partial(open_dataset, study)
-        data = open_release()
+        data = open_part(study, PARTS[name], folder)
         if (decode(data.files, study.image_size).key, data.fingerprint) == (known["key"], known["fingerprint"]):
             remember_same(name, part)
 
@@ -829,6 +822,7 @@ def estimate(study):
     Estimate
     """
     from skin_tl.backbones import transform_of
+    from skin_tl.dataset import PARTS
     from skin_tl.study import SHARES, TUNED
 
     n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
