@@ -473,7 +473,9 @@ else
     fi
     python="$environment/bin/python"
     if [ "$KERAS_BACKEND" = jax ]; then add_lock jax "JAX"; fi
-    if [ "$what" = export ] || { [ "$what" = test ] && [ -n "${SKIN_TL_TEST_EXPORT-}" ]; }; then
+    # Without a finished run there is nothing to export, which is told without installing anything.
+    if { [ "$what" = export ] && [ -n "$(find "$project/runs" -name run.json 2>/dev/null | head -n 1)" ]; } ||
+        { [ "$what" = test ] && [ -n "${SKIN_TL_TEST_EXPORT-}" ]; }; then
         add_lock export "the converters and runtimes of ONNX and LiteRT (about 200 MB)"
     fi
     if wants_cuda; then add_lock cuda "NVIDIA's libraries for TensorFlow (about 3 GB)"; fi

@@ -12,7 +12,7 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import PROBABILITIES, read_predictions
 from skin_tl.files import write_atomically, write_csv
-from skin_tl.study import CLASSES, TUNED
+from skin_tl.study import CLASSES, TUNED, command_of
 from skin_tl.tables import read_table
 
 N_ERRORS = 6
@@ -215,7 +215,7 @@ def explain(study, strategy, backbone, folder):
     except (OSError, ValueError) as error:
         raise SkinTLError(
             f"{run / 'model.keras'} cannot be read ({str(error).splitlines()[0]}). Delete it and run "
-            f"`./run_all.sh {study.name}` again."
+            f"`{command_of(study.name)}` again."
         ) from None
     rows = drawn_rows(len(images.ids))
     if strategy in TUNED:  # its backbone is no longer the one whose features were computed
@@ -279,7 +279,7 @@ def explanation_tables(files):
         strategy, preprocessing, backbone, n_points, n_images, same (share of points whose nearest point of another
         lesion has the same diagnosis) and by_chance (what that share is if points are drawn at random).
     """
-    head, command = explained_head(files.study), f"./run_all.sh {files.study['name']}"
+    head, command = explained_head(files.study), command_of(files.study["name"])
     text = dict.fromkeys(("image_id", "lesion_id"), str)
     images, summaries, points, shares = [], [], [], []
     for strategy, backbone in files.runs:

@@ -22,7 +22,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import PROBABILITIES, class_codes, main_arm, point_metrics, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.images import ImageSet
-from skin_tl.study import CLASSES, Study, check_study, kind_of, load_study, save_study
+from skin_tl.study import CLASSES, Study, check_study, command_of, kind_of, load_study, save_study
 
 CHOICE = ("strategy", "backbone", "split_policy", "preprocessing", "seed")
 """Columns that name one head; what is chosen is a dict with these keys."""
@@ -131,7 +131,7 @@ def open_runs(folder):
     SkinTLError
         If there is no finished run, or a file of one is not what it should be.
     """
-    folder, command = Path(folder), f"./run_all.sh {Path(folder).name}"
+    folder, command = Path(folder), command_of(Path(folder).name)
     files = _run_files(folder)
     if not files:
         raise SkinTLError(f"{folder} holds no finished run. Run `{command}` first.")

@@ -23,8 +23,9 @@ from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, file_fingerprint, read_json, write_atomically
 from skin_tl.images import ImageSet
 from skin_tl.prediction import Parser, as_list, find_study, finished_runs, load_keras, read_model, run_command, show
+from skin_tl.progress import say
 from skin_tl.runs import read_splits, weights_note
-from skin_tl.study import CLASSES, SUBSETS, TUNED, check_study, load_study
+from skin_tl.study import CLASSES, SUBSETS, TUNED, check_study, command_of, load_study
 from skin_tl.texts import labels
 
 FORMATS = {"onnx": "model.onnx", "litert": "model.tflite"}
@@ -330,7 +331,7 @@ def model_card(run, exported, predictions, metrics_file):
     if split_fingerprints(split) != {
         head["split_policy"]: {str(head["seed"]): record["split_fingerprints"][head["split_policy"]][str(head["seed"])]}
     }:
-        raise SkinTLError(f"{run.folder} was trained with another split. Run `./run_all.sh {folder.name}` again.")
+        raise SkinTLError(f"{run.folder} was trained with another split. Run `{command_of(folder.name)}` again.")
     counts = split.groupby("subset").agg(n_images=("image_id", "nunique"), n_lesions=("lesion_id", "nunique"))
     cell = {"arm": "main", "train_fraction": 1.0} | {name: head[name] for name in ("split_policy", "preprocessing")}
     validation = validation_rows(predictions, cell).query("seed == @head['seed']")
@@ -369,6 +370,7 @@ def model_card(run, exported, predictions, metrics_file):
         "metrics": metrics,
         "baselines": baselines,
         "no_metrics": no_metrics,
+        "command": command_of(study.name),
         "several": len(study.seeds) if len(study.seeds) > 1 else 0,
         "views": run.strategy in TUNED and study.test_time_augmentation,
         "precision": record.get("precision", "float32"),
@@ -427,6 +429,7 @@ def export_run(run, formats, metrics_file):
     predictions = read_predictions(run.folder / "predictions.csv")
     pixels, real = images_to_check(record, tested_images(predictions, study.model_dump()), study.image_size)
     batches, exported = into_batches(pixels), {}
+    say(f"exporting {run.backbone}, {run.strategy}: {', '.join(FORMATS[kind] for kind in kinds)} …")
     with keras.device("cpu"), write_atomically(folder) as part:  # a GPU rounds otherwise
         part.mkdir()
         whole, _, _ = read_model(run, study.image_size)

@@ -122,14 +122,14 @@ def collect_facts(tables):
     -------
     Facts
         Keys begin with ``data`` (the data set), ``image_size`` (of the image files, the most frequent size is 1),
-        ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one backbone under one set-up), ``class`` (one
-        row of a classification report), ``extreme`` (its easiest and hardest diagnosis), ``best`` (who comes first
-        under one set-up), ``contrast`` (two set-ups that differ in one thing), ``training``, ``published`` and
-        ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage or of the scaling), ``decision``,
-        ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis);
-        ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features of one backbone lie in two
-        dimensions); ``curve`` (macro F1 with a share of the training lesions), ``needed`` (lesions to reach what
-        training from scratch does with all) and ``gain`` (one strategy less another).
+        ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one backbone under one set-up), ``class`` (one row
+        of a classification report), ``extreme`` (its easiest and hardest diagnosis), ``best`` (who comes first under
+        one set-up), ``contrast`` (two set-ups that differ in one thing), ``training``, ``ending`` (how that of whole
+        networks ended), ``published`` and ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage or
+        of the scaling), ``decision``, ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average
+        precision of a diagnosis); ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features
+        of one backbone lie in two dimensions); ``curve`` (macro F1 with a share of the training lesions), ``needed``
+        (lesions to reach what training from scratch does with all) and ``gain`` (one strategy less another).
     """
     facts = Facts(tables)
     setup = "{strategy}.{split_policy}.{preprocessing}"
@@ -175,6 +175,9 @@ def collect_facts(tables):
     pattern = "contrast.{factor}.{strategy}.{other}.{backbone}.{metric}"
     facts.add(pattern, "contrasts.csv", identity, {name: f".{name}" for name in names})
     facts.add(f"training.{setup}.{{backbone}}", "training.csv", [*SETUP, "backbone"], {"epochs": ".epochs"})
+    if "endings.csv" in tables:
+        names = {name: f".{name}" for name in ("n_networks", "n_stopped", "late_gain", "flat")}
+        facts.add("ending.{strategy}", "endings.csv", ["strategy"], names)
     names = {name: f".{name}" for name in ("precision", "recall", "f1_score", "support")}
     facts.add("published.{backbone}.{row}", "published_results.csv", ["backbone", "row"], names)
     facts.add("literature.{key}", "literature.csv", ["key"], {"value": ""})

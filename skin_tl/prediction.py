@@ -21,7 +21,7 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, exit_status, read_json
 from skin_tl.images import read_image
-from skin_tl.study import CLASSES, TUNED, Study, load_study
+from skin_tl.study import CLASSES, TUNED, Study, command_of, load_study
 from skin_tl.workflow import INTERRUPTED
 
 NOT_A_DIAGNOSIS = "Not a diagnosis: this is research software and no medical device."
@@ -174,7 +174,7 @@ def finished_runs(folder, backbones=None):
             if all((run / name).is_file() for name in RUN_FILES):
                 runs.append(Run(run, strategy, backbone, str(read_json(run / "run.json").get("finished", ""))))
     if not runs:
-        raise SkinTLError(f"The study {study.name!r} has no finished run. Run `./run_all.sh {study.name}` first.")
+        raise SkinTLError(f"The study {study.name!r} has no finished run. Run `{command_of(study.name)}` first.")
     there = list(dict.fromkeys(run.backbone for run in runs))
     for name in backbones or ():
         if name not in there:
@@ -224,7 +224,7 @@ def find_study(study=None, root=ROOT):
     elif study not in finished:
         known = (Path(root) / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
         what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
-        first = f" Run it first: `./run_all.sh {study}`." if known else ""
+        first = f" Run it first: `{command_of(study)}`." if known else ""
         raise SkinTLError(f"{what}.{first} {there}")
     return runs / study
 
@@ -304,7 +304,7 @@ def read_model(run, size):
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise SkinTLError(
             f"{file} cannot be used ({reason}). It was written by {told[0]}; here are {told[1]}. "
-            f"Delete {run.folder / 'run.json'} and run `./run_all.sh {run.study_folder.name}`: it is trained anew."
+            f"Delete {run.folder / 'run.json'} and run `{command_of(run.study_folder.name)}`: it is trained anew."
         ) from None
     return whole, body, head
 
@@ -416,7 +416,7 @@ def load_predictor(run):
     from skin_tl.study import check_study
 
     folder, record = run.study_folder, read_json(run.folder / "run.json")
-    again = f"Run `./run_all.sh {folder.name}` again."
+    again = f"Run `{command_of(folder.name)}` again."
     study = check_study(record.get("parameters", {}), source=run.folder / "run.json")
     policy, preprocessing, seed = explained_head(study.model_dump()).values()
     images, splits = read_images(folder), read_splits(folder)
@@ -583,7 +583,8 @@ def as_text(predictions, width=80):
                 lines.append(f"  {row['backbone']:14} {row['predicted']:5}{numbers}{'!' if row['unlike'] else ''}")
             for row in of_strategy.to_dict("records"):
                 near = nearest[image, strategy, row["backbone"]].to_dict("records")
-                known = (NO_BREAK_SPACE.join([of["image_id"], of["dx"], f"{of['distance']:.2f}"]) for of in near)
+                told = ([of["image_id"], of["dx"], f"{round(of['distance'], 4):#.2g}"] for of in near)
+                known = map(NO_BREAK_SPACE.join, told)
                 lines += wrapped(f"nearest by {row['backbone']}: {', '.join(known)}", "  ", "    ")
     lines.append("")
     lines += wrapped(

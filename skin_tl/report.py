@@ -21,7 +21,7 @@ from skin_tl.explanations import explained_head, explanation_tables, read_maps
 from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
 from skin_tl.scoring import read_evaluation
-from skin_tl.study import BASELINES, CLASSES, ENSEMBLE
+from skin_tl.study import BASELINES, CLASSES, ENSEMBLE, command_of
 from skin_tl.tables import (
     AVERAGES,
     PROBABILITY_SCORES,
@@ -154,7 +154,8 @@ class Report:
         """Return what the templates may look at: flags, names and lists, no numbers to be shown."""
         study = self.study
         same = self.tables["backbones.csv"]["parameters_difference"].dropna() == 0
-        repeats = [s for s in self.files.setups if s.split_policy == "image" and s.preprocessing == "unit"]
+        repeats = Setup("feature_extraction", "image", "unit")
+        repeated = repeats in self.files.setups and self.published_backbones and not self.files.random_weights
         return {
             "study": study,
             "synthetic": self.files.synthetic,
@@ -166,21 +167,28 @@ class Report:
             "published_backbones": self.published_backbones,
             "strategies": study["strategies"],
             "strategy_names": [self.labels(f"strategy.{name}") for name in study["strategies"]],
+            "tuned": self.files.tuned,
+            "tuned_names": [self.labels(f"strategy.{name}") for name in self.files.tuned],
             "split_policies": study["split_policies"],
             "preprocessings": study["preprocessings"],
             "n_seeds": len(study["seeds"]),
+            "over_seeds": self.labels("caption.over_seeds") if len(study["seeds"]) > 1 else "",
+            "counted": self.counted,
+            "transferred": not self.files.random_weights and study["strategies"] != ["from_scratch"],
+            "main_transferred": not self.files.random_weights and self.main.strategy != "from_scratch",
             "setups": self.files.setups,
             "main": self.files.main_setup,
             "explained": self.explained,
             "curves": self.curves,
             "train_fractions": self.files.train_fractions,
             "gains": self.gains,
-            "reproduction": repeats[0] if repeats else None,
+            "reproduction": repeats if repeated else None,
             "n_stated": len(same),
             "parameters_agree": bool(same.all()),
             "isolated": self._isolated(),
             "lower_precision": any(run.get("precision") == "bfloat16" for run in self.files.runs.values()),
             "setup_name": self.setup_name,
+            "of_strategy": lambda name: f"{self.labels(f'strategy.{name}')}, " if len(study["strategies"]) > 1 else "",
             "anchor": lambda setup: setup.key.replace(".", "-"),
             "figure": lambda name, **context: f"#{_anchor('figure', name, context)}",
             "table": lambda name, **context: f"#{_anchor('table', name, context)}",
@@ -274,6 +282,16 @@ class Report:
         table = self.tables["contrasts.csv"]
         table = table[(table["metric"] == metric) & (table["factor"] == factor)]
         return table.groupby(["factor", "strategy", "other"], sort=False)
+
+    @property
+    def counted(self):
+        """How counts are written that are means over the seeds: whole where there is one seed."""
+        return ".1f" if len(self.study["seeds"]) > 1 else ".0f"
+
+    @property
+    def rates_compared(self):
+        """Whether whole networks were trained with several learning rates."""
+        return any(len(self.study[f"{name}_rate"]) > 1 for name in self.files.tuned)
 
     def histories(self):
         """Return the history of each run's own training: list of (backbone, strategy, rows of ``history.csv``)."""
@@ -429,7 +447,7 @@ class Report:
         table = setup.of(self.tables["explanations.csv"])
         chosen = table[table["backbone"] == backbone].to_dict("records")
         run = self.files.folder / setup.strategy / backbone
-        maps = read_maps(run, len(chosen), f"./run_all.sh {self.study['name']}")
+        maps = read_maps(run, len(chosen), command_of(self.study["name"]))
         cases, pixels = [], images.pixels
         for row, heat in zip(chosen, maps, strict=True):
             words = {name: self.labels(f"diagnosis.{row[name]}") for name in ("dx", "predicted")}
@@ -648,7 +666,7 @@ class Report:
     def _table_decisions(self, setup, decision):
         table = setup.of(self.tables["decisions.csv"])
         table = table[(table["seed"] == "all") & (table["dataset"] == "internal") & (table["decision"] == decision)]
-        specs = {"sensitivity": ".0%", "specificity": ".0%", "missed": ".1f", "flagged_benign": ".1f"}
+        specs = {"sensitivity": ".0%", "specificity": ".0%", "missed": self.counted, "flagged_benign": self.counted}
         rows = []
         for point in ("diagnosis", "sensitivity_95"):
             cells = table[table["point"] == point].set_index(["backbone", "metric"])
@@ -669,11 +687,12 @@ class Report:
         return self._heads("backbone", "point", *(f"#{name}" for name in specs)), rows, "decisions.csv"
 
     def _table_effects(self, column):
-        table = self.tables["effects.csv"]
+        table, several = self.tables["effects.csv"], column != "arm" and len(self.study["strategies"]) > 1
         rows = []
         table = table[table["column"] == column]
         for row in table[table["metric"].isin(["accuracy", "macro_f1"])].to_dict("records"):
-            names = [self.labels(f"metric.{row['metric']}")]
+            names = [self.labels(f"strategy.{row['strategy']}")] if several else []
+            names.append(self.labels(f"metric.{row['metric']}"))
             if column == "arm":
                 names.append(self.labels(f"tested.{row['tested']}"))
             else:
@@ -685,8 +704,10 @@ class Report:
             rows.append([row["backbone"], *names, *cells, difference, p])
         first = table.iloc[0]
         heads = [(self.labels(f"{column}.{first[side]}"), True) for side in ("a", "b")]
-        names = self._heads("backbone", "row", "tested" if column == "arm" else "split_policy")
-        return [*names, *heads, *self._heads("#difference", "#p_holm")], rows, "effects.csv"
+        names = ["strategy"] if several else []
+        names = self._heads("backbone", *names, "row", "tested" if column == "arm" else "split_policy")
+        p = "#p_holm" if len(self.study["backbones"]) > 1 else "#p"
+        return [*names, *heads, *self._heads("#difference", p)], rows, "effects.csv"
 
     def _table_other_splits(self):
         specs = {"n_splits": "d", "n_images": ",.0f", "mean": ".3f", "sd": ".3f", "lowest": ".3f", "highest": ".3f"}
@@ -775,6 +796,13 @@ class Report:
             rows.append([self.labels(f"strategy.{row['strategy']}"), row["backbone"], score, *self._cells(row, specs)])
         heads = [*self._heads("strategy", "backbone"), (self.labels("metric.macro_f1"), True)]
         return [*heads, *self._heads(*(f"#{name}" for name in specs))], rows, "costs.csv"
+
+    def _table_rates(self):
+        specs = {"rate": "g", "val_macro_f1": ".3f", "epochs": ".0f", "n_networks": ",d", "n_kept": ",d"}
+        rows = []
+        for row in self.tables["rates.csv"].to_dict("records"):
+            rows.append([self.labels(f"strategy.{row['strategy']}"), row["backbone"], *self._cells(row, specs)])
+        return self._heads("strategy", "backbone", *(f"#{name}" for name in specs)), rows, "rates.csv"
 
     def _table_runs(self):
         table = self.tables["runs.csv"]

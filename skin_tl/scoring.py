@@ -14,7 +14,7 @@ from skin_tl.decisions import decisions_table, roc_points
 from skin_tl.evaluation import CELL, METRIC_COLUMNS, N_BOOT, main_arm, metrics_table, reliability
 from skin_tl.files import write_csv
 from skin_tl.leakage import ARMS, split_spread
-from skin_tl.study import EVALUATED, kind_of
+from skin_tl.study import EVALUATED, command_of, kind_of
 from skin_tl.subgroups import subgroup_table
 from skin_tl.tables import published_results, read_table
 
@@ -91,7 +91,7 @@ def read_evaluation(files, folder):
     if not (made / "metrics.csv").is_file():
         made = folder
         write_evaluation(files, made)
-    command = f"./run_all.sh {files.study['name']}"
+    command = command_of(files.study["name"])
     return {name: read_table(made / name, command, dtype={"seed": str}) for name in EVALUATED}
 
 

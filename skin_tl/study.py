@@ -30,6 +30,9 @@ STRATEGIES = ("feature_extraction", "fine_tuning", "from_scratch")
 TUNED = STRATEGIES[1:]
 """Strategies that train whole networks on images."""
 
+SMOOTHED = 5
+"""Epochs over which macro F1 of the validation subset is averaged before it chooses."""
+
 BASELINES = ("majority", "metadata_only", "colour_histogram")
 """Pseudo-backbones that use no network; their runs stand under the strategy ``baseline``."""
 
@@ -66,6 +69,11 @@ def _as_list(value):
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _numbers(**bounds):
+    one = Annotated[float, Field(**bounds)]
+    return Annotated[list[one], BeforeValidator(_as_list), Field(min_length=1, validate_default=True)]
+
+
 def _names(allowed):
     return Annotated[list[Literal[allowed]], BeforeValidator(_as_list), Field(min_length=1)]
 
@@ -79,7 +87,10 @@ _OF_STRATEGIES = {
     **dict.fromkeys(("precision", "deterministic", "device", "gpus"), TUNED),
 }
 
-# Of these, keys that say where a network is trained and not what is asked of it.
+# Lists of learning rates to choose from, by strategy.
+_RATES = tuple(f"{strategy}_rate" for strategy in TUNED)
+
+# Keys that say where a network is trained and not what is asked of it.
 _PLACES = ("device", "gpus")
 
 
@@ -122,11 +133,15 @@ class Study(BaseModel):
         stops.  The defaults were chosen with ResNet50 features, on images of HAM10000 outside of a test subset.
     unfreeze : {'all', 'last_block'}, optional
         Which part of the backbone learns in `fine_tuning`; all of it by default.
-    fine_tuning_rate, backbone_share : float
-        Highest learning rate in `fine_tuning`: the head's, and the share of it that the backbone has.
+    fine_tuning_rate : list of float
+        Highest learning rate in `fine_tuning`, the head's.  With several, a network is trained with each, and its
+        validation subset chooses one.
+    backbone_share : float
+        The share of it that the backbone has.
     fine_tuning_epochs : int
     from_scratch_rate, from_scratch_epochs
-        The same for `from_scratch`, where all layers learn at one rate.
+        The same for `from_scratch`, where all layers learn at one rate; as many rates, so that the search is no wider
+        for one strategy than for the other.
     batch : int or 'auto'
         Images per step of the two strategies that train whole networks, as are the following; 'auto' takes what the
         GPU's memory holds, see `skin_tl.tuning.find_batch`.
@@ -168,26 +183,20 @@ class Study(BaseModel):
     split_policies: _names(("lesion", "image")) = ["lesion"]
     preprocessings: _names(("native", "unit")) = ["native"]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)]
-    train_fractions: Annotated[
-        list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(_as_list), Field(min_length=1)
-    ] = [1.0]
+    train_fractions: _numbers(gt=0, le=1) = [1.0]
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
     leakage: bool = False
     other_splits: int = Field(0, ge=0, le=1000)
     external: Literal["isic2018"] | None = None
     images: bool = True
-    l2: Annotated[list[Annotated[float, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)] = [
-        1e-4,
-        1e-3,
-        1e-2,
-    ]
+    l2: _numbers(ge=0) = [1e-4, 1e-3, 1e-2]
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(40, ge=1)
     unfreeze: Literal["all", "last_block"] | None = None
-    fine_tuning_rate: float = Field(1e-3, gt=0, le=1)
+    fine_tuning_rate: _numbers(gt=0, le=1) = [1e-3]
     backbone_share: float = Field(0.1, gt=0, le=1)
     fine_tuning_epochs: int = Field(30, ge=1)
-    from_scratch_rate: float = Field(1e-3, gt=0, le=1)
+    from_scratch_rate: _numbers(gt=0, le=1) = [1e-3]
     from_scratch_epochs: int = Field(100, ge=1)
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
     warmup_epochs: float = Field(1.0, ge=0, validate_default=True)
@@ -214,7 +223,7 @@ class Study(BaseModel):
             raise ValueError(f"the name {name!r} is reserved")
         return name
 
-    @field_validator("backbones", "strategies", "split_policies", "preprocessings", "seeds", "train_fractions")
+    @field_validator("backbones", "strategies", "split_policies", "preprocessings", "seeds", "train_fractions", *_RATES)
     @classmethod
     def _no_repeats(cls, values):
         if len(set(values)) != len(values):
@@ -252,6 +261,16 @@ class Study(BaseModel):
         if value != cls.model_fields[info.field_name].default and not {*meant} & {*info.data.get("strategies", meant)}:
             raise ValueError(f"has an effect on {' and '.join(meant)} alone: add one to `strategies`, or leave it out")
         return value
+
+    @field_validator("from_scratch_rate")
+    @classmethod
+    def _as_many_as_the_other(cls, rates, info):
+        other = info.data.get("fine_tuning_rate", rates)
+        if {*TUNED} <= {*info.data.get("strategies", ())} and len(rates) != len(other):
+            raise ValueError(
+                f"must list as many rates as `fine_tuning_rate`, {len(other)}: both strategies get the same search"
+            )
+        return rates
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -331,6 +350,12 @@ def study_path(name_or_path):
     raise SkinTLError(f"No study named {name_or_path!r}. Give one of {known}, or the path of a study's YAML file.")
 
 
+def command_of(name):
+    """Return the command that runs the study of a name, for messages; a study kept elsewhere is named by its file."""
+    known = (ROOT / "studies" / f"{name}.yaml").is_file()
+    return f"./run_all.sh {name}" if known else f"./run_all.sh /path/to/{name}.yaml"
+
+
 def load_study(name_or_path, overrides=None):
     """Read and check a study.
 
@@ -348,7 +373,7 @@ def load_study(name_or_path, overrides=None):
     Raises
     ------
     SkinTLError
-        If the file is absent or no YAML, or a key or value is not allowed.
+        If the file is absent or no YAML, a key or value is not allowed, or a study below ``studies/`` has its name.
     """
     path = study_path(name_or_path)
     try:
@@ -357,7 +382,14 @@ def load_study(name_or_path, overrides=None):
         raise SkinTLError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise SkinTLError(f"{path} must hold `key: value` lines, as studies/demo.yaml does.")
-    return check_study(settings, overrides, path)
+    study = check_study(settings, overrides, path)
+    namesake = ROOT / "studies" / f"{study.name}.yaml"
+    if path.suffix != ".json" and namesake.is_file() and not namesake.samefile(path):
+        raise SkinTLError(
+            f"{path}: key `name`: {study.name!r} is the name of {namesake}, and a study's results lie under its name. "
+            "Give this one another name."
+        )
+    return study
 
 
 def check_study(settings, overrides=None, source="study"):
@@ -390,12 +422,8 @@ def _explain(item, overrides):
     if item["type"] == "extra_forbidden":
         parts = [name for name in Study.model_fields if name.endswith(f"_{key}")]
         near = parts or difflib.get_close_matches(key, Study.model_fields, n=1)
-        hint = (
-            f", did you mean {' or '.join(f'`{name}`' for name in near)}?"
-            if near
-            else f". Known keys: {', '.join(key for key in Study.model_fields if key != 'overrides')}"
-        )
-        return f"unknown {where}{hint}"
+        hint = f", did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "."
+        return f"unknown {where}{hint} Known: {', '.join(key for key in Study.model_fields if key != 'overrides')}"
     if item["type"] == "missing":
         return f"{where} is missing"
     if item["type"] == "too_short":

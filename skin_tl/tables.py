@@ -17,7 +17,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import approximate, main_arm, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.splits import draw_fraction
-from skin_tl.study import BASELINES, CLASSES, SUBSETS, check_study, kind_of
+from skin_tl.study import BASELINES, CLASSES, SMOOTHED, SUBSETS, TUNED, check_study, command_of, kind_of
 from skin_tl.subgroups import MAX_WIDTH, MIN_LESIONS
 
 TEXTS = ROOT / "report" / "text"
@@ -36,6 +36,9 @@ PROBABILITY_SCORES = ("roc_auc", "average_precision", "log_loss", "log_loss_scal
 """Scores of the probabilities."""
 
 LESS_IS_BETTER = ("log_loss", "log_loss_scaled", "ece", "ece_scaled")
+
+FLAT = 0.01
+"""A learning curve has flattened where the best validation macro F1 rises by less in the last fifth of its epochs."""
 
 CONFIDENCE = 0.95
 """Level of every interval of the report."""
@@ -144,6 +147,11 @@ class StudyFiles:
         return [Setup(name, main.split_policy, main.preprocessing) for name in self.study["strategies"]]
 
     @property
+    def tuned(self):
+        """The study's strategies that train whole networks."""
+        return [name for name in self.study["strategies"] if name in TUNED]
+
+    @property
     def synthetic(self):
         """Whether the images are drawn, not photographed."""
         return self.study["dataset"] == "synthetic"
@@ -183,7 +191,7 @@ def read_study_files(study, root=ROOT):
     if Path(study).name == "study.json":
         folder = Path(study).resolve().parent
         root, study = folder.parent.parent, folder.name
-    command = f"./run_all.sh {study}"
+    command = command_of(study)
     if not (folder / "study.json").is_file():
         raise SkinTLError(f"The study {study!r} has no runs in {folder}. Run `{command}` first.")
     settings = read_json(folder / "study.json", command)
@@ -292,6 +300,7 @@ def report_tables(files, evaluated):
         "contrasts.csv": contrast_table(scores),
         "history.csv": files.history,
         "training.csv": training_table(files.history),
+        **({"endings.csv": ending_table(files), "rates.csv": rate_table(files)} if files.tuned else {}),
         "runs.csv": run_table(files),
         "fingerprints.csv": fingerprint_table(files),
         **transfer,
@@ -315,7 +324,7 @@ def _main_rows(files, metrics):
     if missing:
         raise SkinTLError(
             f"metrics.csv of the study {files.study['name']!r} has no rows for {', '.join(sorted(missing)[0])}. "
-            f"It is older than the runs: delete it and run `./run_all.sh {files.study['name']}`."
+            f"It is older than the runs: delete it and run `{command_of(files.study['name'])}`."
         )
     return metrics[keep]
 
@@ -432,6 +441,10 @@ def settings_table(files):
         "max_width": MAX_WIDTH,
         "level": round(1 - CONFIDENCE, 6),
     }
+    for strategy in files.tuned:
+        rates = study[f"{strategy}_rate"]
+        numbers |= {f"n_{strategy}_rates": len(rates)}
+        numbers |= {f"lowest_{strategy}_rate": min(rates), f"highest_{strategy}_rate": max(rates)}
     if study["batch"] == "auto":
         batches = [run["batch"] for run in files.runs.values() if "batch" in run]
         numbers |= {"smallest_batch": min(batches), "largest_batch": max(batches)}
@@ -800,6 +813,62 @@ def training_table(history):
     return length.groupby([*SETUP, "backbone"], sort=True).mean().rename("epochs").reset_index()
 
 
+def ending_table(files):
+    """Say how the training of whole networks ended, as far as they learned from all training lesions.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, n_networks, n_stopped (by early stopping, before the largest number of epochs); of those that were
+        not, late_gain (by how much the best macro F1 of the validation subset so far, averaged over the last epochs as
+        for choosing one, rose in the last fifth of the epochs; the most of any network, NaN with too few epochs to
+        tell) and flat (whether that is below `FLAT`).
+    """
+    history, rows = _of_backbones(files.history), []
+    for strategy in files.tuned:
+        own = history[(history["strategy"] == strategy) & (history["stage"] == strategy)]
+        networks = [part.sort_values("epoch") for _, part in own.groupby([*SETUP, "backbone", "seed"])]
+        largest, gains, n_stopped = files.study[f"{strategy}_epochs"], [], 0
+        for network in networks:
+            best = network["val_macro_f1"].rolling(SMOOTHED, min_periods=1).mean().cummax().to_numpy()
+            if len(network) < largest:
+                n_stopped += 1
+            elif largest >= 5:
+                gains.append(best[-1] - best[-1 - largest // 5])
+        rows.append(
+            {
+                "strategy": strategy,
+                "n_networks": len(networks),
+                "n_stopped": n_stopped,
+                "late_gain": max(gains, default=np.nan),
+                "flat": max(gains, default=np.inf) < FLAT,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def rate_table(files):
+    """Say what whole networks reached on their validation subsets with each learning rate, on all training lesions.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, backbone, rate, n_networks (that were trained with it), n_kept (for how many it was the best),
+        val_macro_f1 and epochs (means over the networks).
+    """
+    columns = ["strategy", "backbone", "rate", "n_networks", "n_kept", "val_macro_f1", "epochs"]
+    rows = []
+    for (strategy, backbone), run in files.runs.items():
+        tried = pd.DataFrame(run.get("rates", []))  # runs of an earlier version did not note them
+        if strategy not in files.tuned or tried.empty:
+            continue
+        for rate, part in tried[tried["train_fraction"] == 1].groupby("rate"):
+            counts = {"n_networks": len(part), "n_kept": int(part["kept"].sum())}
+            means = part[["val_macro_f1", "epochs"]].mean().to_dict()
+            rows.append({"strategy": strategy, "backbone": backbone, "rate": rate} | counts | means)
+    return pd.DataFrame(rows, columns=columns)
+
+
 def transfer_tables(files, metrics):
     """Make the tables of what transfer buys.
 
@@ -846,7 +915,7 @@ def learning_curve_table(files, metrics):
                     raise SkinTLError(
                         f"metrics.csv of the study {files.study['name']!r} has no rows for {setup.strategy}, "
                         f"{backbone}, train fraction {fraction:g}. It is older than the runs: delete it and run "
-                        f"`./run_all.sh {files.study['name']}`."
+                        f"`{command_of(files.study['name'])}`."
                     )
                 found = means.loc[key, ["metric", "value", "ci_low", "ci_high"]].to_dict()
                 row = dict(zip(keys, key, strict=True)) | {"n_lesions": sizes[fraction]} | found

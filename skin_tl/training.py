@@ -31,7 +31,7 @@ from skin_tl.images import ImageSet, cache_folder
 from skin_tl.progress import bar
 from skin_tl.runs import run_record
 from skin_tl.splits import EXPERIMENT, fraction_rows, subset_rows
-from skin_tl.study import CLASSES, Study
+from skin_tl.study import CLASSES, SMOOTHED, Study
 from skin_tl.uncertainty import confusion_metrics
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
@@ -140,10 +140,6 @@ def train_head(features, labels, rows, study):
     best = max(fits, key=lambda fit: fit["macro_f1"])
     dense.set_weights(_kernel_and_bias(best["weights"]))
     return head, best["history"]
-
-
-SMOOTHED = 5
-"""Epochs over which macro F1 of the validation subset is averaged before it chooses."""
 
 
 def reached(history):

@@ -304,7 +304,7 @@ class Network:
         variables, head_variables = self.training.trainable_variables, {id(v) for v in logits.trainable_variables}
         shares = [study.backbone_share if tuned and id(v) not in head_variables else 1.0 for v in variables]
         decays = [study.weight_decay if len(v.shape) > 1 else 0.0 for v in variables]
-        peak = study.fine_tuning_rate if tuned else study.from_scratch_rate
+        peak = rates_of(study, job.strategy)[0]
         rate = make_schedule(peak, int(epochs * steps), round(study.warmup_epochs * steps))
         self.optimizer = AdamW(rate, shares, decays, momentum, study.clip_norm)
         self.optimizer.build(variables)
@@ -392,6 +392,7 @@ def identity(job, name, rows):
     for key in ("split_policies", "preprocessings", "seeds", "train_fractions"):
         settings.pop(key, None)
     settings |= {"image_size": job.study.image_size, "strategy": job.strategy, "backbone": job.backbone}
+    (settings[f"{job.strategy}_rate"],) = rates_of(job.study, job.strategy)
     settings["precision"] = precision_of(job.study)  # what `auto` means here
     subsets = [rows[subset].tolist() for subset in ("train", "val", "test")]
     weights = {key: job.weights.get(key) for key in ("source", "fingerprint")}
@@ -658,6 +659,15 @@ def _with_batch(job, batch):
     return dataclasses.replace(job, study=job.study.model_copy(update={"batch": batch}))
 
 
+def rates_of(study, strategy):
+    """Return the learning rates that a strategy has to choose from, list of float."""
+    return getattr(study, f"{strategy}_rate")
+
+
+def _with_rate(job, rate):
+    return dataclasses.replace(job, study=job.study.model_copy(update={f"{job.strategy}_rate": [rate]}))
+
+
 def _batch_file(job):
     return job.folder / "checkpoints" / "batch.json"
 
@@ -716,10 +726,10 @@ def train_networks(job, due):
         for name, rows in due.items():
             same = (transform_of(job.backbone, name[2]), *without_preprocessing(name))
             if same not in trained:  # two names for one computation share its result
-                network, history, seconds = train_network(job, name, rows)
+                whole, history, tried, seconds = train_at_best_rate(job, name, rows)
                 clock = time.perf_counter()
                 tables = {
-                    subset: predict_images(job.study, network.whole, job.images.pixels, rows[subset], job.metadata)
+                    subset: predict_images(job.study, whole, job.images.pixels, rows[subset], job.metadata)
                     for subset in ("val", "test")
                 }
                 if not trained:
@@ -727,23 +737,63 @@ def train_networks(job, due):
                     job.sizes["images_per_second"] = round(n_images / (time.perf_counter() - clock), 1)
                 key = timing_key("networks", name)
                 job.timings[key] = round(job.timings.get(key, 0) + seconds, 3)
-                trained[same] = network.whole, history, tables
-            whole, history, tables = trained[same]
+                trained[same] = whole, history, tables, tried
+            whole, history, tables, tried = trained[same]
+            job.sizes.setdefault("rates", []).extend({**dict(zip(HEAD, name, strict=True)), **rate} for rate in tried)
             for file in (models / head_file(*name), *([job.folder / "model.keras"] if name == next(iter(due)) else [])):
                 with write_atomically(file) as part:
                     whole.save(part)
             yield name, history, tables
     # Only once everything is predicted: until then a start goes on from here.
-    for name in due:
-        _checkpoint_file(job, name).unlink(missing_ok=True)
-    _batch_file(job).unlink(missing_ok=True)
+    for file in (job.folder / "checkpoints").iterdir():
+        file.unlink()
 
 
-def _checkpoint_file(job, name):
-    return (job.folder / "checkpoints" / head_file(*name)).with_suffix(".npz")
+def train_at_best_rate(job, name, rows):
+    """Train one network with each learning rate of its strategy, one after the other.
+
+    The validation subset chooses the rate as it chooses the epoch, by macro F1 averaged over the last epochs.
+
+    Parameters
+    ----------
+    job, name, rows
+        As for `train_network`.
+
+    Returns
+    -------
+    whole : keras.Model
+        The best one's, see `Network`.
+    history : pandas.DataFrame
+        The best one's, see `train_network`.
+    tried : list of dict
+        For each rate: rate, val_macro_f1 (the highest that was reached), epochs and kept (whether it is the best).
+    seconds : float
+        Of all together.
+    """
+    rates, best, tried, seconds = rates_of(job.study, job.strategy), None, [], 0.0
+    for rate in rates:
+        network, history, progress = train_network(_with_rate(job, rate), name, rows, len(rates) > 1)
+        seconds += progress["seconds"]
+        reached, epochs = progress["best"]["macro_f1"], int((history["stage"] == job.strategy).sum())
+        tried.append({"rate": rate, "val_macro_f1": reached, "epochs": epochs, "kept": False})
+        if best is None or reached > best[0]:
+            best = reached, len(tried) - 1, network.whole, history
+        del network
+    tried[best[1]]["kept"] = True
+    return *best[2:], tried, seconds
 
 
-def train_network(job, name, rows):
+def _name_of(job, name, of_several):
+    """Return what a network's checkpoint and log are named by: by its learning rate too, where it is one of several."""
+    (rate,) = rates_of(job.study, job.strategy)
+    return Path(head_file(*name)).stem + (f"_rate{rate:g}" if of_several else "")
+
+
+def _checkpoint_file(job, name, of_several):
+    return job.folder / "checkpoints" / f"{_name_of(job, name, of_several)}.npz"
+
+
+def train_network(job, name, rows, of_several=False):
     """Train one network, or go on where its checkpoint ends.
 
     Macro F1 of the validation subset, averaged over the last epochs as for heads, chooses the epoch whose weights are
@@ -752,10 +802,13 @@ def train_network(job, name, rows):
     Parameters
     ----------
     job : skin_tl.training.Job
+        Its study lists one learning rate.
     name : tuple
         (arm, split policy, preprocessing, seed, train fraction).
     rows : dict
         Rows of the images by subset; 'test' is not looked at.
+    of_several : bool
+        Whether it is trained with other learning rates too.
 
     Returns
     -------
@@ -763,11 +816,12 @@ def train_network(job, name, rows):
         With the weights of the best epoch.
     history : pandas.DataFrame
         Columns of ``history.csv`` without those of the arm; of `fine_tuning`, the head's epochs come first.
-    seconds : float
+    progress : dict
+        See `write_checkpoint`.
     """
     study, labels, pixels = job.study, labels_of(job.metadata), job.images.pixels
     _, _, _, seed, fraction = name
-    file, about = _checkpoint_file(job, name), identity(job, name, rows)
+    file, about = _checkpoint_file(job, name, of_several), identity(job, name, rows)
     saved = read_checkpoint(file, about)
     head, first = None, []
     if job.strategy == "fine_tuning" and not saved:
@@ -785,9 +839,10 @@ def train_network(job, name, rows):
     steps, before = len(rows["train"]) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
     epochs, done = _epochs(study, job.strategy), len(progress["history"]) - before
     what = f"{job.backbone}, seed {seed}" + ("" if fraction == 1 else f", {100 * fraction:.10g} % of the lesions")
+    what += f", rate {rates_of(study, job.strategy)[0]:g}" if of_several else ""
     if done and not progress["done"]:
         say(f"  {what}: going on after epoch {done}.")
-    logs = job.folder / "tensorboard" / Path(head_file(*name)).stem
+    logs = job.folder / "tensorboard" / _name_of(job, name, of_several)
     log = EpochLog(logs, job.backbone, progress["history"][before:], progress["confusions"])
     with contextlib.closing(log), bar(total=epochs * steps, what=what, unit="step") as shown:
         shown.update(done * steps)
@@ -798,7 +853,7 @@ def train_network(job, name, rows):
             with network.in_its_precision():
                 told = network.training.fit(batches, epochs=epoch + 1, initial_epoch=epoch, **options).history
             if watch.bad < math.inf:
-                _stop_at(job, name, network, best, progress, epoch + 1, watch.bad)
+                _stop_at(job, name, network, best, progress, file, epoch + 1, watch.bad)
             with network.with_averages():
                 chances = predict_rows(network.whole, pixels, rows["val"], study.batch)
                 weights = network.weights()
@@ -827,7 +882,7 @@ def train_network(job, name, rows):
     kept = own & (history["epoch"] == progress["best"]["epoch"])
     history["kept"] = kept if "kept" not in history else history["kept"].where(~own, kept).astype(bool)
     history["l2"] = history["l2"].astype(float)
-    return network, history, progress["seconds"]
+    return network, history, progress
 
 
 def _begin(job, name, rows, head):
@@ -848,18 +903,18 @@ def _own_epochs(name, progress, before):
     return rows.assign(kept=rows["epoch"] == progress["best"]["epoch"], **dict(zip(HEAD, name, strict=True)))
 
 
-def _stop_at(job, name, network, best, progress, epoch, step):
-    """Keep the last good weights and say what to lower."""
+def _stop_at(job, name, network, best, progress, checkpoint, epoch, step):
+    """Keep the last good weights, remove the checkpoint, and say what to lower."""
     network.set_weights(best)
     file = job.folder / "last_good" / head_file(*name)
     with write_atomically(file) as part:
         network.whole.save(part)
-    _checkpoint_file(job, name).unlink(missing_ok=True)
-    key = f"{job.strategy}_rate"
+    checkpoint.unlink(missing_ok=True)
+    key, (rate,) = f"{job.strategy}_rate", rates_of(job.study, job.strategy)
     good = progress["best"]["epoch"]
     kept = f"those of epoch {good}, the best so far" if good else "those that it began with"
     raise SkinTLError(
         f"{job.backbone}, {job.strategy}, seed {name[3]}: the loss is not a number at step {step} of epoch {epoch}. "
-        f"Lower `{key}` ({getattr(job.study, key):g}) or `clip_norm` ({job.study.clip_norm:g}), and start again. The "
+        f"Lower `{key}` ({rate:g}) or `clip_norm` ({job.study.clip_norm:g}), and start again. The "
         f"last good weights, {kept}, are in {file}."
     )

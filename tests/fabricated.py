@@ -262,7 +262,7 @@ def _history(study, strategy, rng):
     parts = []
     for cell in _cells(study):
         for stage in stages:
-            epochs = np.arange(1, rng.integers(18, 30))
+            epochs = np.arange(1, min(rng.integers(18, 30), study.get(f"{stage}_epochs", 99) + 1))
             loss = 0.4 + 1.2 * np.exp(-epochs / 5)
             table = pd.DataFrame({"epoch": epochs, "loss": loss, "accuracy": 1 - loss / 2})
             table["val_loss"] = loss + 0.1 + 0.01 * epochs
@@ -286,7 +286,16 @@ def _record(study, strategy, backbone, splits, key, source, weights):
     timings = {
         f"{step}_{name}_s": 12.5 for name in study["preprocessings"] for step in steps.get(strategy, ("networks",))
     }
+    rates = {}
     if strategy != "feature_extraction":
+        found = [
+            {"arm": "main", "train_fraction": fraction, "rate": rate, "epochs": 20, "kept": rate == 0.003, **cell}
+            | {"val_macro_f1": 0.5 - rate}
+            for cell in _cells(study)
+            for fraction in study["train_fractions"]
+            for rate in study[f"{strategy}_rate"]
+        ]
+        rates = {"rates": found}
         timings |= {f"networks_{name}_fractions_s": 3.5 for name in study["preprocessings"]}
     return {
         "study": study["name"],
@@ -306,6 +315,7 @@ def _record(study, strategy, backbone, splits, key, source, weights):
         "versions": {"python": "3.11.9", "keras": "3.15.1"},
         "device": "tensorflow on cpu:0 (x86_64, 2 cores)",
         "timings": timings,
+        **rates,
         **({} if strategy == "feature_extraction" else {"images_per_second": 80.0, "batch": BATCHES[backbone]}),
         "started": "2026-01-02T03:04:05+00:00",
         "finished": "2026-01-02T03:05:06+00:00",

@@ -395,6 +395,10 @@ class Recomputation:
         fixed = {"confidence": CONFIDENCE, "level": LEVEL, "sensitivity": SENSITIVITY, "n_classes": len(CLASSES)}
         fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH, "n_penalties": len(study["l2"])}
         fixed |= {"lowest_penalty": sorted(study["l2"])[0], "highest_penalty": sorted(study["l2"])[-1]}
+        for strategy in {"fine_tuning", "from_scratch"} & {*study["strategies"]}:
+            rates = sorted(study[f"{strategy}_rate"])
+            fixed |= {f"n_{strategy}_rates": len(rates), f"lowest_{strategy}_rate": rates[0]}
+            fixed |= {f"highest_{strategy}_rate": rates[-1]}
         fixed |= {name: len(study[key]) for name, key in lists.items()}
         kinds = ("strategies", "split_policies", "preprocessings")
         return (fixed | {"n_setups": np.prod([len(study[kind]) for kind in kinds])} | study)[name]
@@ -423,6 +427,21 @@ class Recomputation:
         stage = "head" if strategy == "feature_extraction" else strategy
         history = history[history["stage"] == stage]
         return history["seed"].value_counts().mean()
+
+    def of_ending(self, strategy, ending):
+        gains, stopped = [], []
+        for backbone in self.study["backbones"]:
+            history = pd.read_csv(self.runs / strategy / backbone / "history.csv")
+            history = history.query("arm == 'main' and train_fraction == 1 and stage == @strategy")
+            for _, network in history.groupby(["split_policy", "preprocessing", "seed"]):
+                scores = network.set_index("epoch")["val_macro_f1"].sort_index().tolist()
+                smooth = [np.mean(scores[max(0, i - 4) : i + 1]) for i in range(len(scores))]
+                before = len(smooth) - int(len(smooth) / 5)
+                stopped.append(len(scores) < self.study[f"{strategy}_epochs"])
+                if not stopped[-1]:
+                    gains.append(max(smooth) - max(smooth[:before]))
+        most = max(gains, default=np.inf)
+        return {"n_networks": len(stopped), "n_stopped": sum(stopped), "late_gain": most, "flat": most < 0.01}[ending]
 
     def of_published(self, backbone, row, ending):
         return self.published_results.loc[(backbone, row), ending]

@@ -330,7 +330,7 @@ def test_unknown_studies_and_backbones_are_told_with_those_that_there_are(projec
     half.mkdir(parents=True)
     shutil.copy(project / "runs/small/study.json", half)
     line = refused(tmp_path, capsys, "--study", "half", image)
-    assert "'half' has no finished run" in line and "./run_all.sh half" in line
+    assert "'half' has no finished run" in line and "./run_all.sh /path/to/half.yaml" in line
     assert "required: IMAGE" in refused(project, capsys, "--json")
     assert "--jsn" in refused(project, capsys, "--jsn", image)
 
@@ -372,7 +372,7 @@ def _other_data(folder):
 def test_a_model_of_another_version_is_told_in_one_line(copied, files, capsys, spoil, told):
     spoil(copied / RUN)
     line = refused(copied, capsys, next(iter(files.values())))
-    assert told in line and str(copied / RUN) in line and "`./run_all.sh small`" in line
+    assert told in line and str(copied / RUN) in line and "`./run_all.sh /path/to/small.yaml`" in line
 
 
 def test_the_study_that_finished_last_is_taken(copied):

@@ -413,6 +413,52 @@ def test_a_batch_that_the_machine_chose_is_the_one_that_runs_used(make, backbone
     assert told in re.sub("<[^>]*>", "", str(report.text("set_up_head").html))
 
 
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_several_learning_rates_are_shown_with_what_each_reached(make, language):
+    rates = [0.001, 0.003, 0.01]
+    changes = {"strategies": ["fine_tuning", "from_scratch"], "backbones": ["VGG16", "Xception"], "seeds": [1, 2, 3]}
+    changes |= {"leakage": False, "other_splits": 0, "fine_tuning_rate": rates, "from_scratch_rate": rates}
+    report = make("rates", changes, language)
+    assert report.rates_compared
+    table = str(report.table("rates").html)
+    cells = [re.sub("<[^>]*>", "", cell).replace(",", ".") for cell in re.findall("<td.*?</td>", table)]
+    rows = [cells[i : i + 6] for i in range(0, len(cells), 6)]
+    assert len(rows) == 2 * 2 * 3
+    wanted = [[f"{rate:g}", f"{0.5 - rate:.3f}", "20", "3", "3" if rate == 0.003 else "0"] for rate in rates]
+    assert [row[1:] for row in rows if row[0] == "Xception"] == wanted * 2
+    words = re.sub("<[^>]*>", "", str(report.text("set_up_head").html)).replace(",", ".")
+    assert ("0.001 to 0.01" if language == "en" else "0.001 à 0.01") in words
+    assert ("each of 3 learning rates" if language == "en" else "chacun de 3 pas") in words
+    assert ("not searched for" if language == "en" else "n'ont pas été cherchés") not in words
+
+
+def test_one_learning_rate_is_said_not_to_have_been_searched_for(make):
+    changes = {"strategies": ["from_scratch"], "backbones": ["VGG16"], "leakage": False, "other_splits": 0}
+    report = make("one_rate", changes)
+    assert not report.rates_compared
+    assert "were not searched for" in re.sub("<[^>]*>", "", str(report.text("set_up_head").html))
+
+
+@pytest.mark.parametrize(("rise", "told"), [(0.0, "the curve had flattened"), (0.02, "more epochs may bring more")])
+def test_whether_the_curves_of_networks_flattened_is_measured(root, make, rise, told):
+    changes = {"strategies": ["from_scratch"], "backbones": ["VGG16"], "leakage": False, "other_splits": 0}
+    changes |= {"from_scratch_epochs": 20, "seeds": [1, 2]}
+    study = fabricate(root, f"rise_{rise}", changes)
+    file = root / "runs" / f"rise_{rise}" / "from_scratch/VGG16/history.csv"
+    history = pd.read_csv(file)
+    parts = []
+    for (seed,), part in history.groupby(["seed"]):
+        part = part.head(18 if seed == 1 else 20)
+        part = pd.concat([part] + [part.tail(1)] * (20 - len(part))) if seed == 2 else part
+        parts.append(part.assign(epoch=np.arange(1, len(part) + 1), val_macro_f1=0.4 + rise * np.arange(len(part))))
+    write_csv(file, pd.concat(parts))
+    evaluate(study)
+    report = make(f"rise_{rise}", None)
+    words = " ".join(re.sub("<[^>]*>", "", str(report.text("set_up_head").html)).split())
+    assert "1 of 2 networks ended by early stopping" in words and told in words
+    assert report.facts["ending.from_scratch.late_gain"].value == pytest.approx(rise * 4)
+
+
 def test_main_results_rest_on_all_training_lesions(make):
     report = make("fits_curves", *STUDIES["curves"][:1])
     rows = report.files.predictions.query("subset == 'test' and backbone == 'VGG16' and strategy == 'fine_tuning'")

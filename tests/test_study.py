@@ -1,5 +1,7 @@
 """A study's YAML file and its overrides are read, or refused with one clear message."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -15,6 +17,19 @@ def test_the_studies_of_the_project_are_valid_and_named_after_their_file(path):
     study = load_study(path)
     assert study.name == path.stem
     assert study.overrides == []
+
+
+def test_a_copy_of_a_study_needs_a_name_of_its_own(tmp_path):
+    copy = tmp_path / "copy.yaml"
+    demo = (ROOT / "studies" / "demo.yaml").read_text(encoding="utf-8")
+    copy.write_text(demo, encoding="utf-8")
+    with pytest.raises(SkinTLError) as refusal:
+        load_study(copy)
+    assert all(part in str(refusal.value) for part in (str(copy), "`name`", str(Path("studies", "demo.yaml"))))
+    copy.write_text(demo.replace("name: demo", "name: demo2"), encoding="utf-8")
+    assert load_study(copy).name == "demo2"
+    save_study(load_study("demo"), tmp_path / "study.json")  # a run's record has its study's name
+    assert load_study(tmp_path / "study.json").name == "demo"
 
 
 @pytest.mark.parametrize(

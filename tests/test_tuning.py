@@ -332,6 +332,33 @@ def _training_rows(study, folder):
     return splits[(splits["subset"] == "train") & (splits["seed"] == study.seeds[0])]
 
 
+def test_the_validation_subset_chooses_the_learning_rate(study, tmp_path, monkeypatch):
+    rates, reached, alone = [1e-6, 3e-2, 1e-5], {}, {}
+    for rate in rates:
+        folder = tmp_path / f"{rate:g}"
+        alone[rate], history = tiny.train(study.model_copy(update={"from_scratch_rate": [rate]}), "from_scratch", folder)
+        reached[rate] = history["val_macro_f1"].rolling(training.SMOOTHED, min_periods=1).mean().max()
+        (only,) = json.loads((folder / "from_scratch/MobileNetV2/run.json").read_text())["rates"]
+        assert only["kept"] and only["rate"] == rate and only["val_macro_f1"] == pytest.approx(reached[rate])
+    best = max(rates, key=reached.get)
+    several = study.model_copy(update={"from_scratch_rate": rates})
+    run = tmp_path / "several/from_scratch/MobileNetV2"
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 4)  # in the second of three trainings of three epochs
+        with pytest.raises(Stop):
+            tiny.train(several, "from_scratch", tmp_path / "several")
+    names = {f"lesion_native_seed1_rate{rate}.npz" for rate in ("1e-06", "0.03")}
+    assert {file.name for file in (run / "checkpoints").iterdir()} == names
+    predictions, history = tiny.train(several, "from_scratch", tmp_path / "several")
+    pd.testing.assert_frame_equal(predictions, alone[best])
+    tried = json.loads((run / "run.json").read_text())["rates"]
+    assert [row["rate"] for row in tried] == rates and [row["rate"] for row in tried if row["kept"]] == [best]
+    assert [row["val_macro_f1"] for row in tried] == pytest.approx([reached[rate] for rate in rates])
+    assert len(history) == 3 and [row["epochs"] for row in tried] == [3, 3, 3]
+    assert not list((run / "checkpoints").iterdir())
+    assert {file.name for file in (run / "tensorboard").iterdir()} > {name.removesuffix(".npz") for name in names}
+
+
 class Stop(Exception):
     """What ends a run in these tests."""
 
@@ -366,7 +393,7 @@ def test_a_checkpoint_of_something_else_is_refused_with_the_reason(study, tmp_pa
         tiny.train(study, "from_scratch", tmp_path)
     file = next(tmp_path.glob("from_scratch/MobileNetV2/checkpoints/*"))
     for changes, told in (
-        ({"from_scratch_rate": 0.5}, "another study: from_scratch_rate was 0.001, is 0.5"),
+        ({"from_scratch_rate": [0.5]}, "another study: from_scratch_rate was 0.001, is 0.5"),
         ({"image_size": 48}, "image_size was 32, is 48"),
     ):
         with pytest.raises(SkinTLError, match=told) as error:
