@@ -42,18 +42,21 @@ class Backbone:
         Side of the images that the weights were trained with, in pixels.
     last_block : tuple of str
         How the names of the layers begin that learn where a study unfreezes the last block alone.
+    smallest : int
+        Side of the smallest images that its layers leave something of, in pixels.
     """
 
     module: str
     transform: str
     imagenet_size: int
     last_block: tuple[str, ...]
+    smallest: int = 32
 
 
 # To add a backbone of keras.applications, add one line.
 BACKBONES = {
     "VGG16": Backbone("vgg16", "caffe", 224, ("block5",)),
-    "Xception": Backbone("xception", "tf", 299, ("block14",)),
+    "Xception": Backbone("xception", "tf", 299, ("block14",), smallest=71),
     "ResNet50": Backbone("resnet50", "caffe", 224, ("conv5",)),
     "EfficientNetB7": Backbone("efficientnet", "none", 600, ("block7", "top")),
     "MobileNetV2": Backbone("mobilenet_v2", "tf", 224, ("block_16", "Conv_1")),
@@ -64,6 +67,22 @@ BACKBONES = {
 def transform_of(backbone, preprocessing):
     """Return the pixel transform that a preprocessing means for a backbone: ``unit`` is ``tf`` for all."""
     return "tf" if preprocessing == "unit" else BACKBONES[backbone].transform
+
+
+def check_image_size(backbones, image_size):
+    """Refuse images that are too small for one of some backbones.
+
+    Raises
+    ------
+    SkinTLError
+    """
+    for name in backbones:
+        smallest = BACKBONES[name].smallest
+        if image_size < smallest:
+            raise SkinTLError(
+                f"`image_size: {image_size}` is too small for {name}, which needs {smallest} pixels. Set a larger one, "
+                f"or leave {name} out of `backbones`."
+            )
 
 
 def weights_file(backbone):
@@ -269,10 +288,11 @@ def build_backbone(name, preprocessing, image_size, weights, seed=RANDOM_WEIGHTS
     Raises
     ------
     SkinTLError
-        If the weights are of another architecture or their file is gone.
+        If the weights are of another architecture or their file is gone, or the images are too small for it.
     """
     import keras
 
+    check_image_size([name], image_size)
     if weights["source"] == "random":
         keras.utils.set_random_seed(seed)
         network = _network(name, None, image_size)

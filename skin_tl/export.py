@@ -224,7 +224,7 @@ def largest_difference(said, expected):
     """Return the largest absolute difference between two lists of arrays; NaN if there is any."""
     if [part.shape for part in said] != [part.shape for part in expected]:
         return np.inf
-    return float(max(np.abs(one - other).max() for one, other in zip(said, expected, strict=True)))
+    return float(np.max([np.abs(one - other).max() for one, other in zip(said, expected, strict=True)]))
 
 
 # --- The card ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ printed by WeasyPrint.  The same notebook gives the same bytes.
 
 import base64
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -143,7 +144,14 @@ def lay_out(page):
 
 def to_pdf(page):
     """Print an HTML page (str) to PDF, bytes."""
-    return lay_out(page).write_pdf(pdf_tags=True)
+    document, date = lay_out(page), os.environ.get("SOURCE_DATE_EPOCH")
+    # Without the system's library libharfbuzz-subset, fontTools cuts fonts to size and would date them.
+    os.environ["SOURCE_DATE_EPOCH"] = date or "0"
+    try:
+        return document.write_pdf(pdf_tags=True)
+    finally:
+        if date is None:
+            del os.environ["SOURCE_DATE_EPOCH"]
 
 
 def _with_pictures(page):

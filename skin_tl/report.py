@@ -168,6 +168,7 @@ class Report:
             "strategies": study["strategies"],
             "strategy_names": [self.labels(f"strategy.{name}") for name in study["strategies"]],
             "tuned": self.files.tuned,
+            "rates_compared": self.rates_compared,
             "tuned_names": [self.labels(f"strategy.{name}") for name in self.files.tuned],
             "split_policies": study["split_policies"],
             "preprocessings": study["preprocessings"],

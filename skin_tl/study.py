@@ -80,6 +80,7 @@ def _names(allowed):
 
 # Keys that some strategies alone look at, with these strategies.
 _OF_STRATEGIES = {
+    **dict.fromkeys(("l2", "max_epochs", "patience"), ("feature_extraction", "fine_tuning")),
     **dict.fromkeys(("unfreeze", "fine_tuning_rate", "backbone_share", "fine_tuning_epochs"), ("fine_tuning",)),
     **dict.fromkeys(("from_scratch_rate", "from_scratch_epochs"), ("from_scratch",)),
     **dict.fromkeys(("batch", "warmup_epochs", "tuning_patience", "weight_decay", "label_smoothing"), TUNED),
@@ -325,8 +326,6 @@ class Study(BaseModel):
         keys = ["split_policies", "preprocessings", "seeds"]
         if strategy == "feature_extraction":
             keys += ["leakage", "other_splits"]
-        if strategy != "from_scratch":
-            keys += ["l2", "max_epochs", "patience"]
         keys += [key for key, meant in _OF_STRATEGIES.items() if strategy in meant and key not in _PLACES]
         if self.train_fractions != [1.0]:  # a study without learning curves is not trained again for their sake
             keys.append("train_fractions")

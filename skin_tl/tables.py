@@ -854,7 +854,7 @@ def rate_table(files):
     -------
     pandas.DataFrame
         strategy, backbone, rate, n_networks (that were trained with it), n_kept (for how many it was the best),
-        val_macro_f1 and epochs (means over the networks).
+        val_macro_f1 and epochs (means over the networks whose loss stayed a number).
     """
     columns = ["strategy", "backbone", "rate", "n_networks", "n_kept", "val_macro_f1", "epochs"]
     rows = []
@@ -864,7 +864,7 @@ def rate_table(files):
             continue
         for rate, part in tried[tried["train_fraction"] == 1].groupby("rate"):
             counts = {"n_networks": len(part), "n_kept": int(part["kept"].sum())}
-            means = part[["val_macro_f1", "epochs"]].mean().to_dict()
+            means = part[["val_macro_f1", "epochs"]].astype(float).mean().to_dict()  # empty where a loss was no number
             rows.append({"strategy": strategy, "backbone": backbone, "rate": rate} | counts | means)
     return pd.DataFrame(rows, columns=columns)
 

@@ -31,7 +31,7 @@ from skin_tl.images import ImageSet, cache_folder
 from skin_tl.progress import bar
 from skin_tl.runs import run_record
 from skin_tl.splits import EXPERIMENT, fraction_rows, subset_rows
-from skin_tl.study import CLASSES, SMOOTHED, Study
+from skin_tl.study import CLASSES, SMOOTHED, STRATEGIES, Study
 from skin_tl.uncertainty import confusion_metrics
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
@@ -332,6 +332,11 @@ def train_run(study, strategy, backbone, prepared, folder, live=False):
         As written.
     """
     started = datetime.now(UTC)
+    if strategy not in study.strategies:
+        raise SkinTLError(
+            f"The study {study.name!r} has no strategy {strategy!r}; it has {', '.join(study.strategies)}. Name one of "
+            f"these, or add it to `strategies` (known: {', '.join(STRATEGIES)})."
+        )
     metadata = prepared.metadata.set_index("image_id").loc[prepared.images.ids].reset_index()
     weights = {"source": "random"} if strategy == "from_scratch" else prepared.weights["backbones"][backbone]
     job = Job(study, strategy, backbone, prepared.images, metadata, weights, Path(folder))
@@ -366,7 +371,7 @@ def train_run(study, strategy, backbone, prepared, folder, live=False):
         "n_parameters_with_classifier": count_parameters_with_classifier(backbone),
         "weights": weights,
         "random_weights": weights["source"] == "random",
-        "device": device(),
+        "device": device(cpu=strategy != "feature_extraction" and study.device == "cpu"),
         "timings": job.timings,
     }
     write_json(folder / "run.json", record)
@@ -478,9 +483,9 @@ def save_model(backbone_model, head, path):
         whole.save(part)
 
 
-def device():
-    """Return what the arithmetic ran on, for people: backend, kind of device, cores."""
+def device(cpu=False):
+    """Return what the arithmetic ran on, for people: backend, kind of device (`cpu`: not on a GPU, if any), cores."""
     import keras.distribution
 
-    devices = keras.distribution.list_devices() or ["cpu"]
+    devices = ["cpu"] if cpu else keras.distribution.list_devices() or ["cpu"]
     return f"{keras.backend.backend()} on {', '.join(devices)} ({platform.machine()}, {os.cpu_count()} cores)"

@@ -9,12 +9,14 @@ there and ends like one that was not.
 
 import contextlib
 import dataclasses
+import gc
 import importlib.metadata
 import json
 import math
 import os
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import keras
@@ -29,7 +31,7 @@ from skin_tl.backbones import BACKBONES, all_layers, build_backbone, network_of,
 from skin_tl.errors import SkinTLError
 from skin_tl.files import file_fingerprint, fingerprint, read_json, write_atomically, write_json
 from skin_tl.progress import bar, say
-from skin_tl.study import CLASSES
+from skin_tl.study import CLASSES, SMOOTHED
 from skin_tl.training import (
     HEAD,
     build_head,
@@ -55,6 +57,9 @@ FOCUS = 2.0
 
 PLAIN_MOMENTUM = 0.9
 """Of batch normalisation's running statistics where weights are not averaged; else they are averaged as these are."""
+
+PART_STEPS = 10
+"""Steps that an epoch has at least where `batch: auto` meets a learning curve: few large steps would teach little."""
 
 USUAL_BATCH, LARGEST_BATCH = 32, 256
 """Images per step where `batch: auto` has no memory of a GPU to look at, and at most (see `find_batch`)."""
@@ -305,7 +310,8 @@ class Network:
         shares = [study.backbone_share if tuned and id(v) not in head_variables else 1.0 for v in variables]
         decays = [study.weight_decay if len(v.shape) > 1 else 0.0 for v in variables]
         peak = rates_of(study, job.strategy)[0]
-        rate = make_schedule(peak, int(epochs * steps), round(study.warmup_epochs * steps))
+        n_steps = int(epochs * steps)
+        rate = make_schedule(peak, n_steps, min(round(study.warmup_epochs * steps), n_steps - 1))
         self.optimizer = AdamW(rate, shares, decays, momentum, study.clip_norm)
         self.optimizer.build(variables)
         self.has_averages = bool(momentum)
@@ -385,6 +391,12 @@ def _unfreeze(network, last_block):
 
 FORMAT = 3
 
+# As it is when it is imported: what is on disk may change while it runs.
+CODE = {
+    f"skin_tl/{name}.py": file_fingerprint(Path(__file__).with_name(f"{name}.py"))
+    for name in ("backbones", "training", "tuning", "uncertainty")
+}
+
 
 def identity(job, name, rows):
     """Return what a checkpoint belongs to, dict of dict: settings of the study, the data, versions."""
@@ -399,13 +411,8 @@ def identity(job, name, rows):
     return {
         "study": {"name": job.study.name, **settings, "head": list(name)},
         "data": {"images": job.images.key, "split": fingerprint(subsets), "weights": weights},
-        "version": {
-            "format": FORMAT,
-            "skin-tl": skin_tl.__version__,
-            **{
-                f"skin_tl/{name}.py": file_fingerprint(Path(__file__).with_name(f"{name}.py"))
-                for name in ("training", "tuning")
-            },
+        "version": {"format": FORMAT, "skin-tl": skin_tl.__version__, **CODE, "smoothed": SMOOTHED}
+        | {
             "keras": keras.__version__,
             "backend": f"{keras.backend.backend()} {importlib.metadata.version(keras.backend.backend())}",
         },
@@ -474,6 +481,10 @@ def read_checkpoint(path, about):
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
+
+
+class NotANumberError(SkinTLError):
+    """What ends a training whose loss is no number."""
 
 
 class Watch(keras.callbacks.Callback):
@@ -596,14 +607,26 @@ def _is_out_of_memory(error):
 
 
 @contextlib.contextmanager
-def enough_memory(batch):
-    """Turn running out of the device's memory into advice."""
+def enough_memory(job, chosen):
+    """Turn running out of the device's memory into advice.
+
+    Parameters
+    ----------
+    job : skin_tl.training.Job
+        Its study's batch is a number.
+    chosen : bool
+        Whether `batch: auto` chose that.
+    """
     try:
         yield
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        advice = f"Try `batch: {batch // 2}`, or `batch: auto`" if batch > 1 else "Try a smaller `image_size`"
+        batch, folder = job.study.batch, _batch_file(job).parent
+        advice = f"Try `batch: {batch // 2}`" if batch > 1 else "Try a smaller `image_size`"
+        advice += "" if chosen or batch == 1 else ", or `batch: auto`"
+        # Networks that were trained before, or in part, go on with their own batch alone.
+        advice += f", and delete {folder}: what is in it belongs to batches of {batch}" if any(folder.glob("*")) else ""
         raise SkinTLError(f"The device has not enough memory for batches of {batch} images. {advice}.") from None
 
 
@@ -630,7 +653,7 @@ def find_batch(job, name, rows, largest):
         If a single image is too much.
     """
     share = max(1, len(sharing_gpus(job.study)))
-    tried = [share * 2**power for power in range(LARGEST_BATCH.bit_length()) if share * 2**power <= largest]
+    tried = [share * 2**power for power in range(LARGEST_BATCH.bit_length()) if share * 2**power <= largest] or [share]
     if job.study.device == "cpu" or not gpus():
         return max((n for n in tried if n <= USUAL_BATCH), default=share)
     for batch in reversed(tried):
@@ -643,6 +666,7 @@ def find_batch(job, name, rows, largest):
         else:
             return batch
         del network
+        gc.collect()  # its memory, before the next one asks for some
     raise SkinTLError("The GPU has not enough memory for a single image. Try a smaller `image_size`.")
 
 
@@ -676,13 +700,16 @@ def _choose_batch(job, due):
     """Return the job with a number in the place of `batch: auto`: the one that it began with, or a new one."""
     file = _batch_file(job)
     if job.study.batch == "auto":
-        if file.is_file():
-            batch = read_json(file)["batch"]
-        else:
-            largest = min(len(rows["train"]) for rows in due.values())
-            name = max(due, key=lambda name: name[-1])
+        largest = min(len(rows["train"]) for rows in due.values())
+        if len(job.study.train_fractions) > 1:
+            largest = max(1, largest // PART_STEPS)
+        name = max(due, key=lambda name: name[-1])
+        about = json.loads(json.dumps(identity(_with_rate(job, 0.0), name, due[name])))
+        known = read_json(file) if file.is_file() else {}
+        batch = known.get("batch")
+        if known.get("about") != about or batch > largest:
             batch = find_batch(job, name, due[name], largest)
-            write_json(file, {"batch": batch})
+            write_json(file, {"batch": batch, "about": about})
         say(f"  {job.backbone}: batches of {batch} images.")
         job = _with_batch(job, batch)
     job.sizes.update(batch=job.study.batch, precision=precision_of(job.study))
@@ -717,22 +744,26 @@ def train_networks(job, due):
                 f"{policy}, seed {seed}{part}). Lower it{', or leave this fraction out' if part else ''}."
             )
     trained, models = {}, job.folder / "models"
+    sames = {name: (transform_of(job.backbone, name[2]), *without_preprocessing(name)) for name in due}
+    left = Counter(sames.values())
     shared = len(sharing_gpus(job.study))
     if shared and job.study.batch != "auto" and job.study.batch % shared:
         raise SkinTLError(f"`batch: {job.study.batch}` cannot be shared by {shared} GPUs: take a multiple of {shared}.")
     with on_device(job.study), contextlib.ExitStack() as stack:
+        chosen = job.study.batch == "auto"
         job = _choose_batch(job, due)
-        stack.enter_context(enough_memory(job.study.batch))
+        stack.enter_context(enough_memory(job, chosen))
         for name, rows in due.items():
-            same = (transform_of(job.backbone, name[2]), *without_preprocessing(name))
+            same = sames[name]
             if same not in trained:  # two names for one computation share its result
                 whole, history, tried, seconds = train_at_best_rate(job, name, rows)
+                predict_images(job.study, whole, job.images.pixels, rows["val"][:1], job.metadata)  # compiles it
                 clock = time.perf_counter()
                 tables = {
                     subset: predict_images(job.study, whole, job.images.pixels, rows[subset], job.metadata)
                     for subset in ("val", "test")
                 }
-                if not trained:
+                if name == next(iter(due)):
                     n_images = sum(len(table) for table in tables.values())
                     job.sizes["images_per_second"] = round(n_images / (time.perf_counter() - clock), 1)
                 key = timing_key("networks", name)
@@ -744,6 +775,9 @@ def train_networks(job, due):
                 with write_atomically(file) as part:
                     whole.save(part)
             yield name, history, tables
+            left[same] -= 1
+            if not left[same]:
+                del whole, trained[same]
     # Only once everything is predicted: until then a start goes on from here.
     for file in (job.folder / "checkpoints").iterdir():
         file.unlink()
@@ -766,21 +800,35 @@ def train_at_best_rate(job, name, rows):
     history : pandas.DataFrame
         The best one's, see `train_network`.
     tried : list of dict
-        For each rate: rate, val_macro_f1 (the highest that was reached), epochs and kept (whether it is the best).
+        For each rate: rate, val_macro_f1 (the highest that was reached) and epochs, None where the loss was no number,
+        and kept (whether it is the best).
     seconds : float
         Of all together.
+
+    Raises
+    ------
+    NotANumberError
+        If the loss of each was no number.
     """
     rates, best, tried, seconds = rates_of(job.study, job.strategy), None, [], 0.0
     for rate in rates:
-        network, history, progress = train_network(_with_rate(job, rate), name, rows, len(rates) > 1)
+        row = {"rate": rate, "val_macro_f1": None, "epochs": None, "kept": False}
+        tried.append(row)
+        try:
+            network, history, progress = train_network(_with_rate(job, rate), name, rows, len(rates) > 1)
+        except NotANumberError as error:
+            if rate == rates[-1] and best is None:
+                raise
+            say(f"  note: {error} This rate is out.")
+            continue
         seconds += progress["seconds"]
-        reached, epochs = progress["best"]["macro_f1"], int((history["stage"] == job.strategy).sum())
-        tried.append({"rate": rate, "val_macro_f1": reached, "epochs": epochs, "kept": False})
-        if best is None or reached > best[0]:
-            best = reached, len(tried) - 1, network.whole, history
+        row |= {"val_macro_f1": progress["best"]["macro_f1"], "epochs": int((history["stage"] == job.strategy).sum())}
+        if best is None or row["val_macro_f1"] > best[0]["val_macro_f1"]:
+            best = row, network.whole, history
         del network
-    tried[best[1]]["kept"] = True
-    return *best[2:], tried, seconds
+        gc.collect()  # it holds its optimizer's state, on a GPU too
+    best[0]["kept"] = True
+    return *best[1:], tried, seconds
 
 
 def _name_of(job, name, of_several):
@@ -823,14 +871,15 @@ def train_network(job, name, rows, of_several=False):
     _, _, _, seed, fraction = name
     file, about = _checkpoint_file(job, name, of_several), identity(job, name, rows)
     saved = read_checkpoint(file, about)
-    head, first = None, []
+    head, first, began = None, [], time.perf_counter()
     if job.strategy == "fine_tuning" and not saved:
         _, features = job.features(name[2])
         with threadpool_limits(1, "blas"):
             head, history = train_head(features, labels, rows, study)
         first = history.assign(stage="head").to_dict("records")
+    seconds = time.perf_counter() - began
     network = _begin(job, name, rows, head)
-    progress = {"history": first, "confusions": [], "best": {"epoch": 0, "macro_f1": -1.0}, "seconds": 0.0}
+    progress = {"history": first, "confusions": [], "best": {"epoch": 0, "macro_f1": -1.0}, "seconds": seconds}
     progress["done"] = False
     best = network.weights()
     if saved:
@@ -857,6 +906,8 @@ def train_network(job, name, rows, of_several=False):
             with network.with_averages():
                 chances = predict_rows(network.whole, pixels, rows["val"], study.batch)
                 weights = network.weights()
+            if not np.isfinite(chances).all():  # the last step broke the weights: no loss has told of it
+                _stop_at(job, name, network, best, progress, file, epoch + 1, steps)
             row = {"stage": job.strategy, "l2": None, "epoch": epoch + 1, "loss": float(told["cross_entropy"][-1])}
             row |= {key: float(told[key][-1]) for key in ("accuracy", "macro_f1")}
             wanted = labels[rows["val"]]
@@ -904,7 +955,12 @@ def _own_epochs(name, progress, before):
 
 
 def _stop_at(job, name, network, best, progress, checkpoint, epoch, step):
-    """Keep the last good weights, remove the checkpoint, and say what to lower."""
+    """Keep the last good weights, remove the checkpoint, and say what to lower.
+
+    Raises
+    ------
+    NotANumberError
+    """
     network.set_weights(best)
     file = job.folder / "last_good" / head_file(*name)
     with write_atomically(file) as part:
@@ -913,8 +969,10 @@ def _stop_at(job, name, network, best, progress, checkpoint, epoch, step):
     key, (rate,) = f"{job.strategy}_rate", rates_of(job.study, job.strategy)
     good = progress["best"]["epoch"]
     kept = f"those of epoch {good}, the best so far" if good else "those that it began with"
-    raise SkinTLError(
+    folder = checkpoint.parent
+    again = f"delete {folder}, whose networks had the old value, and " if any(folder.glob("*")) else ""
+    raise NotANumberError(
         f"{job.backbone}, {job.strategy}, seed {name[3]}: the loss is not a number at step {step} of epoch {epoch}. "
-        f"Lower `{key}` ({rate:g}) or `clip_norm` ({job.study.clip_norm:g}), and start again. The "
-        f"last good weights, {kept}, are in {file}."
+        f"Lower `{key}` ({rate:g}) or `clip_norm` ({job.study.clip_norm:g}), and {again}start again. "
+        f"The last good weights, {kept}, are in {file}."
     )

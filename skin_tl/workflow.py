@@ -122,6 +122,7 @@ def run(name_or_path, options):
     SkinTLError
         If the study or an option is wrong, the disk too small, or another start is working on the study.
     """
+    from skin_tl.backbones import check_image_size
     from skin_tl.study import load_study, study_path
 
     os.chdir(ROOT)
@@ -150,6 +151,7 @@ def run(name_or_path, options):
     if any(getattr(settings, name, None) for name in QUESTIONS):
         return 0 if _engine(settings, parser) else 1
     folder = Path("runs") / study.name
+    check_image_size(study.backbones, study.image_size)
     if local:
         check_gpu(study, folder)
     check_sources(study, folder)
@@ -839,10 +841,13 @@ def estimate(study):
         features += n_images * n_features * 4
     # Whole networks: in each epoch, every training image costs a forward and a backward pass, as much as two more.
     tuned = [strategy for strategy in study.strategies if strategy in TUNED]
-    n_networks = len(study.split_policies) * len(study.seeds)
-    epochs = sum(getattr(study, f"{strategy}_epochs") for strategy in tuned)
-    rounds = n_networks * epochs * (3 * SHARES["train"] + SHARES["val"])
-    n_models = len(study.strategies) + len(tuned) * (n_networks * len(study.preprocessings) + CHECKPOINT)
+    n_splits, fractions = len(study.split_policies) * len(study.seeds), study.train_fractions
+    rates = {strategy: len(getattr(study, f"{strategy}_rate")) for strategy in tuned}
+    epochs = sum(getattr(study, f"{strategy}_epochs") * rates[strategy] for strategy in tuned)
+    rounds = n_splits * epochs * (3 * SHARES["train"] * sum(fractions) + SHARES["val"] * len(fractions))
+    n_models, n_checkpoints = n_splits * len(fractions) * len(study.preprocessings), len(study.preprocessings)
+    n_checkpoints *= n_splits * len(fractions) * max(rates.values(), default=0)  # of one run, which removes them then
+    n_models = len(study.strategies) + len(tuned) * n_models + CHECKPOINT * n_checkpoints
     return Estimate(
         download=download,
         images=n_images * study.image_size**2 * 3,

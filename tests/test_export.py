@@ -385,6 +385,14 @@ def test_a_card_has_no_metrics_of_another_state_of_the_run_or_of_no_report(copie
     assert "has not been made yet" in card and "`./run_all.sh /path/to/small.yaml`" in card and "| accuracy" not in card
 
 
+def test_a_number_that_is_none_in_any_batch_is_told():
+    zeros = [np.zeros((1, 7)), np.zeros((3, 7))]
+    assert export.largest_difference([zeros[0], zeros[1] + 0.25], zeros) == 0.25
+    for broken in ([zeros[0] + np.nan, zeros[1]], [zeros[0], zeros[1] * np.nan]):
+        assert np.isnan(export.largest_difference(broken, zeros))
+    assert export.largest_difference(zeros[:1], zeros) == np.inf
+
+
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 

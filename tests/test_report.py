@@ -189,6 +189,22 @@ def test_same_notebook_same_bytes(rendered, tmp_path):
     assert (tmp_path / "again.pdf").read_bytes() == rendered["pdf"]
 
 
+@pytest.mark.parametrize("library", [True, False])
+def test_fonts_in_the_pdf_have_no_date(monkeypatch, library):
+    import weasyprint.pdf.fonts
+    from fontTools.misc import timeTools
+
+    if library and not weasyprint.pdf.fonts.harfbuzz_subset:
+        pytest.skip("needs the system's library libharfbuzz-subset")
+    if not library:
+        monkeypatch.setattr(weasyprint.pdf.fonts, "harfbuzz_subset", None)
+    printed = set()
+    for now in (1e9, 2e9):
+        monkeypatch.setattr(timeTools.time, "time", lambda now=now: now)
+        printed.add(rendering.to_pdf("<p>Some words, and <b>bold</b> ones.</p>"))
+    assert len(printed) == 1
+
+
 def test_dates_stand_in_one_place(rendered):
     page = re.sub(r"<style>.*?</style>|<svg .*?</svg>", "", rendered["page"], flags=re.DOTALL)
     before, after = page.split('id="provenance"')

@@ -1,5 +1,6 @@
 """Whole networks learn from images, a run that was killed ends like one that was not, and what cannot be is refused."""
 
+import contextlib
 import errno
 import json
 import math
@@ -336,7 +337,8 @@ def test_the_validation_subset_chooses_the_learning_rate(study, tmp_path, monkey
     rates, reached, alone = [1e-6, 3e-2, 1e-5], {}, {}
     for rate in rates:
         folder = tmp_path / f"{rate:g}"
-        alone[rate], history = tiny.train(study.model_copy(update={"from_scratch_rate": [rate]}), "from_scratch", folder)
+        single = study.model_copy(update={"from_scratch_rate": [rate]})
+        alone[rate], history = tiny.train(single, "from_scratch", folder)
         reached[rate] = history["val_macro_f1"].rolling(training.SMOOTHED, min_periods=1).mean().max()
         (only,) = json.loads((folder / "from_scratch/MobileNetV2/run.json").read_text())["rates"]
         assert only["kept"] and only["rate"] == rate and only["val_macro_f1"] == pytest.approx(reached[rate])
@@ -442,6 +444,41 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_weights(
     assert not list(tmp_path.glob("from_scratch/MobileNetV2/checkpoints/*"))  # a lower rate is not refused
 
 
+def test_a_rate_whose_loss_is_no_number_loses_the_search_and_not_the_run(study, tmp_path, monkeypatch):
+    several = study.model_copy(update={"from_scratch_rate": [1e-3, 1e-2]})
+    real = tuning.Network
+
+    class Broken(real):
+        def __init__(self, job, *arguments):
+            super().__init__(job, *arguments)
+            self.breaks = job.study.from_scratch_rate == [1e-2]
+
+        def with_averages(self):
+            if self.breaks:  # what predicts is broken, and no loss has told of it
+                self.whole.set_weights([np.full_like(weight, np.nan) for weight in self.whole.get_weights()])
+                return contextlib.nullcontext()
+            return super().with_averages()
+
+    monkeypatch.setattr(tuning, "Network", Broken)
+    predictions, _ = tiny.train(several, "from_scratch", tmp_path / "several")
+    monkeypatch.setattr(tuning, "Network", real)
+    alone, _ = tiny.train(study, "from_scratch", tmp_path / "alone")
+    pd.testing.assert_frame_equal(predictions, alone)
+    tried = json.loads((tmp_path / "several/from_scratch/MobileNetV2/run.json").read_text())["rates"]
+    assert [(row["rate"], row["kept"], row["val_macro_f1"] is None) for row in tried] == [
+        (1e-3, True, False),
+        (1e-2, False, True),
+    ]
+    monkeypatch.setattr(tuning, "Network", Broken)
+    with pytest.raises(SkinTLError, match=r"not a number at step \d+ of epoch 1\. Lower `from_scratch_rate` \(0\.01\)"):
+        tiny.train(study.model_copy(update={"from_scratch_rate": [1e-2]}), "from_scratch", tmp_path / "none")
+
+
+def test_a_strategy_that_the_study_does_not_have_is_refused(study, tmp_path):
+    with pytest.raises(SkinTLError, match="no strategy 'finetuning'; it has feature_extraction"):
+        tiny.train(study, "finetuning", tmp_path)
+
+
 # How it computes, and where
 
 
@@ -496,6 +533,23 @@ def test_batch_auto_takes_what_the_memory_holds_and_keeps_to_it(study, tmp_path,
     run = tmp_path / "fine_tuning/MobileNetV2"
     assert json.loads((run / "run.json").read_text())["batch"] == 8
     assert not list((run / "checkpoints").glob("*"))
+
+
+def test_a_batch_that_was_chosen_for_another_study_is_not_taken(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "gpus", lambda: ["gpu:0"])
+    study = study.model_copy(update={"batch": "auto"})
+    with monkeypatch.context() as stopped, pytest.raises(Stop):
+        _stop_after(stopped, 1)
+        tiny.train(study, "from_scratch", tmp_path)
+    file = tmp_path / "from_scratch/MobileNetV2/checkpoints/batch.json"
+    n = len(_training_rows(study, tmp_path))
+    assert n / 2 < json.loads(file.read_text())["batch"] <= n
+    for old in file.parent.glob("*.npz"):
+        old.unlink()
+    parts = study.model_copy(update={"train_fractions": [0.5, 1.0]})  # an epoch of the part has ten steps at least
+    tiny.train(parts, "from_scratch", tmp_path)
+    record = json.loads((tmp_path / "from_scratch/MobileNetV2/run.json").read_text())
+    assert 1 <= record["batch"] <= n / 2 / tuning.PART_STEPS * 1.2
 
 
 def test_batch_auto_is_the_usual_one_without_a_gpu_and_an_error_where_no_image_fits(study, tmp_path, monkeypatch):
@@ -636,11 +690,22 @@ def test_a_gpu_that_is_not_there_is_said_in_one_line(monkeypatch):
         pass
 
 
-@pytest.mark.parametrize(("batch", "told"), [(32, "`batch: 16`"), (1, "image_size")])
-def test_running_out_of_memory_names_what_to_try(batch, told):
-    with pytest.raises(SkinTLError, match=told), tuning.enough_memory(batch):
+@pytest.mark.parametrize(
+    ("batch", "chosen", "begun", "told"),
+    [
+        (32, False, False, r"Try `batch: 16`, or `batch: auto`\."),
+        (32, True, True, r"Try `batch: 16`, and delete .*checkpoints: what is in it belongs to batches of 32"),
+        (1, False, False, r"Try a smaller `image_size`\."),
+    ],
+)
+def test_running_out_of_memory_names_what_to_try(tmp_path, batch, chosen, begun, told):
+    job = training.Job(_study(batch=batch), "from_scratch", "MobileNetV2", None, None, {}, tmp_path)
+    if begun:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "lesion_native_seed1.npz").touch()
+    with pytest.raises(SkinTLError, match=told), tuning.enough_memory(job, chosen):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes.")
-    with pytest.raises(ValueError, match="else"), tuning.enough_memory(batch):
+    with pytest.raises(ValueError, match="else"), tuning.enough_memory(job, chosen):
         raise ValueError("something else")
 
 

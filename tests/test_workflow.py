@@ -579,6 +579,13 @@ def test_a_full_disk_is_told_whoever_meets_it(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: runs/x.lock: no space left on the disk")
 
 
+def test_images_too_small_for_a_backbone_are_refused_before_anything_runs(capsys):
+    assert workflow.main(["run", "demo", "--config", "image_size=64"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: `image_size: 64` is too small for Xception, which needs 71 pixels.")
+    assert told.count("\n") == 1
+
+
 # --- What it takes ------------------------------------------------------------------------------------------------
 
 
@@ -609,6 +616,17 @@ def test_the_estimate_counts_what_is_computed(monkeypatch):
     monkeypatch.setenv("SKIN_TL_ISIC2018", "somewhere")
     assert of(external="isic2018").download == 0
     assert f"{one.disk / 1e9:.1f} GB" in one.in_words()
+
+    def tuned(**changes):
+        return of(strategies="from_scratch", leakage=False, other_splits=0, seeds="1", **changes)
+
+    plain = tuned()
+    rates = tuned(from_scratch_rate="0.001,0.01,0.1")
+    passes = plain.seconds - one.seconds
+    assert passes > 10 * one.seconds and rates.seconds - one.seconds == pytest.approx(3 * passes)
+    # Half the lesions: half the training, and all of the validation subset.
+    assert passes * 1.5 < tuned(train_fractions="0.5,1").seconds - one.seconds < passes * 1.6
+    assert plain.models < rates.models < tuned(from_scratch_rate="0.001,0.01,0.1", train_fractions="0.5,1").models
 
 
 def test_the_speed_is_a_plausible_one():
