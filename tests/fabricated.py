@@ -97,6 +97,8 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         "patience": 8,
         "overrides": [],
     } | (changes or {})
+    if study["strategies"] == ["from_scratch"]:  # which has no head that they would be of
+        study = {key: value for key, value in study.items() if key not in ("l2", "max_epochs", "patience")}
     study = check_study(study).model_dump()
     rng = np.random.default_rng(seed)
     folder = root / "runs" / name

@@ -459,8 +459,8 @@ def test_one_learning_rate_is_said_not_to_have_been_searched_for(make):
 def test_whether_the_curves_of_networks_flattened_is_measured(root, make, rise, told):
     changes = {"strategies": ["from_scratch"], "backbones": ["VGG16"], "leakage": False, "other_splits": 0}
     changes |= {"from_scratch_epochs": 20, "seeds": [1, 2]}
-    study = fabricate(root, f"rise_{rise}", changes)
-    file = root / "runs" / f"rise_{rise}" / "from_scratch/VGG16/history.csv"
+    study = fabricate(root, f"rise_{100 * rise:.0f}", changes)
+    file = root / "runs" / f"rise_{100 * rise:.0f}" / "from_scratch/VGG16/history.csv"
     history = pd.read_csv(file)
     parts = []
     for (seed,), part in history.groupby(["seed"]):
@@ -469,7 +469,7 @@ def test_whether_the_curves_of_networks_flattened_is_measured(root, make, rise, 
         parts.append(part.assign(epoch=np.arange(1, len(part) + 1), val_macro_f1=0.4 + rise * np.arange(len(part))))
     write_csv(file, pd.concat(parts))
     evaluate(study)
-    report = make(f"rise_{rise}", None)
+    report = make(f"rise_{100 * rise:.0f}", None)
     words = " ".join(re.sub("<[^>]*>", "", str(report.text("set_up_head").html)).split())
     assert "1 of 2 networks ended by early stopping" in words and told in words
     assert report.facts["ending.from_scratch.late_gain"].value == pytest.approx(rise * 4)
@@ -667,15 +667,17 @@ def test_unknown_language_fails(make):
 
 
 def test_without_runs_the_message_names_the_command(root):
-    with pytest.raises(SkinTLError, match=r"Run `\./run_all\.sh nothing` first"):
+    with pytest.raises(SkinTLError, match=r"Run `\./run_all\.sh /path/to/nothing\.yaml` first"):
         Report(str(root / "runs" / "nothing" / "study.json"))
+    with pytest.raises(SkinTLError, match=r"Run `\./run_all\.sh ham10000` first"):  # one below studies/
+        Report(str(root / "runs" / "ham10000" / "study.json"))
 
 
 @pytest.mark.parametrize("file", ["run.json", "predictions.csv", "history.csv"])
 def test_a_missing_file_of_a_run_is_named(root, file):
     study = fabricate(root, f"without_{file[:3]}", {"backbones": ["VGG16"], "seeds": [1]})
     (study.parent / "feature_extraction" / "VGG16" / file).unlink()
-    with pytest.raises(SkinTLError, match=rf"VGG16.{file} is missing.*run_all\.sh without_"):
+    with pytest.raises(SkinTLError, match=rf"VGG16.{file} is missing.*run_all\.sh \S*without_"):
         Report(str(study), "en", root / "report" / "x")
 
 
