@@ -150,7 +150,9 @@ def test_a_run_is_explained(small_study, tmp_path):
     explanations.explain(small_study, "feature_extraction", "MobileNetV2", folder)
     assert before == {path.name: path.read_bytes() for path in made.iterdir()}
     (run / "model.keras").write_bytes(b"not a model")
-    with pytest.raises(SkinTLError, match=r"model\.keras cannot be read .* Delete it and run `\./run_all\.sh small`"):
+    with pytest.raises(
+        SkinTLError, match=r"model\.keras cannot be read .* Delete it and run `\./run_all\.sh /path/to/small\.yaml`"
+    ):
         explanations.explain(small_study, "feature_extraction", "MobileNetV2", folder)
 
 
@@ -178,7 +180,7 @@ def test_missing_explanations_are_named(root, monkeypatch, file):
     monkeypatch.setenv("SKIN_TL_CACHE", str(root / "cache"))
     study = fabricate(root, f"unexplained_{file[:2]}", {"backbones": ["VGG16"], "seeds": [1]})
     (study.parent / "feature_extraction" / "VGG16" / "explanations" / file).unlink()
-    with pytest.raises(SkinTLError, match=rf"explanations.{file} is missing.*run_all\.sh unexplained_"):
+    with pytest.raises(SkinTLError, match=rf"explanations.{file} is missing.*run_all\.sh \S*unexplained_"):
         report = Report(str(study), "en", root / "report" / "x")
         report.explanations(report.explained[0], "VGG16")
 

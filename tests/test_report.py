@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import fabricated
@@ -192,7 +193,6 @@ def test_same_notebook_same_bytes(rendered, tmp_path):
 @pytest.mark.parametrize("library", [True, False])
 def test_fonts_in_the_pdf_have_no_date(monkeypatch, library):
     import weasyprint.pdf.fonts
-    from fontTools.misc import timeTools
 
     if library and not weasyprint.pdf.fonts.harfbuzz_subset:
         pytest.skip("needs the system's library libharfbuzz-subset")
@@ -200,7 +200,7 @@ def test_fonts_in_the_pdf_have_no_date(monkeypatch, library):
         monkeypatch.setattr(weasyprint.pdf.fonts, "harfbuzz_subset", None)
     printed = set()
     for now in (1e9, 2e9):
-        monkeypatch.setattr(timeTools.time, "time", lambda now=now: now)
+        monkeypatch.setattr(time, "time", lambda now=now: now)
         printed.add(rendering.to_pdf("<p>Some words, and <b>bold</b> ones.</p>"))
     assert len(printed) == 1
 
