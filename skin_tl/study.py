@@ -305,6 +305,10 @@ class Study(BaseModel):
         """Releases of photographs that it needs, each found by ``SKIN_TL_<name>`` or downloaded: tuple of str."""
         return (*([] if self.synthetic else ["HAM10000"]), *([self.external.upper()] if self.external else []))
 
+    def rates(self, strategy):
+        """Return the learning rates that a strategy which trains whole networks has to choose from, list of float."""
+        return getattr(self, f"{strategy}_rate")
+
     def run_folder(self, runs="runs"):
         """Return the folder of the study's runs, below the project's root."""
         return ROOT / runs / self.name

@@ -309,7 +309,7 @@ class Network:
         variables, head_variables = self.training.trainable_variables, {id(v) for v in logits.trainable_variables}
         shares = [study.backbone_share if tuned and id(v) not in head_variables else 1.0 for v in variables]
         decays = [study.weight_decay if len(v.shape) > 1 else 0.0 for v in variables]
-        peak = rates_of(study, job.strategy)[0]
+        peak = study.rates(job.strategy)[0]
         n_steps = int(epochs * steps)
         rate = make_schedule(peak, n_steps, min(round(study.warmup_epochs * steps), n_steps - 1))
         self.optimizer = AdamW(rate, shares, decays, momentum, study.clip_norm)
@@ -404,15 +404,18 @@ def identity(job, name, rows):
     for key in ("split_policies", "preprocessings", "seeds", "train_fractions"):
         settings.pop(key, None)
     settings |= {"image_size": job.study.image_size, "strategy": job.strategy, "backbone": job.backbone}
-    (settings[f"{job.strategy}_rate"],) = rates_of(job.study, job.strategy)
+    (settings[f"{job.strategy}_rate"],) = job.study.rates(job.strategy)
     settings["precision"] = precision_of(job.study)  # what `auto` means here
     subsets = [rows[subset].tolist() for subset in ("train", "val", "test")]
     weights = {key: job.weights.get(key) for key in ("source", "fingerprint")}
     return {
         "study": {"name": job.study.name, **settings, "head": list(name)},
         "data": {"images": job.images.key, "split": fingerprint(subsets), "weights": weights},
-        "version": {"format": FORMAT, "skin-tl": skin_tl.__version__, **CODE, "smoothed": SMOOTHED}
-        | {
+        "version": {
+            "format": FORMAT,
+            "skin-tl": skin_tl.__version__,
+            **CODE,
+            "smoothed": SMOOTHED,
             "keras": keras.__version__,
             "backend": f"{keras.backend.backend()} {importlib.metadata.version(keras.backend.backend())}",
         },
@@ -683,11 +686,6 @@ def _with_batch(job, batch):
     return dataclasses.replace(job, study=job.study.model_copy(update={"batch": batch}))
 
 
-def rates_of(study, strategy):
-    """Return the learning rates that a strategy has to choose from, list of float."""
-    return getattr(study, f"{strategy}_rate")
-
-
 def _with_rate(job, rate):
     return dataclasses.replace(job, study=job.study.model_copy(update={f"{job.strategy}_rate": [rate]}))
 
@@ -810,16 +808,16 @@ def train_at_best_rate(job, name, rows):
     NotANumberError
         If the loss of each was no number.
     """
-    rates, best, tried, seconds = rates_of(job.study, job.strategy), None, [], 0.0
+    rates, best, tried, seconds = job.study.rates(job.strategy), None, [], 0.0
     for rate in rates:
         row = {"rate": rate, "val_macro_f1": None, "epochs": None, "kept": False}
         tried.append(row)
         try:
             network, history, progress = train_network(_with_rate(job, rate), name, rows, len(rates) > 1)
-        except NotANumberError as error:
+        except NotANumberError:
             if rate == rates[-1] and best is None:
                 raise
-            say(f"  note: {error} This rate is out.")
+            say(f"  note: {job.backbone}, seed {name[3]}, rate {rate:g}: the loss is not a number. This rate is out.")
             continue
         seconds += progress["seconds"]
         row |= {"val_macro_f1": progress["best"]["macro_f1"], "epochs": int((history["stage"] == job.strategy).sum())}
@@ -833,7 +831,7 @@ def train_at_best_rate(job, name, rows):
 
 def _name_of(job, name, of_several):
     """Return what a network's checkpoint and log are named by: by its learning rate too, where it is one of several."""
-    (rate,) = rates_of(job.study, job.strategy)
+    (rate,) = job.study.rates(job.strategy)
     return Path(head_file(*name)).stem + (f"_rate{rate:g}" if of_several else "")
 
 
@@ -871,13 +869,14 @@ def train_network(job, name, rows, of_several=False):
     _, _, _, seed, fraction = name
     file, about = _checkpoint_file(job, name, of_several), identity(job, name, rows)
     saved = read_checkpoint(file, about)
-    head, first, began = None, [], time.perf_counter()
+    head, first, seconds = None, [], 0.0
     if job.strategy == "fine_tuning" and not saved:
         _, features = job.features(name[2])
+        clock = time.perf_counter()
         with threadpool_limits(1, "blas"):
             head, history = train_head(features, labels, rows, study)
+        seconds = time.perf_counter() - clock
         first = history.assign(stage="head").to_dict("records")
-    seconds = time.perf_counter() - began
     network = _begin(job, name, rows, head)
     progress = {"history": first, "confusions": [], "best": {"epoch": 0, "macro_f1": -1.0}, "seconds": seconds}
     progress["done"] = False
@@ -888,7 +887,7 @@ def train_network(job, name, rows, of_several=False):
     steps, before = len(rows["train"]) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
     epochs, done = _epochs(study, job.strategy), len(progress["history"]) - before
     what = f"{job.backbone}, seed {seed}" + ("" if fraction == 1 else f", {100 * fraction:.10g} % of the lesions")
-    what += f", rate {rates_of(study, job.strategy)[0]:g}" if of_several else ""
+    what += f", rate {study.rates(job.strategy)[0]:g}" if of_several else ""
     if done and not progress["done"]:
         say(f"  {what}: going on after epoch {done}.")
     logs = job.folder / "tensorboard" / _name_of(job, name, of_several)
@@ -966,7 +965,7 @@ def _stop_at(job, name, network, best, progress, checkpoint, epoch, step):
     with write_atomically(file) as part:
         network.whole.save(part)
     checkpoint.unlink(missing_ok=True)
-    key, (rate,) = f"{job.strategy}_rate", rates_of(job.study, job.strategy)
+    key, (rate,) = f"{job.strategy}_rate", job.study.rates(job.strategy)
     good = progress["best"]["epoch"]
     kept = f"those of epoch {good}, the best so far" if good else "those that it began with"
     folder = checkpoint.parent

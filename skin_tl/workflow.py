@@ -842,12 +842,12 @@ def estimate(study):
     # Whole networks: in each epoch, every training image costs a forward and a backward pass, as much as two more.
     tuned = [strategy for strategy in study.strategies if strategy in TUNED]
     n_splits, fractions = len(study.split_policies) * len(study.seeds), study.train_fractions
-    rates = {strategy: len(getattr(study, f"{strategy}_rate")) for strategy in tuned}
+    rates = {strategy: len(study.rates(strategy)) for strategy in tuned}
     epochs = sum(getattr(study, f"{strategy}_epochs") * rates[strategy] for strategy in tuned)
     rounds = n_splits * epochs * (3 * SHARES["train"] * sum(fractions) + SHARES["val"] * len(fractions))
-    n_models, n_checkpoints = n_splits * len(fractions) * len(study.preprocessings), len(study.preprocessings)
-    n_checkpoints *= n_splits * len(fractions) * max(rates.values(), default=0)  # of one run, which removes them then
-    n_models = len(study.strategies) + len(tuned) * n_models + CHECKPOINT * n_checkpoints
+    n_networks = n_splits * len(fractions) * len(study.preprocessings)
+    n_checkpoints = n_networks * max(rates.values(), default=0)  # of one run, which removes them at its end
+    n_models = len(study.strategies) + len(tuned) * n_networks + CHECKPOINT * n_checkpoints
     return Estimate(
         download=download,
         images=n_images * study.image_size**2 * 3,
