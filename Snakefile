@@ -71,6 +71,13 @@ def features_of(wildcards):
     return [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings]
 
 
+def weights_asked_for():
+    """Which weights all of them begin with, and the folder that is looked in; none, where nothing is transferred."""
+    if not study.transfers:
+        return {"weights": "none"}
+    return {"weights": study.weights, "folder": os.environ.get("SKIN_TL_WEIGHTS", "")}
+
+
 def modules_of(wildcards):
     return sources("training", *(["tuning"] if wildcards.strategy in TUNED else []))
 
@@ -106,9 +113,9 @@ rule all:
 
 
 rule weights:
-    message: "finding the weights of " + ", ".join(study.backbones)
+    message: f"finding the weights of {', '.join(study.backbones)}" if study.transfers else "transferring no weights"
     output: f"{RUNS}/weights.json"
-    params: depends=depends(weights=study.weights, folder=os.environ.get("SKIN_TL_WEIGHTS", ""), backbones=study.backbones)
+    params: depends=depends(**weights_asked_for(), backbones=study.backbones)
     log: f"{RUNS}/logs/weights.log"
     shell: "{STEP} weights {STUDY} > {log} 2>&1"
 

@@ -27,7 +27,7 @@ def weights(study, folder, options):
         if study.gpus == "all" and not gpus():
             say("  note: `gpus: all`, and none is found: networks are trained on the processor.")
     found = prepare_weights(study, folder)
-    if study.weights == "random":
+    if found["source"] == study.weights == "random":
         say("  note: random weights for all backbones, as the study asks. The report will say so.")
     elif found["source"] == "random":
         say(f"  WARNING: random weights for all backbones, not ImageNet's: {found['reason']}.")

@@ -110,14 +110,15 @@ def resolve_weights(backbones, mode):
     Parameters
     ----------
     backbones : list of str
-    mode : {'imagenet', 'imagenet_or_random', 'random'}
+    mode : {'imagenet', 'imagenet_or_random', 'random', 'none'}
         With ``imagenet_or_random`` the hub gets one attempt of `PATIENCE_WITH_HUB` seconds to answer; unless the
-        weights of all backbones are there then, all get random ones.
+        weights of all backbones are there then, all get random ones.  ``none`` is for a study that transfers nothing:
+        random weights are what it asks for, and nothing has to be said of them.
 
     Returns
     -------
     dict
-        ``source`` ('imagenet' or 'random'), ``reason`` (a sentence, empty where nothing is to be said) and
+        ``source`` ('imagenet', 'random' or 'none'), ``reason`` (a sentence, empty where nothing is to be said) and
         ``backbones``: for each, ``source`` ('folder', 'keras' or 'random') and ``file`` and ``fingerprint``
         where it is a file.
 
@@ -126,6 +127,8 @@ def resolve_weights(backbones, mode):
     SkinTLError
         If `mode` is ``imagenet`` and weights cannot be had.
     """
+    if mode == "none":
+        return _random_for(backbones, "") | {"source": mode}
     if mode == "random":
         return _random_for(backbones, "the study asks for random weights")
     found = {}

@@ -75,7 +75,7 @@ def prepare(study, folder, made=False):
 
 def prepare_weights(study, folder):
     """Resolve the weights of the study's backbones and write weights.json."""
-    weights = resolve_weights(study.backbones, study.weights)
+    weights = resolve_weights(study.backbones, study.weights if study.transfers else "none")
     write_json(folder / "weights.json", weights)
     return weights
 

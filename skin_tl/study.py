@@ -305,6 +305,11 @@ class Study(BaseModel):
         """Releases of photographs that it needs, each found by ``SKIN_TL_<name>`` or downloaded: tuple of str."""
         return (*([] if self.synthetic else ["HAM10000"]), *([self.external.upper()] if self.external else []))
 
+    @property
+    def transfers(self):
+        """Whether it needs networks that learned from photographs: all but training from random weights does."""
+        return self.strategies != ["from_scratch"] or self.external is not None
+
     def rates(self, strategy):
         """Return the learning rates that a strategy which trains whole networks has to choose from, list of float."""
         return getattr(self, f"{strategy}_rate")

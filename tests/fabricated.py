@@ -121,7 +121,8 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
     write_json(folder / "dataset" / "images.json", about | {"source": "fabricated", "file_sizes": sizes})
     sources = {backbone: {"source": "random" if weights == "random" else "keras"} for backbone in study["backbones"]}
     reason = "the hub did not answer" if weights == "random" else ""
-    write_json(folder / "weights.json", {"source": weights, "reason": reason, "backbones": sources})
+    source = weights if check_study(study).transfers else "none"
+    write_json(folder / "weights.json", {"source": source, "reason": reason, "backbones": sources})
     for strategy in study["strategies"]:
         predictions = {}
         for backbone in study["backbones"]:

@@ -11,6 +11,7 @@ import pytest
 from skin_tl import backbones
 from skin_tl.backbones import BACKBONES, Backbone, build_backbone, resolve_weights
 from skin_tl.errors import SkinTLError
+from skin_tl.runs import prepare_weights
 
 keras = pytest.importorskip("keras")
 
@@ -133,6 +134,17 @@ def test_one_missing_backbone_gives_all_of_them_random_weights_and_a_reason(fold
     assert weights["source"] == "random"
     assert "VGG16" in weights["reason"]
     assert {entry["source"] for entry in weights["backbones"].values()} == {"random"}
+
+
+def test_a_study_that_transfers_nothing_asks_for_no_weights(small_study, no_hub, tmp_path):
+    study = small_study.model_copy(update={"strategies": ["from_scratch"], "weights": "imagenet"})
+    weights = prepare_weights(study, tmp_path)
+    assert (weights["source"], weights["reason"]) == ("none", "")
+    assert weights["backbones"] == {"MobileNetV2": {"source": "random"}}
+    # near-duplicates in an external test set are told by features that were learned from photographs
+    needy = study.model_copy(update={"external": "isic2018"})
+    with pytest.raises(SkinTLError, match="No ImageNet weights for MobileNetV2"):
+        prepare_weights(needy, tmp_path)
 
 
 def test_a_weights_folder_that_is_none_is_refused(monkeypatch, tmp_path):
