@@ -305,13 +305,15 @@ def _block(axes, left, bottom, width, height, text, colour="white", edge=SOFT, s
 
 
 @themed
-def transfer(labels=None, **fields):
+def transfer(labels=None, strategies=("feature_extraction",), **fields):
     """Draw learning from scratch beside transfer, as the presentation does.
 
     Parameters
     ----------
     labels : skin_tl.texts.Labels, optional
         English by default.
+    strategies : sequence of str, optional
+        Those of the study, which tell what becomes of the copied layers: frozen, learning on, or both.
     **fields
         What the labels name: `images` (of skin), `photographs` and `categories` (that the backbones learned
         from), numbers written as text.
@@ -354,7 +356,8 @@ def transfer(labels=None, **fields):
     _arrow(axes, (3.12, bottom + 0.5), (3.4, bottom + 0.5))
     _block(axes, 3.45, bottom + 0.12, 1.07, 0.76, labels("transfer.diagnoses"))
     axes.plot([1.45, 2.72], [bottom - 0.08] * 2, color=LEARNED_TEXT, linewidth=2)
-    axes.text(2.08, bottom - 0.15, labels("transfer.frozen"), ha="center", va="top", fontsize=8, color=LEARNED_TEXT)
+    ways = "frozen" if "fine_tuning" not in strategies else "both" if "feature_extraction" in strategies else "tuned"
+    axes.text(2.08, bottom - 0.15, labels(f"transfer.{ways}"), ha="center", va="top", fontsize=8, color=LEARNED_TEXT)
     axes.plot([2.8, 3.0], [bottom - 0.08] * 2, color=NEW_TEXT, linewidth=2)
     axes.text(2.86, bottom - 0.15, labels("transfer.learns"), ha="left", va="top", fontsize=8, color=NEW_TEXT)
     return [scratch, reuse]

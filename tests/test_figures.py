@@ -220,6 +220,8 @@ def drawn(labels, metadata):
     made = {
         "cnn_operations": figures.cnn_operations(labels),
         "transfer": figures.transfer(labels, **numbers),
+        "transfer_tuned": figures.transfer(labels, ["fine_tuning", "from_scratch"], **numbers),
+        "transfer_both": figures.transfer(labels, ["feature_extraction", "fine_tuning"], **numbers),
         "class_balance": figures.class_balance(metadata, labels),
         "scores_one_seed": figures.scores(score_rows(n_seeds=1), ["macro_f1"], labels),
         "published": figures.published(report_rows(), ["accuracy", "macro_avg", "weighted_avg"], labels),
