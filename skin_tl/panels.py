@@ -206,7 +206,7 @@ class Explorer:
 
     def _build_threshold(self):
         self._slider = widgets.FloatLogSlider(
-            value=0.5, min=-4, max=0, step=0.01, readout_format=".4f", description=self._word("threshold")
+            value=0.5, min=-4, max=0, step=0.01, readout_format=".3r", description=self._word("threshold")
         )
         self._slider.layout.width, self._slider.style.description_width = "460px", "initial"
         self._slider.add_class("skin-threshold")
@@ -508,6 +508,8 @@ class Explorer:
         self._curve = _curve(self._lesions, self.labels)
         self._chosen_threshold = explore.threshold_of_validation(self.found.predictions, self.choice)
         known = bool(np.isfinite(self._chosen_threshold))
+        if known and self._chosen_threshold > 0:
+            self._slider.min = min(-4, np.floor(np.log10(self._chosen_threshold)))
         self._of_validation.disabled = not known
         self._of_validation.description = self._word(
             "of_validation",

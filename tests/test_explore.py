@@ -274,6 +274,15 @@ def test_a_closer_look_shows_the_image_its_siblings_and_two_backbones(explorer):
     assert 'data-backbone="ensemble"' in explorer._comparison.value
 
 
+def test_the_slider_reaches_the_threshold_of_validation(explorer, monkeypatch):
+    for threshold in (3e-7, 0.2):
+        monkeypatch.setattr(explore, "threshold_of_validation", lambda *_, value=threshold: value)
+        explorer._prepare_threshold()
+        assert explorer._slider.value == pytest.approx(threshold)
+    monkeypatch.undo()
+    explorer._prepare_threshold()
+
+
 def test_moving_the_threshold_moves_the_figures(explorer):
     def figures():
         page = parse(str(explorer._decision.value))
