@@ -448,6 +448,11 @@ print(*[name for name in names if importlib.util.find_spec(name) is None])
                 "Bring it up to date: conda env update -f environment.yml"
             ;;
     esac
+    if [ "$KERAS_BACKEND" = tensorflow ] && wants_cuda &&
+        ! "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("nvidia.cudnn") is None)' 2>/dev/null; then
+        echo "note: the conda environment $named lacks NVIDIA's libraries, so TensorFlow computes on the processor unless the" \
+            "system has them. To add them: pip install --require-hashes -r requirements-cuda.lock" >&2
+    fi
     if [ ! -f "$environment/skin_tl.installed" ]; then # for a JupyterLab that is started without us
         mkdir -p "$state"
         log="$state/install.log"

@@ -26,6 +26,10 @@ PATIENCE_WITH_HUB = 10
 
 RANDOM_WEIGHTS_SEED = 0
 
+_WEIGHTS_BY_SIZE = ("mobilenet", "mobilenet_v2")
+"""Modules of `keras.applications` that download other weights for other sizes of image; those of `imagenet_size` are
+taken for all, so that a study's numbers do not depend on where its weights come from."""
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -212,8 +216,12 @@ def _network(name, weights, image_size=224):
     """Build one network of `keras.applications` without classifier; `weights` as its argument, or a file's path."""
     from keras import applications
 
-    make = getattr(applications, name)
+    make, about = getattr(applications, name), BACKBONES[name]
     options = {"include_top": False, "pooling": "avg", "input_shape": (image_size, image_size, 3)}
+    if weights == "imagenet" and about.module in _WEIGHTS_BY_SIZE and image_size != about.imagenet_size:
+        network = make(weights=None, **options)
+        network.set_weights(_network(name, "imagenet", about.imagenet_size).get_weights())
+        return network
     if weights == "imagenet":
         return make(weights="imagenet", **options)
     network = make(weights=None, **options)

@@ -158,8 +158,10 @@ def _study_of(folder, files):
         raise SkinTLError(f"{folder} holds no run.json. Delete the folder, and run notebooks/2_train.ipynb again.")
     about = [read_json(record) for record in records]
     strategies, backbones = (list(dict.fromkeys(one[key] for one in about)) for key in ("strategy", "backbone"))
-    both = {"strategies": strategies, "backbones": backbones}
-    study = check_study(about[0]["parameters"] | both, source=records[0])
+    # Experiments are not shown, and some strategies have none.
+    found = {"strategies": strategies, "backbones": backbones, "leakage": False, "other_splits": 0}
+    study = check_study(about[0]["parameters"], found, source=records[0])
+    study = study.model_copy(update={"overrides": about[0]["parameters"].get("overrides", [])})
     save_study(study, folder / "study.json")
     return study
 
@@ -380,8 +382,8 @@ def compare(predictions, image_id, choice, backbones):
 def features_of_run(found, choice):
     """Return the features that a run's backbone gives for all images of the study, (n_images, n_features) float32.
 
-    Computed where the cache has not got them.  Where the strategy trains the backbone too, they are those of the
-    network in the run's model.keras.
+    Computed where the cache has not got them.  Where the strategy trains the backbone too, each split, scaling and seed
+    has a network of its own, and they are those of the chosen one.
 
     Raises
     ------
@@ -399,9 +401,11 @@ def features_of_run(found, choice):
         weights = read_json(run / "run.json")["weights"]
         model = build_backbone(backbone, preprocessing, found.study.image_size, weights)
     else:
-        from skin_tl.prediction import Run, load_predictor
+        from skin_tl.prediction import Run, read_model
+        from skin_tl.training import head_file
 
-        model = load_predictor(Run(run, choice["strategy"], backbone, "")).body
+        network = f"models/{head_file('main', choice['split_policy'], preprocessing, choice['seed'])}"
+        model = read_model(Run(run, choice["strategy"], backbone, ""), found.study.image_size, network)[1]
     return extract(found.images, backbone, preprocessing, model)[0]
 
 

@@ -174,6 +174,8 @@ def read_image(path, size):
         reason = "claims to be far too large an image"
     except FileNotFoundError:
         reason = "does not exist"
+    except PermissionError:
+        reason = "may not be read: its permissions forbid it"
     except (OSError, SyntaxError, ValueError) as error:
         reason = f"is damaged ({error})"
     raise SkinTLError(f"{path} {reason}")

@@ -21,7 +21,7 @@ from skin_tl.decisions import SENSITIVITY
 from skin_tl.drawing import DIAGNOSES, GRID, INK, SOFT, Drawing, backbone_name, themed, to_svg, write_numbers
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
-from skin_tl.study import CLASSES
+from skin_tl.study import CLASSES, TUNED
 from skin_tl.texts import Labels
 
 PAGE = 12
@@ -237,8 +237,10 @@ class Explorer:
 
     def _read(self, folder):
         """Read the runs of a study and show its first head."""
-        self.found, self._features = explore.open_runs(folder), {}
-        self._pictures = explore.Pictures(self.found.images)
+        found = explore.open_runs(folder)
+        pictures = explore.Pictures(found.images)
+        # All of it can be read: from here on the panels are about this study.
+        self.found, self._pictures, self._features = found, pictures, {}
         self._fill(1)
 
     def _chosen(self, place):
@@ -471,7 +473,9 @@ class Explorer:
         self._comparison.value = Markup('<div class="skin-tl row">{}</div>').format(Markup("").join(columns))
 
     def _key(self):
-        return tuple(self.choice[name] for name in ("strategy", "backbone", "preprocessing"))
+        """Tell networks apart: heads of a backbone share its features, whole networks learned theirs each by itself."""
+        alone = ("split_policy", "seed") if self.choice["strategy"] in TUNED else ()
+        return tuple(self.choice[name] for name in ("strategy", "backbone", "preprocessing", *alone))
 
     def find_nearest(self):
         """Show the training lesions nearest to the chosen image, by the features of the chosen backbone."""

@@ -267,8 +267,8 @@ def read_files(paths, size, base=None):
     return pixels
 
 
-def read_model(run, size):
-    """Read a run's model.
+def read_model(run, size, name="model.keras"):
+    """Read a run's model, or one of its networks below ``models/``.
 
     Returns
     -------
@@ -284,7 +284,7 @@ def read_model(run, size):
 
     from skin_tl.backbones import features_model, head_layers
 
-    file = run.folder / "model.keras"
+    file = run.folder / name
     try:
         whole = keras.models.load_model(file, compile=False)
         shaped = whole.input_shape[1:] == (size, size, 3) and whole.output_shape[1:] == (len(CLASSES),)

@@ -404,7 +404,7 @@ def check_study(settings, overrides=None, source="study"):
     """Check settings (a dict) and overrides as `load_study` does; `source` is named in errors."""
     overrides = dict(overrides or {})
     try:
-        study = Study(**{**settings, **overrides})
+        study = Study(**{**_with_an_effect(settings, overrides), **overrides})
     except ValidationError as error:
         problems = dict.fromkeys(_explain(item, overrides) for item in error.errors())
         raise SkinTLError(f"{source}: {'; '.join(problems)}") from None
@@ -414,6 +414,14 @@ def check_study(settings, overrides=None, source="study"):
         plain = None
     changed = [key for key in overrides if plain is None or getattr(plain, key) != getattr(study, key)]
     return study.model_copy(update={"overrides": sorted({*study.overrides, *changed})})
+
+
+def _with_an_effect(settings, overrides):
+    """Leave out of a file's settings what belongs to strategies that an override took away."""
+    if "strategies" not in overrides:
+        return settings
+    left = {*_as_list(overrides["strategies"])}
+    return {key: value for key, value in settings.items() if left & {*_OF_STRATEGIES.get(key, left)}}
 
 
 # What keys expect, where the words of the library that checks them would be a pattern, or several messages.

@@ -566,8 +566,8 @@ def sharing_gpus(study):
     asked = f"`gpus: {study.gpus}`"
     if keras.backend.backend() != "jax":
         raise SkinTLError(
-            f"{asked}: Keras shares batches between GPUs with JAX alone. Start with KERAS_BACKEND=jax, or set "
-            "`gpus: 1`."
+            f"{asked}: Keras shares batches between GPUs with JAX alone. Start with KERAS_BACKEND=jax, with JAX's "
+            "libraries for GPUs installed (see README.md), or set `gpus: 1`."
         )
     if n > len(found):
         raise SkinTLError(f"{asked}, but Keras finds {len(found)} on this machine. Set `gpus: all` to take those.")
@@ -584,8 +584,8 @@ def on_device(study):
     """
     if study.device == "gpu" and not gpus():
         raise SkinTLError(
-            f"`device: gpu`, but {keras.backend.backend()} finds no GPU on this machine. Look at `nvidia-smi`, try "
-            "KERAS_BACKEND=jax, or set `device: auto`."
+            f"`device: gpu`, but {keras.backend.backend()} finds no GPU on this machine. Look at `nvidia-smi` and at "
+            "what README.md says of GPUs, or set `device: auto`."
         )
     shared = sharing_gpus(study)
     if shared:

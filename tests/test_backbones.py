@@ -1,6 +1,7 @@
 """Backbones see what keras.applications documents, whichever road their weights come by."""
 
 import http.server
+import importlib
 import os
 import threading
 import time
@@ -120,6 +121,28 @@ def test_weights_in_a_folder_are_used_without_asking_the_hub(folder, no_hub):
     assert weights["backbones"]["MobileNetV2"]["file"].endswith("mobilenetv2_notop.weights.h5")
     model = build_backbone("MobileNetV2", "native", 64, weights["backbones"]["MobileNetV2"])
     assert model.output_shape == (None, 1280)
+
+
+def test_mobilenets_weights_are_the_same_for_every_size_and_by_every_road(folder, no_hub, tmp_path, monkeypatch):
+    """Keras downloads other ones for 96, 128, 160 and 192 pixels, where a folder has one file for all."""
+    asked = []
+
+    def fetch(name, *arguments, **keywords):
+        asked.append(name)
+        network = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(224, 224, 3))
+        network.load_weights(folder / "mobilenetv2_notop.weights.h5")
+        network.save_weights(tmp_path / "fetched.weights.h5")
+        return str(tmp_path / "fetched.weights.h5")
+
+    module = importlib.import_module("keras.src.applications.mobilenet_v2")
+    monkeypatch.setattr(module.file_utils, "get_file", fetch)
+    by_hub = build_backbone("MobileNetV2", "native", 96, {"source": "keras"})
+    by_folder = build_backbone(
+        "MobileNetV2", "native", 96, resolve_weights(["MobileNetV2"], "imagenet")["backbones"]["MobileNetV2"]
+    )
+    assert asked and all("_224_" in name for name in asked)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    np.testing.assert_array_equal(by_hub.predict_on_batch(pixels), by_folder.predict_on_batch(pixels))
 
 
 def test_missing_weights_are_named_with_every_remedy(folder, no_hub):

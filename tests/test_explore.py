@@ -229,6 +229,38 @@ def test_runs_made_by_hand_are_put_together(fab, tmp_path):
     assert sorted(read_json(folder / "study.json")["backbones"]) == sorted(BACKBONES)
 
 
+@pytest.mark.parametrize("strategy", ["fine_tuning", "from_scratch"])
+def test_whole_networks_trained_by_hand_are_opened_though_their_study_has_experiments(fab, tmp_path, strategy):
+    """The demo has; 2_train trains one strategy of it at a time."""
+    import shutil
+
+    folder = tmp_path / "runs" / "interactive" / "tiny"
+    shutil.copytree(fab / "runs" / "tiny", folder)
+    shutil.rmtree(folder / "baseline")
+    (folder / "feature_extraction").rename(folder / strategy)
+    (folder / "study.json").unlink()
+    asked = ["feature_extraction", strategy]
+    parameters = read_json(fab / "runs/tiny/study.json") | {"strategies": asked, "leakage": True, "other_splits": 5}
+    for name in BACKBONES:
+        file = folder / strategy / name / "run.json"
+        write_json(file, read_json(file) | {"strategy": strategy, "parameters": parameters | {"backbones": [name]}})
+    opened = explore.open_runs(folder)
+    assert opened.study.strategies == [strategy] and opened.study.overrides == parameters["overrides"]
+    assert set(opened.predictions["strategy"]) == {strategy}
+
+
+def test_panels_stay_with_a_study_when_another_cannot_be_opened(explorer, monkeypatch):
+    def gone(_):
+        raise SkinTLError("the images are gone")
+
+    before = explorer.found, explorer._pictures
+    with monkeypatch.context() as patch:
+        patch.setattr(explore, "Pictures", gone)
+        with pytest.raises(SkinTLError, match="are gone"):
+            explorer._read(explorer.found.folder)
+    assert (explorer.found, explorer._pictures) == before
+
+
 # Panels -----------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from scipy import optimize, special
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import cosine_distances
 
-from skin_tl import prediction
+from skin_tl import explore, prediction
 from skin_tl.dataset import read_folder
 from skin_tl.files import ROOT, read_json, write_json
 from skin_tl.neighbours import Rows, unlikeness_limit
@@ -214,13 +214,13 @@ def test_whole_networks_predict_as_their_run_did(project, files, strategy):
     """Over all flips and rotations, as the study asks for."""
     other = {"fine_tuning": "from_scratch_epochs", "from_scratch": "fine_tuning_epochs"}[strategy]
     tuning = {key: value for key, value in tiny.TUNING.items() if key != other}
-    changes = {"name": strategy, "strategies": [strategy], "seeds": [2], "test_time_augmentation": True}
+    changes = {"name": strategy, "strategies": [strategy], "seeds": [2, 3], "test_time_augmentation": True}
     settings = STUDY | tuning | changes
     if strategy == "from_scratch":  # it has no head that these would be of
         settings = {key: value for key, value in settings.items() if key not in ("l2", "max_epochs")}
     tiny.finish(project, settings)
     run = project / "runs" / strategy / strategy / "MobileNetV2"
-    written = pd.read_csv(run / "predictions.csv").query("subset == 'test'")[:6]
+    written = pd.read_csv(run / "predictions.csv").query("subset == 'test' and seed == 2")[:6]
     found = prediction.predict_images(
         [files[name] for name in written["image_id"]], strategy, root=project, explain=True
     )
@@ -230,6 +230,18 @@ def test_whole_networks_predict_as_their_run_did(project, files, strategy):
     assert found.random_weights == (strategy == "fine_tuning")  # from scratch, they are meant
     assert set(found.maps) == {(image, strategy, "MobileNetV2") for image in found.images}
     assert all(shown.shape == (64, 64) and 0 <= shown.min() <= shown.max() <= 1 for shown in found.maps.values())
+    # near lesions are those of the network that was chosen, not of the first one
+    import keras
+
+    from skin_tl.backbones import features_model
+
+    opened, choice = explore.open_runs(project / "runs" / strategy), {"strategy": strategy, "backbone": "MobileNetV2"}
+    for seed in (2, 3):
+        network = keras.models.load_model(run / "models" / f"lesion_native_seed{seed}.keras", compile=False)
+        chosen = choice | {"split_policy": "lesion", "preprocessing": "native", "seed": seed}
+        features = explore.features_of_run(opened, chosen)
+        by_hand = features_model(network).predict_on_batch(opened.images.pixels[:4])
+        np.testing.assert_allclose(features[:4], by_hand, atol=1e-4)
 
 
 # What is printed

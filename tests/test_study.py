@@ -19,6 +19,21 @@ def test_the_studies_of_the_project_are_valid_and_named_after_their_file(path):
     assert study.overrides == []
 
 
+def test_a_study_can_be_narrowed_to_some_of_its_strategies():
+    file = yaml.safe_load((ROOT / "studies" / "transfer.yaml").read_text(encoding="utf-8"))
+    assert {"fine_tuning_epochs", "from_scratch_epochs"} <= {*file}
+    for strategies in (["feature_extraction"], "feature_extraction,fine_tuning", ["from_scratch"]):
+        study = load_study("transfer", {"strategies": strategies})
+        tuned = "fine_tuning" in study.strategies
+        assert study.fine_tuning_epochs == (
+            file["fine_tuning_epochs"] if tuned else check_study(SETTINGS).fine_tuning_epochs
+        )
+        assert study.overrides == ["strategies"]
+    # what the same command line says is not left out without a word
+    with pytest.raises(SkinTLError, match=r"`--config fine_tuning_epochs=…`: has an effect on fine_tuning alone"):
+        load_study("transfer", {"strategies": ["feature_extraction"], "fine_tuning_epochs": 3})
+
+
 def test_a_copy_of_a_study_needs_a_name_of_its_own(tmp_path):
     copy = tmp_path / "copy.yaml"
     demo = (ROOT / "studies" / "demo.yaml").read_text(encoding="utf-8")
