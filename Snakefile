@@ -10,17 +10,20 @@
 #                                        └─ external_duplicates
 #
 # Called by ./run_all.sh with --configfile studies/<study>.yaml. Each step is `python -m skin_tl STEP`; `params.depends` holds
-# the settings that a step depends on, so that changing them, and nothing else, runs it again.
+# the settings that a step depends on, so that changing them, and nothing else, runs it again. Of the notebooks that draw splits
+# and train, the code counts alone: they are opened, run and saved in JupyterLab.
 
 import json
 import os
 import shlex
 import sys
+from pathlib import Path
 
 import yaml
 
+from skin_tl.backbones import weights_state
 from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
-from skin_tl.workflow import has_gpu
+from skin_tl.workflow import code_of, has_gpu
 
 with open(workflow.configfiles[0]) as file:
     settings = yaml.safe_load(file)
@@ -48,6 +51,11 @@ if study.releases:
 
     STATES = {name: source_state(name, f"{RUNS}/{PARTS[name]}") for name in study.releases}
 
+# Weights count by their content, wherever they lie.
+WEIGHTS = {"weights": study.weights if study.transfers else "none", "backbones": study.backbones}
+if study.transfers and study.weights != "random":
+    WEIGHTS["states"] = {name: weights_state(name, Path(RUNS, "weights.json")) for name in study.backbones}
+
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
 EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]
 EXTERNAL_FILES = []
@@ -71,15 +79,9 @@ def features_of(wildcards):
     return [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings]
 
 
-def weights_asked_for():
-    """Which weights all of them begin with, and the folder that is looked in; none, where nothing is transferred."""
-    if not study.transfers:
-        return {"weights": "none"}
-    return {"weights": study.weights, "folder": os.environ.get("SKIN_TL_WEIGHTS", "")}
-
-
 def modules_of(wildcards):
-    return sources("training", *(["tuning"] if wildcards.strategy in TUNED else []))
+    more = {"feature_extraction": [], "fine_tuning": ["tuning"], "from_scratch": ["tuning", "backbones"]}
+    return sources("training", *more[wildcards.strategy])
 
 
 def settings_of(wildcards):
@@ -115,7 +117,7 @@ rule all:
 rule weights:
     message: f"finding the weights of {', '.join(study.backbones)}" if study.transfers else "transferring no weights"
     output: f"{RUNS}/weights.json"
-    params: depends=depends(**weights_asked_for(), backbones=study.backbones)
+    params: depends=depends(**WEIGHTS)
     log: f"{RUNS}/logs/weights.log"
     shell: "{STEP} weights {STUDY} > {log} 2>&1"
 
@@ -137,12 +139,13 @@ rule dataset:
     input:
         rules.images.output,
         sources("splits", "leakage"),
-        "notebooks/1_dataset.ipynb",
     output:
         f"{RUNS}/dataset/splits.csv",
         f"{RUNS}/dataset/experiments.csv",
         f"{RUNS}/dataset/dataset.ipynb",
-    params: depends=depends(**study.split_settings())
+    params:
+        depends=depends(**study.split_settings()),
+        notebook=code_of("1_dataset"),
     log: f"{RUNS}/logs/dataset.log"
     shell: "{STEP} dataset {STUDY} > {log} 2>&1"
 
@@ -168,9 +171,10 @@ rule train:
         rules.dataset.output[:2],
         features_of,
         modules_of,
-        "notebooks/2_train.ipynb",
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in RUN_FILES]
-    params: depends=settings_of
+    params:
+        depends=settings_of,
+        notebook=code_of("2_train"),
     threads: lambda wildcards: workflow.cores if wildcards.strategy in TUNED else HALF_OF_CORES
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
     shell:

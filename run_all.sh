@@ -483,7 +483,14 @@ else
         { [ "$what" = test ] && [ -n "${SKIN_TL_TEST_EXPORT-}" ]; }; then
         add_lock export "the converters and runtimes of ONNX and LiteRT (about 200 MB)"
     fi
-    if wants_cuda; then add_lock cuda "NVIDIA's libraries for TensorFlow (about 3 GB)"; fi
+    if [ "$KERAS_BACKEND" = jax ]; then
+        if wants_cuda && ! "$python" -c 'import importlib.util as u, sys
+sys.exit(not any(u.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)))'; then
+            echo "note: JAX computes on the processor: its libraries for GPUs are not in .venv (see README.md)." >&2
+        fi
+    elif wants_cuda; then
+        add_lock cuda "NVIDIA's libraries for TensorFlow (about 3 GB)"
+    fi
 fi
 export PATH="$environment/bin:$PATH"
 

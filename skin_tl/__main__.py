@@ -7,6 +7,7 @@ user can mend ends in one line ``error: …`` and exit status 1.
 import argparse
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,6 +67,9 @@ def train(study, folder, options):
     """Execute the training notebook for one backbone and strategy."""
     run = folder / options.strategy / options.backbone
     execute("2_train", run / "train.ipynb", study, folder, backbone=options.backbone, strategy=options.strategy)
+    shutil.rmtree(
+        run / "checkpoints", ignore_errors=True
+    )  # only now: of a step that fails the engine keeps nothing else
 
 
 def external_images(study, folder, options):

@@ -6,6 +6,7 @@ network is built, so that reading the registry costs nothing.
 """
 
 import contextlib
+import http.client
 import math
 import os
 import threading
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import file_fingerprint, fingerprint
+from skin_tl.files import file_fingerprint, fingerprint, is_disk_full, read_json
 
 WEIGHTS_HUB = "https://storage.googleapis.com/tensorflow/keras-applications/"
 """Where `keras.applications` downloads ImageNet weights from."""
@@ -108,6 +109,25 @@ def weights_file(backbone):
     return Path(folder).resolve() / f"{backbone.lower()}_notop.weights.h5"
 
 
+def weights_state(backbone, record):
+    """Return what tells a backbone's weights from others: the fingerprint of its file, or ``hub``.
+
+    Parameters
+    ----------
+    backbone : str
+    record : pathlib.Path
+        A study's ``weights.json``, if it is there: a file that has not changed since is not read again.
+    """
+    file = weights_file(backbone)
+    if file is None or not file.is_file():
+        return "hub"
+    if record.is_file() and file.stat().st_ctime_ns < record.stat().st_mtime_ns:
+        known = read_json(record)["backbones"].get(backbone, {})
+        if known.get("file") == str(file):
+            return known["fingerprint"]
+    return file_fingerprint(file)
+
+
 def resolve_weights(backbones, mode):
     """Find the weights of every backbone of a study before anything is computed.
 
@@ -169,9 +189,12 @@ def _download(backbones):
             try:
                 _network(name, "imagenet")
             except Exception as error:  # Keras raises a plain Exception when a download fails
-                if "fetch failure" not in str(error):
+                if "fetch failure" in str(error):
+                    return f"{WEIGHTS_HUB} cannot be reached and Keras holds no copy of {name}'s"
+                broken = isinstance(error, (OSError, http.client.HTTPException)) or "corrupted file" in str(error)
+                if is_disk_full(error) or not broken:
                     raise
-                return f"{WEIGHTS_HUB} cannot be reached and Keras holds no copy of {name}'s"
+                return f"the download of {name}'s from {WEIGHTS_HUB} broke off ({error})"
     return ""
 
 
@@ -310,15 +333,24 @@ def build_backbone(name, preprocessing, image_size, weights, seed=RANDOM_WEIGHTS
     elif weights["source"] == "keras":
         network = _network(name, "imagenet", image_size)
     else:
-        if not Path(weights["file"]).is_file():
-            raise SkinTLError(
-                f"The weights of {name}, {weights['file']}, are gone. Restore them, or set SKIN_TL_WEIGHTS."
-            )
-        network = _network(name, weights["file"], image_size)
+        network = _network(name, _where_it_is_now(name, weights), image_size)
     network.trainable = False
     pixels = keras.Input((image_size, image_size, 3), dtype="uint8", name="pixels")
     scaled = scale_pixels(keras.ops.cast(pixels, "float32"), name, preprocessing)
     return keras.Model(pixels, network(scaled, training=False), name=f"{name}_{preprocessing}")
+
+
+def _where_it_is_now(name, weights):
+    """Return the file of a backbone's weights; a folder that was moved is found by `SKIN_TL_WEIGHTS`."""
+    for file in (Path(weights["file"]), weights_file(name)):
+        if file is not None and file.is_file():
+            known = file_fingerprint(file)
+            if weights.get("fingerprint", known) == known:
+                return file
+    raise SkinTLError(
+        f"The weights of {name}, {weights['file']}, are gone or are others now. Restore them, or name the folder that "
+        "holds them by SKIN_TL_WEIGHTS."
+    )
 
 
 def scale_pixels(pixels, name, preprocessing):

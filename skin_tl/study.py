@@ -421,6 +421,8 @@ def _with_an_effect(settings, overrides):
     if "strategies" not in overrides:
         return settings
     left = {*_as_list(overrides["strategies"])}
+    if not left:
+        return settings
     return {key: value for key, value in settings.items() if left & {*_OF_STRATEGIES.get(key, left)}}
 
 

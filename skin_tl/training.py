@@ -8,6 +8,7 @@ them as one run.  Whole networks are trained by `skin_tl.tuning` and written her
 import itertools
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -310,7 +311,7 @@ class Job:
         return model, features
 
 
-def train_run(study, strategy, backbone, prepared, folder, live=False):
+def train_run(study, strategy, backbone, prepared, folder, live=False, keep_checkpoints=False):
     """Train everything of one backbone and strategy and write the run.
 
     Parameters
@@ -325,6 +326,8 @@ def train_run(study, strategy, backbone, prepared, folder, live=False):
         run.json, in this order.
     live : bool
         Whether a notebook shows the curves of the network that is being trained.
+    keep_checkpoints : bool
+        Whether what whole networks go on from stays once the run is written, for a caller with whom it may still fail.
 
     Returns
     -------
@@ -375,6 +378,8 @@ def train_run(study, strategy, backbone, prepared, folder, live=False):
         "timings": job.timings,
     }
     write_json(folder / "run.json", record)
+    if not keep_checkpoints:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return predictions, histories
 
 

@@ -55,6 +55,9 @@ BRIGHTNESS, CONTRAST, SATURATION = 0.06, 0.15, 0.15
 FOCUS = 2.0
 """Exponent of the focal loss (Lin et al., ICCV 2017)."""
 
+OUT = ".out"
+"""Ending of the file beside the checkpoints that remembers, of several learning rates, one whose loss was no number."""
+
 PLAIN_MOMENTUM = 0.9
 """Of batch normalisation's running statistics where weights are not averaged; else they are averaged as these are."""
 
@@ -486,8 +489,12 @@ def read_checkpoint(path, about):
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-class NotANumberError(SkinTLError):
-    """What ends a training whose loss is no number."""
+class NotANumberError(Exception):
+    """What ends a training whose loss is no number: words for the person, and the seconds that it took."""
+
+    def __init__(self, words, seconds):
+        super().__init__(words)
+        self.seconds = seconds
 
 
 class Watch(keras.callbacks.Callback):
@@ -776,9 +783,6 @@ def train_networks(job, due):
             left[same] -= 1
             if not left[same]:
                 del whole, trained[same]
-    # Only once everything is predicted: until then a start goes on from here.
-    for file in (job.folder / "checkpoints").iterdir():
-        file.unlink()
 
 
 def train_at_best_rate(job, name, rows):
@@ -805,19 +809,28 @@ def train_at_best_rate(job, name, rows):
 
     Raises
     ------
-    NotANumberError
+    SkinTLError
         If the loss of each was no number.
     """
     rates, best, tried, seconds = job.study.rates(job.strategy), None, [], 0.0
     for rate in rates:
         row = {"rate": rate, "val_macro_f1": None, "epochs": None, "kept": False}
         tried.append(row)
+        mine = _with_rate(job, rate)
+        out = _checkpoint_file(mine, name, len(rates) > 1).with_suffix(OUT)
+        about = identity(mine, name, rows)
+        if out.is_file() and (known := read_json(out))["about"] == about and not (rate == rates[-1] and best is None):
+            seconds += known["seconds"]  # an earlier start has seen it
+            continue
         try:
-            network, history, progress = train_network(_with_rate(job, rate), name, rows, len(rates) > 1)
-        except NotANumberError:
+            network, history, progress = train_network(mine, name, rows, len(rates) > 1)
+        except NotANumberError as error:
             if rate == rates[-1] and best is None:
-                raise
+                all_of_them = f" So it was with all of {', '.join(f'{r:g}' for r in rates)}." if len(rates) > 1 else ""
+                raise SkinTLError(f"{error}{all_of_them}") from None
             say(f"  note: {job.backbone}, seed {name[3]}, rate {rate:g}: the loss is not a number. This rate is out.")
+            seconds += error.seconds
+            write_json(out, {"about": about, "seconds": error.seconds})
             continue
         seconds += progress["seconds"]
         row |= {"val_macro_f1": progress["best"]["macro_f1"], "epochs": int((history["stage"] == job.strategy).sum())}
@@ -901,12 +914,12 @@ def train_network(job, name, rows, of_several=False):
             with network.in_its_precision():
                 told = network.training.fit(batches, epochs=epoch + 1, initial_epoch=epoch, **options).history
             if watch.bad < math.inf:
-                _stop_at(job, name, network, best, progress, file, epoch + 1, watch.bad)
+                _stop_at(job, name, network, best, progress, file, (epoch + 1, watch.bad), clock)
             with network.with_averages():
                 chances = predict_rows(network.whole, pixels, rows["val"], study.batch)
                 weights = network.weights()
             if not np.isfinite(chances).all():  # the last step broke the weights: no loss has told of it
-                _stop_at(job, name, network, best, progress, file, epoch + 1, steps)
+                _stop_at(job, name, network, best, progress, file, (epoch + 1, steps), clock)
             row = {"stage": job.strategy, "l2": None, "epoch": epoch + 1, "loss": float(told["cross_entropy"][-1])}
             row |= {key: float(told[key][-1]) for key in ("accuracy", "macro_f1")}
             wanted = labels[rows["val"]]
@@ -953,7 +966,7 @@ def _own_epochs(name, progress, before):
     return rows.assign(kept=rows["epoch"] == progress["best"]["epoch"], **dict(zip(HEAD, name, strict=True)))
 
 
-def _stop_at(job, name, network, best, progress, checkpoint, epoch, step):
+def _stop_at(job, name, network, best, progress, checkpoint, where, clock):
     """Keep the last good weights, remove the checkpoint, and say what to lower.
 
     Raises
@@ -965,13 +978,18 @@ def _stop_at(job, name, network, best, progress, checkpoint, epoch, step):
     with write_atomically(file) as part:
         network.whole.save(part)
     checkpoint.unlink(missing_ok=True)
-    key, (rate,) = f"{job.strategy}_rate", job.study.rates(job.strategy)
+    key, (rate,), (epoch, step) = f"{job.strategy}_rate", job.study.rates(job.strategy), where
     good = progress["best"]["epoch"]
     kept = f"those of epoch {good}, the best so far" if good else "those that it began with"
     folder = checkpoint.parent
-    again = f"delete {folder}, whose networks had the old value, and " if any(folder.glob("*")) else ""
+    again = (
+        f"delete {folder}, whose networks had the old value, and "
+        if any(file.suffix != OUT for file in folder.glob("*"))
+        else ""
+    )
     raise NotANumberError(
         f"{job.backbone}, {job.strategy}, seed {name[3]}: the loss is not a number at step {step} of epoch {epoch}. "
         f"Lower `{key}` ({rate:g}) or `clip_norm` ({job.study.clip_norm:g}), and {again}start again. "
-        f"The last good weights, {kept}, are in {file}."
+        f"The last good weights, {kept}, are in {file}.",
+        progress["seconds"] + time.perf_counter() - clock,
     )

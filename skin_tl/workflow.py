@@ -624,7 +624,12 @@ def _register_logger(terminal):
             if self.estimated or self.common_settings.dryrun or not needs_room(self.study):
                 return
             self.estimated = True
-            if any(steps.get(name) for name in ("images", "features", "external_images", "external_features")):
+            from skin_tl.study import TUNED
+
+            long = ["images", "features", "external_images", "external_features"]
+            if any(strategy in TUNED for strategy in self.study.strategies):
+                long.append("train")
+            if any(steps.get(name) for name in long):
                 terminal.line(estimate(self.study).in_words())
 
         def finish(self, succeeded, study, settings, log):
@@ -856,6 +861,34 @@ def estimate(study):
         seconds=(n_images + N_HAM10000 * rounds) * work / measure_speed(),
         gpu=has_gpu(),
     )
+
+
+def code_of(notebook):
+    """Return a fingerprint of what a notebook of the project does: its code, without the cell of parameters.
+
+    Saved in JupyterLab with its outputs, or with another study named in its first cell, it does the same in a workflow.
+
+    Raises
+    ------
+    SkinTLError
+        If the file is no notebook.
+    """
+    import json
+
+    from skin_tl.files import fingerprint
+
+    try:
+        cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+        code = [
+            "".join(cell["source"])
+            for cell in cells
+            if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SkinTLError(
+            f"notebooks/{notebook}.ipynb is no notebook. Restore it: git checkout notebooks/{notebook}.ipynb"
+        ) from None
+    return fingerprint(*code)
 
 
 def has_gpu():

@@ -12,6 +12,7 @@ import pytest
 from skin_tl import backbones
 from skin_tl.backbones import BACKBONES, Backbone, build_backbone, resolve_weights
 from skin_tl.errors import SkinTLError
+from skin_tl.files import write_json
 from skin_tl.runs import prepare_weights
 
 keras = pytest.importorskip("keras")
@@ -190,6 +191,41 @@ def test_a_damaged_weights_file_is_refused(folder, content):
     weights = resolve_weights(["MobileNetV2"], "imagenet")["backbones"]["MobileNetV2"]
     with pytest.raises(SkinTLError, match=r"mobilenetv2_notop\.weights\.h5"):
         build_backbone("MobileNetV2", "native", 64, weights)
+
+
+def test_a_download_that_breaks_off_is_told_and_the_demo_goes_on(monkeypatch, tmp_path):
+    def broken(*_):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.delenv("SKIN_TL_WEIGHTS", raising=False)
+    monkeypatch.setattr(backbones, "hub_answers", lambda: True)
+    monkeypatch.setattr(backbones, "_network", broken)
+    with pytest.raises(SkinTLError, match=r"VGG16: the download of VGG16's from .* broke off .*Connection reset"):
+        resolve_weights(["VGG16"], "imagenet")
+    assert resolve_weights(["VGG16"], "imagenet_or_random")["source"] == "random"
+
+
+def test_weights_are_told_by_their_content_wherever_they_lie(folder, tmp_path_factory, monkeypatch):
+    record = folder / "weights.json"
+    assert backbones.weights_state("VGG16", record) == "hub"
+    state = backbones.weights_state("MobileNetV2", record)
+    weights = resolve_weights(["MobileNetV2"], "imagenet")
+    write_json(record, weights)
+    assert backbones.weights_state("MobileNetV2", record) == state == weights["backbones"]["MobileNetV2"]["fingerprint"]
+    before = build_backbone("MobileNetV2", "native", 64, weights["backbones"]["MobileNetV2"]).get_weights()
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (folder / "mobilenetv2_notop.weights.h5").rename(elsewhere / "mobilenetv2_notop.weights.h5")
+    monkeypatch.setenv("SKIN_TL_WEIGHTS", str(elsewhere))
+    assert backbones.weights_state("MobileNetV2", record) == state
+    moved = build_backbone("MobileNetV2", "native", 64, weights["backbones"]["MobileNetV2"]).get_weights()
+    assert all((a == b).all() for a, b in zip(before, moved, strict=True))
+    # other weights under the same name are noticed
+    keras.utils.set_random_seed(4)
+    other = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(96, 96, 3))
+    other.save_weights(elsewhere / "mobilenetv2_notop.weights.h5")
+    assert backbones.weights_state("MobileNetV2", record) != state
+    with pytest.raises(SkinTLError, match="are gone or are others now"):
+        build_backbone("MobileNetV2", "native", 64, weights["backbones"]["MobileNetV2"])
 
 
 def test_weights_that_went_away_are_named(folder):

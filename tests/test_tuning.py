@@ -262,7 +262,7 @@ def test_a_run_keeps_its_contract(study, tmp_path, strategy, monkeypatch):
     written = pd.read_csv(folder / "history.csv")
     assert written["kept"].dtype == bool
     assert [file.name for file in (folder / "models").iterdir()] == ["lesion_native_seed1.keras"]
-    assert not list((folder / "checkpoints").iterdir())
+    assert not (folder / "checkpoints").exists()
     assert json.loads((folder / "run.json").read_text())["timings"]["networks_native_s"] > 0
     # The saved model gives what was predicted.
     data = runs.prepare(study, tmp_path)
@@ -357,7 +357,7 @@ def test_the_validation_subset_chooses_the_learning_rate(study, tmp_path, monkey
     assert [row["rate"] for row in tried] == rates and [row["rate"] for row in tried if row["kept"]] == [best]
     assert [row["val_macro_f1"] for row in tried] == pytest.approx([reached[rate] for rate in rates])
     assert len(history) == 3 and [row["epochs"] for row in tried] == [3, 3, 3]
-    assert not list((run / "checkpoints").iterdir())
+    assert not (run / "checkpoints").exists()
     assert {file.name for file in (run / "tensorboard").iterdir()} > {name.removesuffix(".npz") for name in names}
 
 
@@ -413,6 +413,21 @@ def test_a_checkpoint_of_something_else_is_refused_with_the_reason(study, tmp_pa
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(SkinTLError, match="damaged"):
         tiny.train(study, "from_scratch", tmp_path)
+
+
+def test_what_was_learned_is_kept_until_the_run_is_written(study, tmp_path, monkeypatch):
+    """A full disk or a kill after the last epoch costs predictions, not the training."""
+    expected, _ = tiny.train(study, "from_scratch", tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_json", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            tiny.train(study, "from_scratch", tmp_path)
+    run = tmp_path / "from_scratch" / "MobileNetV2"
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["lesion_native_seed1.npz"]
+    monkeypatch.setattr(tuning, "Batches", None)  # nothing is trained again
+    predictions, _ = tiny.train(study, "from_scratch", tmp_path)
+    pd.testing.assert_frame_equal(predictions, expected)
+    assert not (run / "checkpoints").exists()
 
 
 def test_no_space_for_a_checkpoint_is_said_and_leaves_none_half_written(study, tmp_path, monkeypatch):
@@ -472,6 +487,32 @@ def test_a_rate_whose_loss_is_no_number_loses_the_search_and_not_the_run(study, 
     monkeypatch.setattr(tuning, "Network", Broken)
     with pytest.raises(SkinTLError, match=r"not a number at step \d+ of epoch 1\. Lower `from_scratch_rate` \(0\.01\)"):
         tiny.train(study.model_copy(update={"from_scratch_rate": [1e-2]}), "from_scratch", tmp_path / "none")
+
+    # A start after a kill remembers that a rate is out, and what it cost.
+    swapped, begun = study.model_copy(update={"from_scratch_rate": [1e-2, 1e-3]}), []
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 2)
+        with pytest.raises(Stop):
+            tiny.train(swapped, "from_scratch", tmp_path / "killed")
+
+    class Counted(Broken):
+        def __init__(self, job, *arguments):
+            super().__init__(job, *arguments)
+            begun.append(*job.study.from_scratch_rate)
+
+    monkeypatch.setattr(tuning, "Network", Counted)
+    predictions, _ = tiny.train(swapped, "from_scratch", tmp_path / "killed")
+    assert begun == [1e-3]
+    pd.testing.assert_frame_equal(predictions, alone)
+
+    class AllBroken(Broken):
+        def __init__(self, job, *arguments):
+            super().__init__(job, *arguments)
+            self.breaks = True
+
+    monkeypatch.setattr(tuning, "Network", AllBroken)
+    with pytest.raises(SkinTLError, match=r"So it was with all of 0\.001, 0\.01\."):
+        tiny.train(several, "from_scratch", tmp_path / "all")
 
 
 def test_a_strategy_that_the_study_does_not_have_is_refused(study, tmp_path):

@@ -712,6 +712,34 @@ def test_the_locks_agree_with_each_other(extra):
         assert version in main.get(name, {version})
 
 
+def test_a_notebook_that_was_saved_in_jupyterlab_does_the_same(tmp_path, monkeypatch):
+    """Outputs, prose and the cell of parameters make nothing due; code does."""
+    (tmp_path / "notebooks").mkdir()
+    file = tmp_path / "notebooks" / "2_train.ipynb"
+    text = (ROOT / "notebooks" / "2_train.ipynb").read_text(encoding="utf-8")
+    monkeypatch.setattr(workflow, "ROOT", tmp_path)
+
+    def state(change=lambda cells: None):
+        notebook = json.loads(text)
+        change(notebook["cells"])
+        file.write_text(json.dumps(notebook), encoding="utf-8")
+        return workflow.code_of("2_train")
+
+    def ran(cells):
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        code[0]["source"] = "study = 'transfer'"
+        assert code[0]["metadata"]["tags"] == ["parameters"]
+        for cell in code:
+            cell |= {"execution_count": 7, "outputs": [{"output_type": "stream", "name": "stdout", "text": ["x"]}]}
+        cells[0]["source"] = "# Mine"
+
+    assert state(ran) == state()
+    assert state(lambda cells: cells[-1].update(source="1 + 1")) != state()
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(SkinTLError, match=r"2_train\.ipynb is no notebook.*git checkout"):
+        workflow.code_of("2_train")
+
+
 def test_the_cuda_list_is_what_tensorflow_asks_for():
     wanted = {}
     for text in importlib.metadata.requires("tensorflow"):
