@@ -75,7 +75,7 @@ def sources(*modules):
 def features_of(wildcards):
     """What a run needs of its backbone's features: nothing, where all is trained from random weights."""
     if wildcards.strategy == "from_scratch":
-        return rules.weights.output
+        return []
     return [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings]
 
 
@@ -287,6 +287,7 @@ rule evaluate:
     input:
         PREDICTIONS,
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
+        rules.weights.output,
         rules.images.output.metadata,
         rules.dataset.output[0],
         sources("evaluation", "uncertainty", "comparison", "decisions", "subgroups", "leakage", "scoring"),

@@ -37,7 +37,7 @@ class Prepared:
         Splits of what the study trains beside its own heads, see `skin_tl.splits.draw_experiments`.
     images : skin_tl.images.ImageSet
     weights : dict
-        What `skin_tl.backbones.resolve_weights` returned.
+        What `skin_tl.backbones.resolve_weights` returned; empty where a workflow trains from random weights before it.
     """
 
     metadata: pd.DataFrame
@@ -66,7 +66,8 @@ def prepare(study, folder, made=False):
     if made:
         metadata, images = read_metadata_table(folder), read_images(folder)
         splits, experiments = read_splits(folder), read_experiments(folder)
-        return Prepared(metadata, splits, experiments, images, read_json(folder / "weights.json"))
+        weights = folder / "weights.json"  # for which training from random weights does not wait
+        return Prepared(metadata, splits, experiments, images, read_json(weights) if weights.is_file() else {})
     weights = prepare_weights(study, folder)
     metadata, images = prepare_images(study, folder)
     splits, experiments = prepare_splits(study, metadata, folder)

@@ -307,8 +307,11 @@ class Study(BaseModel):
 
     @property
     def transfers(self):
-        """Whether it needs networks that learned from photographs: all but training from random weights does."""
-        return self.strategies != ["from_scratch"] or self.external is not None
+        """Whether it needs networks that learned from photographs: all but training from random weights does.
+
+        One that a command line narrows keeps what its file needs, so that its other runs stay up to date.
+        """
+        return self.strategies != ["from_scratch"] or self.external is not None or "strategies" in self.overrides
 
     def rates(self, strategy):
         """Return the learning rates that a strategy which trains whole networks has to choose from, list of float."""

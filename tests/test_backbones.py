@@ -165,6 +165,9 @@ def test_a_study_that_transfers_nothing_asks_for_no_weights(small_study, no_hub,
     weights = prepare_weights(study, tmp_path)
     assert (weights["source"], weights["reason"]) == ("none", "")
     assert weights["backbones"] == {"MobileNetV2": {"source": "random"}}
+    # narrowed by a command line, a study keeps what its file needs: its other runs stay up to date
+    with pytest.raises(SkinTLError, match="No ImageNet weights for MobileNetV2"):
+        prepare_weights(study.model_copy(update={"overrides": ["strategies"]}), tmp_path)
     # near-duplicates in an external test set are told by features that were learned from photographs
     needy = study.model_copy(update={"external": "isic2018"})
     with pytest.raises(SkinTLError, match="No ImageNet weights for MobileNetV2"):
