@@ -152,7 +152,7 @@ def test_a_wrong_override_is_named_as_the_user_typed_it():
 
 
 def test_an_unknown_study_lists_those_that_exist():
-    with pytest.raises(SkinTLError, match=r"demo, ham10000, presentation"):
+    with pytest.raises(SkinTLError, match=r"demo, fine_tuning, ham10000, presentation"):
         load_study("demonstration")
 
 

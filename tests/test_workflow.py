@@ -221,7 +221,7 @@ def test_a_failing_installation_names_its_log_and_keeps_the_old_environment(proj
 def test_an_unknown_study_gets_one_line(project, word):
     done = start(project, word)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and word in done.stderr
-    assert "demo, ham10000, presentation, transfer" in done.stderr
+    assert "demo, fine_tuning, ham10000, presentation, transfer" in done.stderr
     assert word.endswith(".yaml") or "tensorboard, predict, export, clean" in done.stderr
 
 
