@@ -67,9 +67,8 @@ def train(study, folder, options):
     """Execute the training notebook for one backbone and strategy."""
     run = folder / options.strategy / options.backbone
     execute("2_train", run / "train.ipynb", study, folder, backbone=options.backbone, strategy=options.strategy)
-    shutil.rmtree(
-        run / "checkpoints", ignore_errors=True
-    )  # only now: of a step that fails the engine keeps nothing else
+    # Only now: of a step that fails the engine keeps nothing else.
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
 
 def external_images(study, folder, options):
