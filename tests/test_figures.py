@@ -279,7 +279,7 @@ def test_no_two_labels_overlap(all_drawings):
 def test_figures_say_how_many(all_drawings):
     """Every figure with data gives its n."""
     for name, drawings in all_drawings.items():
-        if name in ("cnn_operations", "transfer") or name.startswith("contrast"):
+        if name == "cnn_operations" or name.startswith(("transfer", "contrast")):
             continue
         for drawing in drawings[::2] if name.startswith(("effects", "external")) else drawings:  # n stands at the left
             assert any(re.search(r"n\s?=\s?", text.get_text()) for text in texts_of(drawing)), name
