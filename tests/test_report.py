@@ -547,6 +547,18 @@ def words_of(report, name):
     return " ".join(re.sub("<[^>]*>", "", str(report.text(name).html)).split())
 
 
+@pytest.mark.parametrize(("language", "words"), [("en", "By {} instead, the same"), ("fr", "Par {}, le même réseau")])
+def test_the_summary_says_what_other_strategies_reach(make, language, words):
+    report = make("fits_strategies", *STUDIES["strategies"][:1], language=language)
+    scores = report.tables["scores.csv"].query("metric == 'macro_f1' and split_policy == 'lesion'")
+    best = report.facts["best.feature_extraction.lesion.native.macro_f1.best"].value
+    told = words_of(report, "summary")
+    for strategy in ("fine_tuning", "from_scratch"):
+        (value,) = scores[(scores["strategy"] == strategy) & (scores["backbone"] == best)]["value"]
+        (sentence,) = re.findall(re.escape(words.format(report.labels(f"strategy.{strategy}"))) + "[^;]*;", told)
+        assert f"{value:.2f}" in sentence.replace(",", ".")
+
+
 @pytest.mark.parametrize(
     ("skill", "of_summary", "of_conclusion"),
     [
