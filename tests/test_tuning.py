@@ -418,8 +418,12 @@ def test_a_checkpoint_of_something_else_is_refused_with_the_reason(study, tmp_pa
 def test_what_was_learned_is_kept_until_the_run_is_written(study, tmp_path, monkeypatch):
     """A full disk or a kill after the last epoch costs predictions, not the training."""
     expected, _ = tiny.train(study, "from_scratch", tmp_path / "whole")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(training, "write_json", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(training, "write_json", stopped)
         with pytest.raises(KeyboardInterrupt):
             tiny.train(study, "from_scratch", tmp_path)
     run = tmp_path / "from_scratch" / "MobileNetV2"
