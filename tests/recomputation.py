@@ -706,6 +706,7 @@ class Recomputation:
                 row = self.cell("effects.csv", **where, backbone=backbone, metric=metric, preprocessing=preprocessing)
                 n_units = units_of(metric, sides[0].drop_duplicates("lesion_id")["dx"])
                 found[a, b, backbone] = self.tested(values[0] - values[1], draws[0] - draws[1], n_units, row)
+                found[a, b, backbone] |= {"value_a": values[0], "value_b": values[1]}
         for gain, p in zip(found.values(), holm([gain["p"] for gain in found.values()]), strict=True):
             gain |= {"p_holm": p, "real": bool(p < LEVEL)}
         return found
