@@ -21,6 +21,9 @@ from skin_tl.tables import published_results, read_table
 LEVEL = 0.05
 """A difference is called real below this p-value, corrected for the number of comparisons."""
 
+_MOST_TRANSFER = ("fine_tuning", "feature_extraction", "from_scratch")
+"""Strategies by how much they make of the photographs that a backbone was trained on, and of the lesions after them."""
+
 EXTERNAL_COLUMNS = [
     *CELL[1:],
     "strategy",
@@ -170,14 +173,17 @@ def _effects(files, n_boot):
 
 
 def _strategy_contrasts(files, n_boot):
-    """Contrast each pair of a study's strategies for each backbone, the first that it lists less the second."""
+    """Contrast each pair of a study's strategies for each backbone: what makes more of photographs less the other.
+
+    So a difference above 0 always speaks for transfer, or for learning on, whatever order a study lists them in.
+    """
     by_backbone = {}
     for strategy, backbone, table in _runs(files, ("backbone",)):
         own = main_arm(table)
         by_backbone.setdefault(backbone, {})[strategy] = own[own["dataset"] == "internal"].assign(strategy=strategy)
     parts = [pd.DataFrame(columns=[*CONTRAST_COLUMNS, "tested"])]
     for backbone, tables in by_backbone.items():
-        for a, b in combinations(tables, 2):
+        for a, b in combinations(sorted(tables, key=_MOST_TRANSFER.index), 2):
             both = pd.concat([tables[a], tables[b]], ignore_index=True)
             found = contrast(both, "strategy", a, b, f"{a}/{b}", backbone, n_boot)
             parts.append(found.assign(tested="all"))

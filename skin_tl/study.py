@@ -62,6 +62,26 @@ def kind_of(backbone):
     return "baseline" if backbone in BASELINES else "ensemble" if backbone == ENSEMBLE else "backbone"
 
 
+def passes_of(fraction):
+    """Return how often an epoch shows each training image to a whole network that learns from a share of the lesions.
+
+    Shown once, a small part makes few steps, and a learning curve would show what few steps cost as if it were what few
+    lesions cost; with as many steps as the whole, each part would take as long.  In between lies 1/√fraction, rounded:
+    4 times at 5 %, twice at 25 %, once from 50 % on.
+
+    Parameters
+    ----------
+    fraction : float
+        Above 0, at most 1.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    return round(fraction**-0.5)
+
+
 def _as_list(value):
     """Turn ``A,B`` or a single value (as they come from a command line) into a list."""
     if isinstance(value, str):
@@ -118,7 +138,7 @@ class Study(BaseModel):
         One split and one head for each.
     train_fractions : list of float
         Shares (above 0, at most 1) of the training lesions, sorted, 1 among them: with each of those below 1, heads and
-        networks are trained once more for a learning curve.  All results but those curves rest on 1.
+        networks are trained once more for a learning curve.  All results but those curves rest on 1.  See `passes_of`.
     weights : {'imagenet', 'imagenet_or_random', 'random'}
     leakage : bool
         Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.leakage`.

@@ -31,7 +31,7 @@ from skin_tl.backbones import BACKBONES, all_layers, build_backbone, network_of,
 from skin_tl.errors import SkinTLError
 from skin_tl.files import file_fingerprint, fingerprint, read_json, write_atomically, write_json
 from skin_tl.progress import bar, say
-from skin_tl.study import CLASSES, SMOOTHED
+from skin_tl.study import CLASSES, SMOOTHED, passes_of
 from skin_tl.training import (
     HEAD,
     build_head,
@@ -159,7 +159,7 @@ class Batches(keras.utils.PyDataset):
     labels : numpy.ndarray
         (n_images,) int.
     rows : numpy.ndarray
-        Of the training subset.
+        Of the training subset; a row that is there twice is shown twice.
     study : skin_tl.study.Study
     seed, epoch : int
     """
@@ -419,6 +419,7 @@ def identity(job, name, rows):
             "skin-tl": skin_tl.__version__,
             **CODE,
             "smoothed": SMOOTHED,
+            "passes": passes_of(name[-1]),
             "keras": keras.__version__,
             "backend": f"{keras.backend.backend()} {importlib.metadata.version(keras.backend.backend())}",
         },
@@ -667,7 +668,7 @@ def find_batch(job, name, rows, largest):
     if job.study.device == "cpu" or not gpus():
         return max((n for n in tried if n <= USUAL_BATCH), default=share)
     for batch in reversed(tried):
-        network = _begin(_with_batch(job, batch), name, rows, None)
+        network = _begin(_with_batch(job, batch), name, rows, rows["train"], None)
         try:
             take_step(network, job.images.pixels, rows["train"], batch)
         except Exception as error:
@@ -890,14 +891,15 @@ def train_network(job, name, rows, of_several=False):
             head, history = train_head(features, labels, rows, study)
         seconds = time.perf_counter() - clock
         first = history.assign(stage="head").to_dict("records")
-    network = _begin(job, name, rows, head)
+    shown_rows = np.tile(rows["train"], passes_of(fraction))
+    network = _begin(job, name, rows, shown_rows, head)
     progress = {"history": first, "confusions": [], "best": {"epoch": 0, "macro_f1": -1.0}, "seconds": seconds}
     progress["done"] = False
     best = network.weights()
     if saved:
         state, best, progress = saved
         network.restore(state)
-    steps, before = len(rows["train"]) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
+    steps, before = len(shown_rows) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
     epochs, done = _epochs(study, job.strategy), len(progress["history"]) - before
     what = f"{job.backbone}, seed {seed}" + ("" if fraction == 1 else f", {100 * fraction:.10g} % of the lesions")
     what += f", rate {study.rates(job.strategy)[0]:g}" if of_several else ""
@@ -909,7 +911,7 @@ def train_network(job, name, rows, of_several=False):
         shown.update(done * steps)
         for epoch in range(done, 0 if progress["done"] else epochs):
             clock, watch = time.perf_counter(), Watch(shown)
-            batches = Batches(pixels, labels, rows["train"], study, seed, epoch)
+            batches = Batches(pixels, labels, shown_rows, study, seed, epoch)
             options = {"callbacks": [watch], "shuffle": False, "verbose": 0}
             with network.in_its_precision():
                 told = network.training.fit(batches, epochs=epoch + 1, initial_epoch=epoch, **options).history
@@ -948,9 +950,9 @@ def train_network(job, name, rows, of_several=False):
     return network, history, progress
 
 
-def _begin(job, name, rows, head):
+def _begin(job, name, rows, shown_rows, head):
     """Build a network to be trained, from a trained head or, where its weights come from elsewhere, from a new one."""
-    counts = np.bincount(labels_of(job.metadata)[rows["train"]], minlength=len(CLASSES))
+    counts = np.bincount(labels_of(job.metadata)[shown_rows], minlength=len(CLASSES))
     if head is None and job.strategy == "fine_tuning":
         head = build_head(job.features(name[2])[1], rows["train"])
     return Network(job, name[2], name[3], head, counts)

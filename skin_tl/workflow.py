@@ -830,7 +830,7 @@ def estimate(study):
     """
     from skin_tl.backbones import transform_of
     from skin_tl.dataset import PARTS
-    from skin_tl.study import SHARES, TUNED
+    from skin_tl.study import SHARES, TUNED, passes_of
 
     n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
     download = 0
@@ -849,7 +849,8 @@ def estimate(study):
     n_splits, fractions = len(study.split_policies) * len(study.seeds), study.train_fractions
     rates = {strategy: len(study.rates(strategy)) for strategy in tuned}
     epochs = sum(getattr(study, f"{strategy}_epochs") * rates[strategy] for strategy in tuned)
-    rounds = n_splits * epochs * (3 * SHARES["train"] * sum(fractions) + SHARES["val"] * len(fractions))
+    shown = sum(fraction * passes_of(fraction) for fraction in fractions)
+    rounds = n_splits * epochs * (3 * SHARES["train"] * shown + SHARES["val"] * len(fractions))
     n_networks = n_splits * len(fractions) * len(study.preprocessings)
     n_checkpoints = n_networks * max(rates.values(), default=0)  # of one run, which removes them at its end
     n_models = len(study.strategies) + len(tuned) * n_networks + CHECKPOINT * n_checkpoints

@@ -694,7 +694,9 @@ class Recomputation:
     @stored
     def gains(self, policy, preprocessing, metric):
         """Compare all pairs of strategies, image by image and seed by seed: {(a, b, backbone): numbers}."""
-        found, strategies = {}, self.study["strategies"]
+        found = {}
+        order = ("fine_tuning", "feature_extraction", "from_scratch")
+        strategies = sorted(self.study["strategies"], key=order.index)
         for backbone in self.study["backbones"]:
             for a, b in [(a, b) for i, a in enumerate(strategies) for b in strategies[i + 1 :]]:
                 sides = [self.rows((name, policy, preprocessing), backbone) for name in (a, b)]

@@ -19,7 +19,7 @@ from scipy import ndimage, special
 from sklearn.metrics import log_loss
 
 from skin_tl.errors import SkinTLError
-from skin_tl.study import CLASSES, check_study, save_study
+from skin_tl.study import CLASSES, check_study, passes_of, save_study
 
 keras = pytest.importorskip("keras")
 
@@ -113,6 +113,30 @@ def test_an_epoch_shows_every_image_once_with_its_own_label():
         np.testing.assert_array_equal(weights, 1)
         seen += rows.tolist()
     assert sorted(seen) == list(range(40))
+
+
+def test_a_small_part_of_the_lesions_makes_fewer_steps_than_the_whole_but_more_than_its_share(
+    study, tmp_path, monkeypatch
+):
+    assert [passes_of(fraction) for fraction in (0.05, 0.1, 0.25, 0.5, 1.0)] == [4, 3, 2, 1, 1]
+    epochs, planned, batches, schedule = [], [], tuning.Batches, tuning.make_schedule
+
+    def drawn(pixels, labels, rows, *others):
+        drawn = batches(pixels, labels, rows, *others)
+        epochs.append((len(drawn), *np.unique(np.unique(rows, return_counts=True)[1])))
+        return drawn
+
+    def scheduled(peak, n_steps, n_warmup):
+        planned.append(n_steps)
+        return schedule(peak, n_steps, n_warmup)
+
+    monkeypatch.setattr(tuning, "Batches", drawn)
+    monkeypatch.setattr(tuning, "make_schedule", scheduled)
+    parts = study.model_copy(update={"train_fractions": [0.25, 1.0], "batch": 2, "from_scratch_epochs": 3})
+    tiny.train(parts, "from_scratch", tmp_path)
+    (whole, once), (part, twice) = sorted(set(epochs), reverse=True)
+    assert (once, twice) == (1, 2) and whole / 4 < part < whole * 3 / 4
+    assert sorted(planned) == [3 * part, 3 * whole] and len(epochs) == 6
 
 
 def test_batches_depend_on_seed_and_epoch_alone():

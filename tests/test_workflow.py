@@ -626,6 +626,8 @@ def test_the_estimate_counts_what_is_computed(monkeypatch):
     assert passes > 10 * one.seconds and rates.seconds - one.seconds == pytest.approx(3 * passes)
     # Half the lesions: half the training, and all of the validation subset.
     assert passes * 1.5 < tuned(train_fractions="0.5,1").seconds - one.seconds < passes * 1.6
+    # A quarter of them is shown twice: as much training as half of them.
+    assert tuned(train_fractions="0.25,1").seconds == pytest.approx(tuned(train_fractions="0.5,1").seconds)
     assert plain.models < rates.models < tuned(from_scratch_rate="0.001,0.01,0.1", train_fractions="0.5,1").models
 
 
