@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fabricated
@@ -20,6 +21,7 @@ from sklearn import metrics as skm
 
 from skin_tl import figures, rendering, runs
 from skin_tl.errors import SkinTLError
+from skin_tl.facts import Facts
 from skin_tl.files import ROOT, write_csv
 from skin_tl.report import Report
 from skin_tl.study import CLASSES
@@ -367,8 +369,36 @@ def test_the_conclusion_follows_the_paired_comparison(make):
         assert row["real"] == (pair["p_holm"].iloc[0] < 0.05 and row["lead"] > 0)
     for setup in report.setups:
         text = str(report.text("results_scores_setup", setup=setup).html).split("</p>")[0]
-        real = report.facts[f"best.{setup.key}.macro_f1.real"].value
-        assert ("more than chance" in text) == real and ("may be chance" in text) == (not real)
+        real, lead = (report.facts[f"best.{setup.key}.macro_f1.{name}"].value for name in ("real", "lead"))
+        assert ("more than chance" in text) == real and ("may be chance" in text) == (not real and lead > 0)
+        assert ("the other one is not behind" in text) == (lead <= 0)
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        (
+            "en",
+            ["does not hold where", "the first does not lead", "does not hold with one answer"],
+        ),
+        (
+            "fr",
+            ["ne tient pas quand", "le premier n'est pas en avance", "ne tient pas avec une seule réponse"],
+        ),
+    ],
+)
+def test_a_lead_that_turns_round_lesion_by_lesion_is_not_called_one(make, monkeypatch, language, words):
+    report = make("presentation", PRESENTATION, language=language)
+    key, real = f"best.{report.main.key}.macro_f1", Facts.__getitem__
+
+    def turned(facts, name):
+        changes = {f"{key}.lead": -0.02, f"{key}.real": False}
+        return replace(real(facts, name), value=changes[name]) if name in changes else real(facts, name)
+
+    monkeypatch.setattr(Facts, "__getitem__", turned)
+    told = {name: words_of(report, name) for name in ("summary", "conclusion", "slides")}
+    for name, said in zip(told, words, strict=True):
+        assert said in told[name].replace("’", "'")
 
 
 # What studies differ in ------------------------------------------------------------------------------------------
