@@ -135,6 +135,7 @@ def _compute(folder, images, model, what, key):
     features = np.lib.format.open_memmap(array_file, mode, np.float32, (n_images, n_features))
     with open(array_file, "r+b") as file:
         claim_space(file, features.nbytes)
+    model.predict_on_batch(np.zeros((BATCH, *pixels.shape[1:]), np.uint8))  # compiles it, which is no pass
     started = time.perf_counter() - state["seconds"]
     with bar(total=n_images, what=what, unit="img") as shown:
         shown.update(state["done"])

@@ -62,6 +62,8 @@ class Predictions:
     maps : dict
         By (image, strategy, backbone), what speaks for the predicted diagnosis: (size, size) float32, 0…1.  Empty
         unless asked for.
+    missing : list of str
+        Runs of the study that are not finished, as ``strategy/backbone``.
     """
 
     study: Study
@@ -70,6 +72,7 @@ class Predictions:
     neighbours: pd.DataFrame
     pixels: dict = field(repr=False)
     maps: dict = field(repr=False)
+    missing: list = field(default_factory=list)
 
     @property
     def images(self):
@@ -90,6 +93,9 @@ class Predictions:
                 told.append("These models learned from drawn images: what they say of a photograph means nothing.")
             if self.random_weights:
                 told.append("Their backbones started from random weights, not ImageNet's.")
+            if self.missing:
+                again = f"{', '.join(self.missing)}. `{command_of(self.study.name)}` goes on with it."
+                told.append(f"This study is not finished, it lacks {again}")
             return told
         rows = self.table[(self.table["image"] == image) & self.table["unlike"]]
         if rows.empty:
@@ -146,6 +152,16 @@ def load_keras():
             os.close(terminal)
 
 
+def _is_finished(run):
+    return all((run / name).is_file() for name in RUN_FILES)
+
+
+def _missing_runs(folder, study):
+    """List the runs of a study that are not finished, as ``strategy/backbone``."""
+    names = [f"{strategy}/{backbone}" for strategy in study.strategies for backbone in study.backbones]
+    return [name for name in names if not _is_finished(folder / name)]
+
+
 def finished_runs(folder, backbones=None):
     """List the finished runs of a study.
 
@@ -171,7 +187,7 @@ def finished_runs(folder, backbones=None):
     for strategy in study.strategies:
         for backbone in study.backbones:
             run = folder / strategy / backbone
-            if all((run / name).is_file() for name in RUN_FILES):
+            if _is_finished(run):
                 runs.append(Run(run, strategy, backbone, str(read_json(run / "run.json").get("finished", ""))))
     if not runs:
         raise SkinTLError(f"The study {study.name!r} has no finished run. Run `{command_of(study.name)}` first.")
@@ -192,7 +208,8 @@ def find_study(study=None, root=ROOT):
     Parameters
     ----------
     study : str or pathlib.Path, optional
-        Its name, or the path of its ``study.json`` or YAML file; otherwise the one whose last run finished last.
+        Its name, or the path of its ``study.json`` or YAML file; otherwise the finished study whose last run finished
+        last, and only if none is finished one that lacks runs.
     root : pathlib.Path, optional
         Folder that holds ``runs/``.
 
@@ -213,14 +230,15 @@ def find_study(study=None, root=ROOT):
         study = load_study(study).name
     finished = {}
     for record in runs.glob("*/*/*/run.json"):
-        if all((record.parent / name).is_file() for name in RUN_FILES):
+        if _is_finished(record.parent):
             name, when = record.parts[-4], str(read_json(record).get("finished", ""))
             finished[name] = max(when, finished.get(name, ""))
     there = f"Studies with finished runs: {', '.join(sorted(finished))}." if finished else "No study has finished runs."
     if study is None:
         if not finished:
             raise SkinTLError(f"{there} Run one first: `./run_all.sh` (the demo), or `./run_all.sh STUDY`.")
-        study = max(finished, key=lambda name: (finished[name], name))
+        whole = [name for name in finished if not _missing_runs(runs / name, load_study(runs / name / "study.json"))]
+        study = max(whole or finished, key=lambda name: (finished[name], name))
     elif study not in finished:
         known = (Path(root) / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
         what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
@@ -521,7 +539,8 @@ def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, expla
         for parts in (rows, neighbours)
     )
     columns = ["image", "strategy", "backbone", "rank", "image_id", "lesion_id", "dx", "distance"]
-    return Predictions(settings, random, table, neighbours[columns], pixels, maps)
+    missing = _missing_runs(folder, settings)
+    return Predictions(settings, random, table, neighbours[columns], pixels, maps, missing)
 
 
 # --- ./run_all.sh predict ---------------------------------------------------------------------------------------------
@@ -573,7 +592,7 @@ def as_text(predictions, width=80):
         for told in predictions.warnings(image):
             lines += wrapped(f"WARNING: {told}", "  ", "  ")
         for strategy, of_strategy in rows.groupby("strategy", sort=False):
-            if predictions.table["strategy"].nunique() > 1:
+            if len(predictions.study.strategies) > 1:
                 lines.append(f"  {strategy}")
             lines.append(header)
             for row in of_strategy.to_dict("records"):

@@ -401,6 +401,24 @@ def test_the_study_that_finished_last_is_taken(copied):
     assert prediction.find_study(root=copied).name == "small"
 
 
+def test_a_study_that_lacks_runs_is_taken_only_if_none_is_finished_and_says_so(copied, files):
+    image = next(iter(files.values()))
+    assert prediction.predict_images([image], root=copied).missing == []
+    shutil.copytree(copied / "runs" / "small", copied / "runs" / "newer")
+    newer = copied / "runs" / "newer"
+    record = newer / RUN.relative_to("runs/small") / "run.json"
+    write_json(record, read_json(record) | {"finished": "2999-01-01T00:00:00+00:00"})
+    settings = read_json(newer / "study.json")
+    write_json(newer / "study.json", settings | {"name": "newer", "backbones": ["MobileNetV2", "VGG16"]})
+    assert prediction.find_study(root=copied).name == "small"
+    shutil.rmtree(copied / "runs" / "small")
+    assert prediction.find_study(root=copied) == newer
+    found = prediction.predict_images([image], root=copied)
+    assert found.missing == ["feature_extraction/VGG16"]
+    (told,) = [told for told in found.warnings() if "not finished" in told]
+    assert "feature_extraction/VGG16" in told and told in json.loads(prediction.as_json(found))["warnings"]
+
+
 # From the shell
 
 
