@@ -450,6 +450,37 @@ def test_learning_curves_without_training_from_scratch_name_no_target(make):
 
 
 @pytest.mark.parametrize(
+    ("language", "larger", "nothing", "little"),
+    [
+        ("en", "may make these numbers larger", "nothing to reach", "were not enough to be clearly better"),
+        ("fr", "peuvent agrandir ces nombres", "rien à atteindre", "n’ont pas suffi"),
+    ],
+)
+def test_lesions_are_saved_only_against_networks_that_learned(make, monkeypatch, language, larger, nothing, little):
+    report, backbones = (
+        make("fits_curves", *STUDIES["curves"][:1], language=language),
+        STUDIES["curves"][0]["backbones"],
+    )
+    told = words_of(report, "transfer_buys")
+    assert nothing not in told and len(re.findall("%", told)) > 2
+    key, real = f"from_scratch.{report.main.split_policy}.{report.main.preprocessing}", Facts.__getitem__
+    bad_ones = {f"score.{key}.{name}.macro_f1.low": 0.01 for name in backbones}
+    bad_ones |= {f"best.{report.main.key}.macro_f1.above_baseline": False}
+
+    def bad(facts, name):
+        return replace(real(facts, name), value=bad_ones[name]) if name in bad_ones else real(facts, name)
+
+    assert little not in words_of(report, "conclusion")
+    flat = real(report.facts, "ending.from_scratch.flat")
+    monkeypatch.setitem(report.facts._facts, "ending.from_scratch.late_gain", replace(flat, value=0.05))
+    monkeypatch.setitem(report.facts._facts, "ending.from_scratch.flat", replace(flat, value=False))
+    assert larger in words_of(report, "transfer_buys") and larger not in told
+    monkeypatch.setattr(Facts, "__getitem__", bad)
+    assert words_of(report, "transfer_buys").count(nothing) == len(backbones)
+    assert little in words_of(report, "conclusion")
+
+
+@pytest.mark.parametrize(
     ("backbones", "told"),
     [(["ResNet50"], "batches of 128 images (chosen"), (["ResNet50", "VGG16"], "32 to 128 images")],
 )
