@@ -21,7 +21,7 @@ from skin_tl.explanations import explained_head, explanation_tables, read_maps
 from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
 from skin_tl.scoring import read_evaluation
-from skin_tl.study import BASELINES, CLASSES, ENSEMBLE, command_of
+from skin_tl.study import BASELINES, CLASSES, ENSEMBLE, command_of, own_training
 from skin_tl.tables import (
     AVERAGES,
     PROBABILITY_SCORES,
@@ -168,6 +168,7 @@ class Report:
             "strategies": study["strategies"],
             "strategy_names": [self.labels(f"strategy.{name}") for name in study["strategies"]],
             "tuned": self.files.tuned,
+            "own_training": own_training(study),
             "rates_compared": self.rates_compared,
             "tuned_names": [self.labels(f"strategy.{name}") for name in self.files.tuned],
             "split_policies": study["split_policies"],

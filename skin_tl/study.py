@@ -115,6 +115,24 @@ _RATES = tuple(f"{strategy}_rate" for strategy in TUNED)
 _PLACES = ("device", "gpus")
 
 
+def own_training(settings):
+    """List the keys of training that a study sets to something else than their defaults and its strategies look at.
+
+    Parameters
+    ----------
+    settings : dict
+        As ``study.json`` has them.
+
+    Returns
+    -------
+    list of str
+        Without those that say where a network is trained.
+    """
+    fields, strategies = Study.model_fields, {*settings["strategies"]}
+    keys = [key for key, meant in _OF_STRATEGIES.items() if key not in _PLACES and strategies & {*meant}]
+    return [key for key in keys if settings.get(key, fields[key].default) != fields[key].default]
+
+
 class Study(BaseModel):
     """One study, frozen.
 

@@ -449,6 +449,21 @@ def test_learning_curves_without_training_from_scratch_name_no_target(make):
     assert text.count("<li>") == 1 and "curve.least.feature_extraction.lesion.native.Xception" in text
 
 
+@pytest.mark.parametrize("language", languages())
+def test_what_a_study_sets_itself_and_sizes_that_weights_do_not_know_are_named(make, language):
+    changes = {"backbones": ["ResNet50", "Xception"], "strategies": ["fine_tuning"], "image_size": 224, "l2": [0.1]}
+    changes |= {"max_epochs": 300, "patience": 40}  # as they are by default
+    changes |= {"fine_tuning_epochs": 2, "leakage": False, "other_splits": 0}
+    report = make("own_settings", changes, language=language)
+    page = str(report.text("set_up_head").html)
+    assert re.findall("<code>(.*?)</code>", page) == ["l2", "fine_tuning_epochs"]
+    told = words_of(report, "set_up_head")
+    (sizes,) = re.findall(r"ImageNet weights of .*?\.|Les poids d.ImageNet de .*?\.", told)
+    assert "Xception" in sizes and "299" in sizes and "224" in sizes
+    usual = make("fits_lesion", *STUDIES["lesion"][:1], language=language)  # ResNet50 and VGG16 as they were made
+    assert "ImageNet" not in words_of(usual, "set_up_head")
+
+
 @pytest.mark.parametrize(
     ("language", "larger", "nothing", "little"),
     [
