@@ -15,13 +15,16 @@ Studies
   presentation     the presentation's set-up on HAM10000, beside its numbers
   ham10000         the same question on HAM10000, split by lesion, with the
                    scaling of pixels that each backbone was made for
-  transfer         fine-tuning and training from scratch beside it
+  fine_tuning      what fine-tuning the last block of ResNet50 adds to that
+  transfer         fine-tuning and training from scratch beside frozen
+                   features, with learning curves
   PATH.yaml        a study of your own, like those in studies/; all its keys
                    with their meaning are in skin_tl/study.py
 
 Commands
   test [...]       run the tests; the rest goes to pytest
   lab [...]        open the notebooks in JupyterLab; the rest goes to it
+                   (as root, in a container: lab --allow-root)
   tensorboard [..] watch networks while they train (curves, confusion matrices)
                    in a browser; the rest goes to TensorBoard
   predict IMAGE... what the models of a finished study say of images of yours:

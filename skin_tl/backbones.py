@@ -167,9 +167,13 @@ def resolve_weights(backbones, mode):
         return {"source": "imagenet", "reason": "", "backbones": {name: found[name] for name in backbones}}
     if mode == "imagenet_or_random":
         return _random_for(backbones, problem)
+    files = ", ".join(f"{name.lower()}_notop.weights.h5" for name in missing)
+    looked = os.environ.get("SKIN_TL_WEIGHTS", "")
     raise SkinTLError(
-        f"No ImageNet weights for {', '.join(missing)}: {problem}. Either connect to the network (they are downloaded "
-        f"once, from {WEIGHTS_HUB}), or put {', '.join(f'{name.lower()}_notop.weights.h5' for name in missing)} in a "
+        f"No ImageNet weights for {', '.join(missing)}: "
+        + (f"the folder that SKIN_TL_WEIGHTS names, {looked}, has no {files}, and " if looked else "")
+        + f"{problem}. Either connect to the network (they are downloaded "
+        f"once, from {WEIGHTS_HUB}), or put {files} in a "
         "folder and name it by SKIN_TL_WEIGHTS, or leave these backbones out: `--config backbones=A,B`."
     )
 

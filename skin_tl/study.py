@@ -274,8 +274,9 @@ class Study(BaseModel):
     def _known_backbones(cls, names):
         for name in names:
             if name not in BACKBONES:
-                near = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.5)
-                hint = f", did you mean {near[0]!r}?" if near else "."
+                known = {one.lower(): one for one in BACKBONES}
+                near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+                hint = f", did you mean {known[near[0]]!r}?" if near else "."
                 raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(BACKBONES)}")
         return names
 

@@ -185,17 +185,19 @@ def check_gpu(study, folder):
     Raises
     ------
     SkinTLError
-        If the study says ``device: gpu``, there is no NVIDIA driver, and a network is still to be trained.
+        If the study says ``device: gpu`` or asks for several GPUs, there is no NVIDIA driver, and a network is still to
+        be trained.
     """
-    if study.device != "gpu" or has_gpu() or sys.platform == "darwin":
+    several = study.gpus != "all" and study.gpus > 1
+    if not (study.device == "gpu" or several) or has_gpu() or sys.platform == "darwin":
         return
     from skin_tl.study import TUNED
 
     runs = [folder / strategy / name for strategy in study.strategies if strategy in TUNED for name in study.backbones]
     if not all((run / "run.json").is_file() for run in runs):
         raise SkinTLError(
-            "`device: gpu`, but no NVIDIA driver is found on this machine (`nvidia-smi` shows it). Set `device: auto` "
-            "to train on whatever there is."
+            f"`{f'gpus: {study.gpus}' if several else 'device: gpu'}`, but no NVIDIA driver is found on this machine "
+            f"(`nvidia-smi` shows it). Set `{'gpus: 1' if several else 'device: auto'}` to train on whatever there is."
         )
 
 

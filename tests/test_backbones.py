@@ -151,6 +151,7 @@ def test_missing_weights_are_named_with_every_remedy(folder, no_hub):
         resolve_weights(["MobileNetV2", "VGG16"], "imagenet")
     for remedy in ("vgg16_notop.weights.h5", "SKIN_TL_WEIGHTS", "--config backbones="):
         assert remedy in str(error.value)
+    assert f"{folder}, has no vgg16_notop.weights.h5" in str(error.value)
 
 
 def test_one_missing_backbone_gives_all_of_them_random_weights_and_a_reason(folder, no_hub):

@@ -52,6 +52,7 @@ def test_a_copy_of_a_study_needs_a_name_of_its_own(tmp_path):
     [
         ({"bakbones": ["VGG16"]}, "did you mean `backbones`"),
         ({"backbones": ["Resnet50"]}, "did you mean 'ResNet50'"),
+        ({"backbones": ["vgg16"]}, "did you mean 'VGG16'"),
         ({"backbones": []}, "backbones"),
         ({"backbones": ["VGG16", "VGG16"]}, "listed twice"),
         ({"strategies": ["finetuning"]}, "feature_extraction"),

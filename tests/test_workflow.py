@@ -126,8 +126,10 @@ def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
     done = start(project, *asked, PATH=bare_path(tmp_path / "bin"))
     assert done.returncode == 0 and not done.stderr
     commands = ("test", "lab", "predict IMAGE", "export", "clean")
-    for word in ("demo", "presentation", "ham10000", *commands, "--dry-run", "--config backbones="):
+    for word in (*commands, "--dry-run", "--config backbones="):
         assert word in done.stdout
+    listed = re.search(r"Studies\n(.*?)\n\n", done.stdout, re.DOTALL)[1]
+    assert {file.stem for file in (ROOT / "studies").glob("*.yaml")} == set(re.findall(r"^  ([a-z]\w*)", listed, re.M))
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert not (project / ".venv").exists()
 
@@ -321,6 +323,8 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_done(monkeypatch, 
     study = load_study("demo", changes | {"device": "gpu"})
     with pytest.raises(SkinTLError, match="`device: gpu`, but no NVIDIA driver is found"):
         workflow.check_gpu(study, tmp_path)
+    with pytest.raises(SkinTLError, match="`gpus: 2`, but no NVIDIA driver is found"):
+        workflow.check_gpu(load_study("demo", changes | {"gpus": 2}), tmp_path)
     workflow.check_gpu(load_study("demo", changes), tmp_path)
     (tmp_path / "from_scratch" / "VGG16").mkdir(parents=True)
     (tmp_path / "from_scratch" / "VGG16" / "run.json").touch()
