@@ -7,6 +7,7 @@ network is built, so that reading the registry costs nothing.
 
 import contextlib
 import http.client
+import logging
 import math
 import os
 import threading
@@ -24,6 +25,9 @@ WEIGHTS_HUB = "https://storage.googleapis.com/tensorflow/keras-applications/"
 
 PATIENCE_WITH_HUB = 10
 """Seconds that the hub has to answer."""
+
+# TensorFlow takes it for a mistake that each of several networks is traced, and warns.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 RANDOM_WEIGHTS_SEED = 0
 
