@@ -465,6 +465,17 @@ def test_what_a_study_sets_itself_and_sizes_that_weights_do_not_know_are_named(m
 
 
 @pytest.mark.parametrize(
+    ("language", "said"), [("en", "for whole networks alone"), ("fr", "que pour les réseaux entiers")]
+)
+def test_that_heads_learn_without_what_is_done_about_rare_diagnoses_is_said(make, language, said):
+    changes = {"backbones": ["ResNet50"], "strategies": ["feature_extraction", "fine_tuning"]}
+    changes |= {"leakage": False, "other_splits": 0}
+    assert said not in words_of(make("same_loss", changes, language=language), "set_up_head")
+    report = make("other_loss", changes | {"imbalance": "focal"}, language=language)
+    assert said in words_of(report, "set_up_head")
+
+
+@pytest.mark.parametrize(
     ("language", "larger", "nothing", "little"),
     [
         ("en", "may make these numbers larger", "nothing to reach", "were not enough to be clearly better"),
