@@ -464,6 +464,17 @@ def test_what_a_study_sets_itself_and_sizes_that_weights_do_not_know_are_named(m
     assert "ImageNet" not in words_of(usual, "set_up_head")
 
 
+@pytest.mark.parametrize(("language", "said"), [("en", "Its maps are even"), ("fr", "Ses cartes sont uniformes")])
+def test_maps_without_a_place_are_called_even(root, make, language, said):
+    study = fabricate(root, f"even_{language}", {"backbones": ["ResNet50", "VGG16"], "seeds": [1]})
+    file = root / "runs" / f"even_{language}" / "feature_extraction/VGG16/explanations/images.csv"
+    write_csv(file, pd.read_csv(file).assign(likeness=np.nan, middle=0.25))
+    evaluate(study)
+    report = make(f"even_{language}", None, language)
+    told = re.sub("<[^>]*>", "", str(report.text("results_explanations_setup", setup=report.explained[0]).html))
+    assert told.count(said) == 1 and told.index("VGG16 ") < told.index(said)
+
+
 @pytest.mark.parametrize(
     ("language", "said"), [("en", "for whole networks alone"), ("fr", "que pour les réseaux entiers")]
 )
