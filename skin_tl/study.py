@@ -429,7 +429,10 @@ def load_study(name_or_path, overrides=None):
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SkinTLError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        mark, told = getattr(error, "problem_mark", None), str(error)
+        if mark is not None:
+            told = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+        raise SkinTLError(f"{path} is not valid YAML: {' '.join(told.split())}") from None
     if not isinstance(settings, dict):
         raise SkinTLError(f"{path} must hold `key: value` lines, as studies/demo.yaml does.")
     study = check_study(settings, overrides, path)
@@ -472,6 +475,7 @@ def _with_an_effect(settings, overrides):
 _EXPECTED = {
     "batch": "expected a whole number from 1, or auto",
     "gpus": "expected a whole number from 1, or all",
+    "seeds": "expected whole numbers from 0, as in 1,2,3",
 }
 
 

@@ -58,8 +58,8 @@ def test_a_copy_of_a_study_needs_a_name_of_its_own(tmp_path):
         ({"strategies": ["finetuning"]}, "feature_extraction"),
         ({"split_policies": ["patient"]}, "lesion"),
         ({"preprocessings": ["caffe"]}, "native"),
-        ({"seeds": ["one"]}, "seeds"),
-        ({"seeds": [-1]}, "seeds"),
+        ({"seeds": ["one"]}, "`seeds`: expected whole numbers from 0, as in 1,2,3 (given: 'one')"),
+        ({"seeds": [-1]}, "`seeds`: expected whole numbers from 0"),
         ({"train_fractions": [0.1, 0.5]}, "must contain 1"),
         ({"train_fractions": []}, "list at least one (given: none)"),
         ({"seeds": []}, "list at least one (given: none)"),
@@ -93,6 +93,14 @@ def test_a_key_that_takes_a_number_or_a_word_gets_one_message(key, word, value):
         check_study({**SETTINGS, "strategies": ["fine_tuning"], key: value})
     expected = f"study: key `{key}`: expected a whole number from 1, or {word} (given: {value!r})"
     assert str(error.value) == expected
+
+
+def test_a_file_that_is_no_yaml_is_refused_with_line_and_column(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\ntitle: a: b\n")
+    with pytest.raises(SkinTLError) as error:
+        load_study(tmp_path / "mine.yaml")
+    told = "mine.yaml is not valid YAML: line 2, column 9: mapping values are not allowed here"
+    assert str(error.value) == f"{tmp_path}/{told}"
 
 
 def test_a_missing_key_is_named():
