@@ -573,6 +573,28 @@ def test_whether_the_curves_of_networks_flattened_is_measured(root, make, rise, 
     assert report.facts["ending.from_scratch.late_gain"].value == pytest.approx(rise * 4)
 
 
+@pytest.mark.parametrize("language", languages())
+def test_conclusions_rest_on_the_strategy_that_the_validation_subset_puts_first(root, make, language):
+    changes = {"backbones": ["ResNet50", "VGG16"], "strategies": ["feature_extraction", "fine_tuning", "from_scratch"]}
+    name = f"validated_{language}"
+    study = fabricate(root, name, changes | {"leakage": False, "other_splits": 0})
+    names = [f"p_{dx}" for dx in CLASSES]
+    for strategy, subset in (("fine_tuning", "val"), ("from_scratch", "test")):
+        file = root / "runs" / name / strategy / "VGG16" / "predictions.csv"
+        table = pd.read_csv(file)
+        rows = table["subset"] == subset
+        table.loc[rows, names] = 0.94 * np.eye(7)[[CLASSES.index(dx) for dx in table.loc[rows, "dx"]]] + 0.06 / 7
+        write_csv(file, table)
+    evaluate(study)
+    report = make(name, None, language)
+    scores = report.tables["scores.csv"].query("metric == 'macro_f1' and backbone == 'VGG16'").set_index("strategy")
+    assert scores.loc["from_scratch", "value"] == 1 > scores.loc["fine_tuning", "value"]
+    assert report.main.strategy == "fine_tuning"
+    rest = {"en": "rest on {}:", "fr": "s’appuient sur la stratégie « {} »"}[language]
+    told = words_of(report, "set_up_head").replace(NARROW_SPACE, " ").replace("\u00a0", " ")
+    assert rest.format(report.labels("strategy.fine_tuning")) in told
+
+
 def test_main_results_rest_on_all_training_lesions(make):
     report = make("fits_curves", *STUDIES["curves"][:1])
     rows = report.files.predictions.query("subset == 'test' and backbone == 'VGG16' and strategy == 'fine_tuning'")
