@@ -21,6 +21,7 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, exit_status, read_json
 from skin_tl.images import read_image
+from skin_tl.progress import bar
 from skin_tl.study import CLASSES, TUNED, Study, command_of, load_study
 from skin_tl.workflow import INTERRUPTED
 
@@ -476,7 +477,9 @@ def load_predictor(run):
     )
 
 
-def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, explain=False, root=ROOT, base=None):
+def predict_images(
+    paths, study=None, backbones=None, n_nearest=N_NEAREST, explain=False, root=ROOT, base=None, watch=iter
+):
     """Predict image files with every finished run of a study.
 
     Parameters
@@ -494,6 +497,8 @@ def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, expla
         Folder that holds ``runs/``.
     base : pathlib.Path, optional
         Folder that relative paths start from.
+    watch : callable, optional
+        Gives the runs one by one, such as a progress bar.
 
     Returns
     -------
@@ -517,7 +522,7 @@ def predict_images(paths, study=None, backbones=None, n_nearest=N_NEAREST, expla
 
     stacked, names, rows, neighbours, maps, random = np.stack(list(pixels.values())), list(pixels), [], [], {}, False
     malignant = [CLASSES.index(name) for name in DECISIONS["malignant"]]
-    for run in runs:
+    for run in watch(runs):
         predictor, of_run = load_predictor(run), {"strategy": run.strategy, "backbone": run.backbone}
         probabilities, unlikeness, nearest = predictor(stacked, n_nearest)
         random |= predictor.random_weights
@@ -673,7 +678,9 @@ def main(arguments=None, root=ROOT):
 
     def run():
         options = parser.parse(arguments)
-        predictions = predict_images(options.images, options.study, options.backbone, root=root, base=options.base)
+        watch = functools.partial(bar, what="asking the models", unit="model") if sys.stderr.isatty() else iter
+        given = (options.images, options.study, options.backbone)
+        predictions = predict_images(*given, root=root, base=options.base, watch=watch)
         show(as_json(predictions) if options.json else as_text(predictions))
 
     return run_command(run)
