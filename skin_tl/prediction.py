@@ -163,6 +163,14 @@ def _missing_runs(folder, study):
     return [name for name in names if not _is_finished(folder / name)]
 
 
+def _is_whole(folder):
+    """Tell whether a study lacks no run; one whose settings cannot be read is not known to be whole."""
+    try:
+        return not _missing_runs(folder, load_study(folder / "study.json"))
+    except SkinTLError:
+        return False
+
+
 def finished_runs(folder, backbones=None):
     """List the finished runs of a study.
 
@@ -238,7 +246,7 @@ def find_study(study=None, root=ROOT):
     if study is None:
         if not finished:
             raise SkinTLError(f"{there} Run one first: `./run_all.sh` (the demo), or `./run_all.sh STUDY`.")
-        whole = [name for name in finished if not _missing_runs(runs / name, load_study(runs / name / "study.json"))]
+        whole = [name for name in finished if _is_whole(runs / name)]
         study = max(whole or finished, key=lambda name: (finished[name], name))
     elif study not in finished:
         known = (Path(root) / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()

@@ -411,6 +411,9 @@ def test_a_study_that_lacks_runs_is_taken_only_if_none_is_finished_and_says_so(c
     settings = read_json(newer / "study.json")
     write_json(newer / "study.json", settings | {"name": "newer", "backbones": ["MobileNetV2", "VGG16"]})
     assert prediction.find_study(root=copied).name == "small"
+    (newer / "study.json").write_text("{}")  # of another version, or damaged
+    assert prediction.find_study(root=copied).name == "small"
+    write_json(newer / "study.json", settings | {"name": "newer", "backbones": ["MobileNetV2", "VGG16"]})
     shutil.rmtree(copied / "runs" / "small")
     assert prediction.find_study(root=copied) == newer
     found = prediction.predict_images([image], root=copied)
