@@ -121,14 +121,15 @@ class StudyFiles:
     def main_setup(self):
         """The set-up that the conclusions rest on.
 
-        A split by lesion and native scaling, where the study has them, and of its strategies the one under which the
-        best backbone has the highest macro F1 on the validation subset, mean over the seeds: the test subset has no
-        say in it.
+        A split by lesion and native scaling, where the study has them, and of the strategies that transfer (training
+        from scratch is what they are compared with) the one under which the best backbone has the highest macro F1 on
+        the validation subset, mean over the seeds: the test subset has no say in it.
         """
         policies, preprocessings = self.study["split_policies"], self.study["preprocessings"]
         policy = "lesion" if "lesion" in policies else policies[0]
         preprocessing = "native" if "native" in preprocessings else preprocessings[0]
-        setups = [Setup(strategy, policy, preprocessing) for strategy in self.study["strategies"]]
+        strategies = [name for name in self.study["strategies"] if name != "from_scratch"] or self.study["strategies"]
+        setups = [Setup(strategy, policy, preprocessing) for strategy in strategies]
         return max(setups, key=self._validated) if len(setups) > 1 else setups[0]
 
     def _validated(self, setup):
