@@ -184,6 +184,7 @@ class Report:
             "curves": self.curves,
             "train_fractions": self.files.train_fractions,
             "gains": self.gains,
+            "against_scratch": self._against_scratch,
             "reproduction": repeats if repeated else None,
             "n_stated": len(same),
             "parameters_agree": bool(same.all()),
@@ -206,6 +207,16 @@ class Report:
             "variables": list(dict.fromkeys(self.tables["subgroup_ranges.csv"]["variable"])),
             "as_list": lambda value: [str(v) for v in (value if isinstance(value, list) else [value])],
         }
+
+    def _against_scratch(self):
+        """Return the key of the main strategy less training from scratch, and whether it is not clearly above."""
+        setup = self.main
+        best = self.facts[f"best.{setup.key}.macro_f1.best"].value
+        of_both = f"{setup.strategy}/from_scratch.{setup.split_policy}.{setup.preprocessing}"
+        key = f"gain.{of_both}.{best}.macro_f1"
+        if f"{key}.difference" not in self.facts:
+            return key, False
+        return key, not (self.facts[f"{key}.real"].value and self.facts[f"{key}.difference"].value > 0)
 
     def _isolated(self):
         """Return which of the three flaws of the presentation's experiment this study measures on its own."""
