@@ -397,8 +397,9 @@ class Report:
         panels = []
         for place, drawing in enumerate(drawings):
             svg = figures.to_svg(drawing, f"{anchor}-{place}")
-            widest = drawing.get_figwidth() * 96 * 1.2
-            panels.append(f'<div class="panel" style="max-width:{widest:.0f}px">{svg}</div>')
+            width, height = drawing.get_size_inches()
+            kind = "panel tall" if height > 0.8 * width else "panel"
+            panels.append(f'<div class="{kind}" style="max-width:{width * 96 * 1.2:.0f}px">{svg}</div>')
         alt = " ".join(without_tags(self.texts.caption("figures", name, "alt", **context)).split())
         body = Markup('<div class="panels{}" role="img" aria-label="{}" style="{}">\n{}\n</div>').format(
             " several" if several else "", alt, _GRID, Markup("\n".join(panels))

@@ -24,7 +24,7 @@ _DIST = "pyreveal/revealjs/dist"
 _SLIDE = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>\n?', re.DOTALL)
 _SHOWN = re.compile(r'<p><img src="#([^"/]+)(?:/(\d+))?" alt="([^"]*)" /></p>\n?')
 _ANCHOR = re.compile(r'<(?:figure|div class="table[^"]*") id="([^"]+)"')
-_PANEL = re.compile(r'<div class="panel".*?</div>', re.DOTALL)
+_PANEL = re.compile(r'<div class="panel( tall)?".*?</div>', re.DOTALL)
 
 
 def reveal():

@@ -108,8 +108,8 @@ class Shown:
 class Blank:
     """Stands for a drawing, or a list of them."""
 
-    def get_figwidth(self):
-        return 1
+    def get_size_inches(self):
+        return 4, 3
 
     def __iter__(self):
         yield self

@@ -95,18 +95,21 @@ def set_parameters(file, **values):
 
 
 def open_notebook(page, name):
-    """Follow the link of the start page, and wait for the kernel."""
+    """Follow the link of the start page, and wait for the kernel: JupyterLab drops what is run before it is there."""
     page.locator(f'.jp-RenderedMarkdown a[href*="/files/{name}"]').first.click()
-    kernel = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-KernelName")
-    within(120, lambda: kernel.inner_text(timeout=5000).startswith("Python 3"))
+    panel = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    within(120, lambda: panel.locator(".jp-KernelName").inner_text(timeout=5000).startswith("Python 3"))
+    panel.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(state="attached")
 
 
 def run_all(page, file):
     """Choose Run All Cells, wait for the last cell, and return the code cells as they are saved then."""
+    panel = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.locator('[data-command="runmenu:run-all"]').click()
 
     def cells():
+        assert not panel.locator('.jp-Notebook-ExecutionIndicator[data-status="busy"]').count(), "still running"
         page.keyboard.press("Control+s")
         saved = json.loads(file.read_text(encoding="utf-8"))["cells"]
         code = [cell for cell in saved if cell["cell_type"] == "code"]

@@ -162,8 +162,8 @@ class Drawing:
     def __iter__(self):
         yield self
 
-    def get_figwidth(self):
-        return 4
+    def get_size_inches(self):
+        return 4, 3
 
 
 class Figures:
@@ -218,7 +218,7 @@ def test_slides_ask_each_study_s_report_for_what_it_shows(make, monkeypatch, roo
 PAGE = {"language": "en", "title": "T", "running": "", "words": {}, "page_of": ["", "", ""]}
 SEVERAL = (
     '<figure id="figure-b">\n<div class="panels several" role="img" aria-label="all">\n'
-    '<div class="panel"><svg>0</svg></div>\n<div class="panel"><svg>1</svg></div>\n</div>\n'
+    '<div class="panel tall"><svg>0</svg></div>\n<div class="panel"><svg>1</svg></div>\n</div>\n'
     "<figcaption>c</figcaption>\n</figure>"
 )
 
@@ -253,7 +253,7 @@ def test_a_slide_holds_words_and_what_it_shows():
     ]
     assert deck["slides"][0]["html"] == "<p>Words.</p>"
     (panel,) = deck["slides"][3]["shown"]
-    expected = SEVERAL.replace('<div class="panel"><svg>0</svg></div>\n', "").replace(" several", "")
+    expected = SEVERAL.replace('<div class="panel tall"><svg>0</svg></div>\n', "").replace(" several", "")
     assert panel == expected.replace('"figure-b"', '"figure-b-1"').replace('"all"', '"only this one"')
 
 
