@@ -214,6 +214,7 @@ def _counts(metric, shares, seeds):
         if metric == "sensitivity":
             ends = 1 - ends[[0, 2, 1]]
         value, low, high = ends * n_lesions
+        value = np.round(value)  # a number of lesions, which a share times their number misses by a last digit
         if row["seed"] == "all":
             value = mean_over([other["value"] for other in rows if other["metric"] == part])
         rows.append({**row, "metric": whole, "value": n_lesions, "ci_low": np.nan, "ci_high": np.nan})

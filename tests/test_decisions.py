@@ -75,11 +75,11 @@ def test_rates_are_those_of_scikit_learns_confusion_matrix(table, decided):
                 assert get(decided, name, point, "sensitivity", seed)["value"] == pytest.approx(tp / (tp + fn))
                 assert get(decided, name, point, "specificity", seed)["value"] == pytest.approx(tn / (tn + fp))
                 assert get(decided, name, point, "tested", seed)["value"] == tp + fn
-                assert get(decided, name, point, "missed", seed)["value"] == pytest.approx(fn)
+                assert get(decided, name, point, "missed", seed)["value"] == fn
                 benign = ~test["dx"].isin(["mel", "bcc", "akiec"]).to_numpy()
                 assert get(decided, name, point, "benign", seed)["value"] == benign.sum()
                 n_flagged = np.asarray(flagged)[benign].sum()
-                assert get(decided, name, point, "flagged_benign", seed)["value"] == pytest.approx(n_flagged)
+                assert get(decided, name, point, "flagged_benign", seed)["value"] == n_flagged
             auc = roc_auc_score(test[name], test[f"{name}_score"])
             assert get(decided, name, "any", "roc_auc", seed)["value"] == pytest.approx(auc)
 
