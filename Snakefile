@@ -305,7 +305,7 @@ rule report:
         [f"{run}/{name}" for run in ALL_RUNS for name in ("history.csv", "run.json")],
         EXPLANATIONS,
         EXTERNAL_FILES,
-        lambda wildcards: [f"report/text/{wildcards.language}"],
+        lambda wildcards: [f"report/text/{wildcards.language}", "report/text/references.csv"],
         sources("tables", "facts", "texts", "drawing", "result_figures", "figures", "report"),
         "notebooks/3_report.ipynb",
     output: f"{RUNS}/report/report.{{language}}.ipynb"

@@ -203,6 +203,7 @@ class Report:
             "subgroup_name": self._subgroup_name,
             "diagnosis_name": self._diagnosis_name,
             "other_splits_setup": self._other_splits_setup(),
+            "references": self._references(),
             "n_duplicates": self.files.n_duplicates,
             "variables": list(dict.fromkeys(self.tables["subgroup_ranges.csv"]["variable"])),
             "as_list": lambda value: [str(v) for v in (value if isinstance(value, list) else [value])],
@@ -245,6 +246,16 @@ class Report:
         found = self.tables["other_splits.csv"][SETUP].drop_duplicates().to_dict("records")
         names = dict.fromkeys(self.setup_name(Setup(**row)) for row in found)
         return "; ".join(names)
+
+    def _references(self):
+        """Return the sources of what this study used, each with its link: data sets, networks, methods."""
+        heads = self.study["strategies"] != ["from_scratch"]
+        holds = {"always": True, "heads": heads, "transferred": heads and not self.files.random_weights}
+        named = [*self.study["backbones"], self.external]
+        line = Markup('{} <a href="{}">{}</a>')
+        sources = pd.read_csv(TEXTS / "references.csv").to_dict("records")
+        used = [source for source in sources if holds.get(source["when"], source["key"] in named)]
+        return [line.format(source["reference"], source["url"], source["url"]) for source in used]
 
     # What a cell may ask
 
@@ -632,7 +643,7 @@ class Report:
         order = [*self.ranked(setup, "macro_f1"), ENSEMBLE, *BASELINES]
         return rows.sort_values("backbone", key=lambda names: names.map(order.index), kind="stable")
 
-    def _score_rows(self, setup, specs, kinds):
+    def _score_rows(self, setup, specs, kinds, spec_of_ends=".2f"):
         """Return rows of a table: per run the scores `specs` (format by metric) with their intervals."""
         table = self.compared(setup)
         table = table[table["kind"].isin(kinds)]
@@ -642,7 +653,7 @@ class Report:
             cells = []
             for metric, spec in specs.items():
                 row = of_run.loc[metric]
-                ends = self._interval(row["ci_low"], row["ci_high"], approximate=row["approximate"])
+                ends = self._interval(row["ci_low"], row["ci_high"], spec_of_ends, row["approximate"])
                 cells.append(self._cell(row["value"], spec) + ends)
             rows.append([self.labels.known("backbone", backbone), *cells, of_run.loc["macro_f1", "seed_sd"]])
         return rows
@@ -657,7 +668,8 @@ class Report:
 
     def _table_probabilities(self, setup):
         specs = {name: ".3f" for name in PROBABILITY_SCORES}
-        rows = [row[:-1] for row in self._score_rows(setup, specs, ("backbone", "ensemble"))]
+        # An end that lies close to its value must not be rounded past it.
+        rows = [row[:-1] for row in self._score_rows(setup, specs, ("backbone", "ensemble"), ".3f")]
         heads = [(self.labels(f"metric.{metric}"), True) for metric in specs]
         return [*self._heads("backbone"), *heads], rows, "scores.csv"
 

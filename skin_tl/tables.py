@@ -743,8 +743,8 @@ def confusion_table(predictions):
     Returns
     -------
     pandas.DataFrame
-        strategy, split_policy, preprocessing, backbone, dx, predicted, n_images (mean over the seeds), share (of
-        the images with that dx, 0…1; empty where there are none).
+        strategy, split_policy, preprocessing, backbone, dx, predicted, n_images, share (of the images with that dx,
+        0…1, mean over the seeds as recall is; empty where there are none).
     """
     test = _of_backbones(predictions)
     test = test[test["subset"] == "test"]
@@ -752,9 +752,9 @@ def confusion_table(predictions):
     test = test.assign(predicted=np.array(CLASSES)[probabilities.argmax(axis=1)])
     rows = []
     for keys, part in test.groupby([*SETUP, "backbone"], sort=True):
-        counts = pd.crosstab(part["dx"], part["predicted"])
-        counts = counts.reindex(index=CLASSES, columns=CLASSES, fill_value=0) / part["seed"].nunique()
-        shares = counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
+        counts = pd.crosstab([part["seed"], part["dx"]], part["predicted"]).reindex(columns=CLASSES, fill_value=0)
+        shares = counts.div(counts.sum(axis=1), axis=0).groupby("dx").mean().reindex(CLASSES)
+        counts = counts.groupby("dx").sum().reindex(CLASSES, fill_value=0) / part["seed"].nunique()
         for dx in CLASSES:
             for predicted in CLASSES:
                 cell = {"dx": dx, "predicted": predicted}

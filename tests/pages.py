@@ -67,12 +67,12 @@ NAMES = r"VGG16|ResNet50|EfficientNetB7|HAM10000|ham10000|isic2018|F1|−1…1"
 
 
 def typed_words(element):
-    """Return the text of an element that comes from no fact: without names, code, and captions' numbers and sources."""
+    """Return the text of an element that comes from no fact: without names, code, captions' numbers, and sources."""
 
     def words(node):
         if not isinstance(node, Element):
             return node
-        skipped = node.tag in ("data", "code") or node.get("class") in ("count", "source")
+        skipped = node.tag in ("data", "code") or node.get("class") in ("count", "source", "reference")
         return "" if skipped else "".join(map(words, node.children))
 
     return re.sub(NAMES, "", words(element))

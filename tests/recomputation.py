@@ -498,9 +498,9 @@ class Recomputation:
     def of_extreme(self, strategy, policy, preprocessing, backbone, ending):
         setup = (strategy, policy, preprocessing)
         f1 = self.classification_report(setup, backbone).loc["f1_score", list(CLASSES)]
-        rows = self.rows(setup, backbone)
-        matrix = skm.confusion_matrix(rows["dx"], guesses(rows), labels=CLASSES, normalize="true")
-        taken = pd.Series(matrix[CLASSES.index("mel")], CLASSES).drop("mel")
+        of_seeds = [rows for _, rows in self.rows(setup, backbone).groupby("seed")]
+        matrices = [skm.confusion_matrix(r["dx"], guesses(r), labels=CLASSES, normalize="true") for r in of_seeds]
+        taken = pd.Series(np.mean(matrices, axis=0)[CLASSES.index("mel")], CLASSES).drop("mel")
         found = {"easiest": f1.idxmax(), "easiest_f1": f1.max(), "hardest": f1.idxmin(), "hardest_f1": f1.min()}
         return (found | {"mel_taken_for": taken.idxmax(), "mel_taken_for_share": taken.max()})[ending]
 

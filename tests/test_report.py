@@ -20,6 +20,7 @@ from pages import parse, typed_words
 from sklearn import metrics as skm
 
 from skin_tl import figures, rendering, runs
+from skin_tl.backbones import BACKBONES
 from skin_tl.errors import SkinTLError
 from skin_tl.facts import Facts
 from skin_tl.files import ROOT, write_csv
@@ -105,8 +106,9 @@ def test_headings_are_in_order_and_linked(rendered):
     inside = {link[1:] for link in links if link.startswith("#")}
     assert inside <= set(ids)
     assert {element.get("id") for element in soup.all("h2")} <= inside
+    sources = set(pd.read_csv(TEXTS / "references.csv")["url"])  # the only links that lead out
     for link in links:
-        assert link.startswith("#") or (rendered["folder"] / link).is_file(), link
+        assert link.startswith("#") or link in sources or (rendered["folder"] / link).is_file(), link
 
 
 def test_the_sections_stand_in_the_order_of_the_presentation(rendered):
@@ -330,6 +332,11 @@ def test_confusion_matrices_are_those_of_scikit_learn(make, root):
         expected = skm.confusion_matrix(rows["dx"], guess, labels=CLASSES) / rows["seed"].nunique()
         found = part.pivot(index="dx", columns="predicted", values="n_images").loc[list(CLASSES), list(CLASSES)]
         np.testing.assert_allclose(found, expected, atol=1e-12)
+        shares = part[part["dx"] == part["predicted"]].set_index("dx")["share"]
+        reported = report.tables["classification_reports.csv"].set_index([*SETUP, "backbone", "row"])["recall"]
+        assert rows["seed"].nunique() > 1
+        for dx in CLASSES:  # one number for one thing
+            assert shares[dx] == pytest.approx(reported[(*keys, "VGG16", dx)], abs=1e-12)
 
 
 def test_published_numbers_stand_beside_ours_with_the_difference(make):
@@ -961,3 +968,18 @@ def test_the_notebook_is_short_calls_without_outputs():
         assert not cell.outputs and cell.execution_count is None
         assert len(cell.source.splitlines()) <= 15
         assert not re.search(r"^\s*(def|class|lambda)\b", cell.source, re.MULTILINE)
+
+
+def test_sources_are_those_of_what_a_study_used(make):
+    """The data set with its licence always; networks, ISIC 2018 and ImageNet where they are used."""
+
+    def sources(report):
+        return dict(re.findall(r'([^>]*) <a href="([^"]*)">', report.text("references").html))
+
+    found = sources(make("presentation", PRESENTATION))
+    assert "doi:10.7910/DVN/DBW86T; licence: CC BY-NC 4.0" in " ".join(found)
+    table = pd.read_csv(TEXTS / "references.csv").set_index("key")["url"]
+    study = make("presentation", PRESENTATION).study
+    for key in BACKBONES:
+        assert (table[key] in found.values()) == (key in study["backbones"])
+    assert table["isic2018"] not in found.values() and table["gradcam"] in found.values()
