@@ -6,9 +6,14 @@ or to standard error where there is none, as in a notebook or a shell.
 """
 
 import os
+import select
 import sys
+import textwrap
 
 from tqdm import tqdm
+
+LONGEST = (select.PIPE_BUF - 2) // 4
+"""Characters, of four bytes at most, that reach a FIFO in one piece, with two line ends."""
 
 _stream = None
 
@@ -30,12 +35,19 @@ def terminal():
 
 
 def say(text):
-    """Show one line of text."""
+    """Show one line of text, or several if it is very long.
+
+    Several steps share the FIFO: a line is one write, which nothing of another step's comes into, and the line end
+    before it parts it from their bars, which have none.
+    """
     stream = terminal()
-    try:
-        print(f"\r{text}", file=stream, flush=True)
-    except OSError:
-        print(text, file=sys.stderr, flush=True)
+    before = "\r" if stream is sys.stderr else "\n"
+    for line in textwrap.wrap(text, LONGEST, subsequent_indent="    ", break_on_hyphens=False):
+        try:
+            stream.write(f"{before}{line}\n")
+            stream.flush()
+        except OSError:
+            print(line, file=sys.stderr, flush=True)
 
 
 def bar(iterable=None, total=None, what="", unit="it"):

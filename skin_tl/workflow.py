@@ -430,7 +430,7 @@ class Terminal:
         self.every = every
         self.shown = ""
         self.last_bar_line = time.monotonic()
-        self.partial, self.is_bar, self.seen = "", False, ""
+        self.partial, self.is_bar = "", False
         self.lock = threading.RLock()
 
     def line(self, text):
@@ -457,23 +457,19 @@ class Terminal:
             self.shown = ""
 
     def feed(self, text):
-        """Show what a step wrote: what follows a carriage return is a bar, what a line feed ends is a line."""
+        """Show what steps wrote: a bar from a carriage return to whatever end comes next, all else are lines.
+
+        `skin_tl.progress.say` writes a line with a line feed before it and one behind it, at once.
+        """
         for part in re.split(r"([\r\n])", text):
-            if part == "\r":
-                self.partial, self.is_bar, self.seen = "", True, ""
-            elif part == "\n":
-                bar = self.seen if self.seen.endswith("]") else ""  # of another step, which the line came after
-                line = self.partial.removeprefix(bar).rstrip()
-                if self.seen and not bar:  # the line's own beginning was taken for a bar
-                    self.clear()
-                if line.strip():
-                    self.line(line)
-                self.partial, self.is_bar, self.seen = "", False, ""
+            if part in ("\r", "\n"):
+                if self.partial.strip() and not self.is_bar:
+                    self.line(self.partial.rstrip())
+                self.partial, self.is_bar = "", part == "\r"
             else:
                 self.partial += part
         if self.is_bar:
             self.bar(self.partial)  # blank where a bar has been closed
-            self.seen = self.partial
 
     def _eraser(self):
         return "\r\033[K" if self.shown else ""
@@ -497,10 +493,13 @@ def _relay(terminal):
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def copy():
-        while not over.is_set():
-            if select.select([reader], [], [], 0.2)[0]:
+        while True:
+            last = over.is_set()  # what was written before is still read
+            if select.select([reader], [], [], 0 if last else 0.2)[0]:
                 with contextlib.suppress(BlockingIOError):
                     terminal.feed(decode(os.read(reader, 65536)))
+            elif last:
+                return
 
     thread = threading.Thread(target=copy, name="terminal", daemon=True)
     thread.start()

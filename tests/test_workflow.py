@@ -1,16 +1,19 @@
 """./run_all.sh and skin_tl.workflow: what a person sees from the first start to the last."""
 
 import ast
+import codecs
 import errno
 import importlib.metadata
 import io
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from skin_tl import watching, workflow
+from skin_tl import progress, watching, workflow
 from skin_tl.errors import SkinTLError
 from skin_tl.study import load_study
 
@@ -509,29 +512,93 @@ class Screen:
 words = st.text("abc äé%|", min_size=1, max_size=12).filter(str.strip)
 
 
-@given(st.lists(st.tuples(st.booleans(), words), max_size=8), st.integers(1, 7), st.booleans())
-def test_lines_come_out_whole_whatever_bars_move_and_however_they_are_cut(said, length, closed):
-    text = "".join(f"\r{word}" if is_bar else f"\r{word}\n" for is_bar, word in said) + ("\r      \r" if closed else "")
-    screen = Screen()
+class Pipe(io.RawIOBase):
+    """A raw stream that keeps each write."""
+
+    def __init__(self):
+        super().__init__()
+        self.writes = []
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.writes.append(bytes(data))
+        return len(data)
+
+
+def written_by_a_step(said, closed=True):
+    """Return what a step writes to its stream, write by write: lines, given as str, and a bar that moves in between."""
+    pipe = Pipe()
+    stream = io.TextIOWrapper(io.BufferedWriter(pipe), encoding="utf-8", line_buffering=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIN_TL_TERMINAL", "given")
+        patch.setattr(progress, "_stream", stream)
+        shown = progress.bar(total=len(said) + 1, what="counting")
+        for text in said:
+            shown.update()
+            shown.refresh()
+            progress.say(text)
+        if closed:
+            shown.close()
+        else:
+            shown.disable = True  # left as it is, as by a step that is killed
+    return pipe.writes
+
+
+@given(st.lists(words, max_size=5), st.lists(words, max_size=5), st.booleans(), st.integers(1, 80), st.data())
+def test_every_line_of_steps_that_run_side_by_side_comes_out_whole(one, other, closed, length, data):
+    """Whatever bars move, and however their writes fall among each other and are cut by reading."""
+    queues = [
+        written_by_a_step([f"1{word}" for word in one]),
+        written_by_a_step([f"2{word}" for word in other], closed),
+    ]
+    mixed = b""
+    while queues := [queue for queue in queues if queue]:
+        mixed += data.draw(st.sampled_from(queues)).pop(0)
+    screen, decode = Screen(), codecs.getincrementaldecoder("utf-8")().decode
     terminal = workflow.Terminal(screen)
-    for first in range(0, len(text), length):
-        terminal.feed(text[first : first + length])
-    assert screen.lines == [word.rstrip() for is_bar, word in said if not is_bar]
+    for first in range(0, len(mixed), length):
+        terminal.feed(decode(mixed[first : first + length]))
+    for mark, said in (("1", one), ("2", other)):
+        assert [line[1:] for line in screen.lines if line[0] == mark] == [word.rstrip() for word in said]
+    assert len(screen.lines) == len(one) + len(other)
     if closed:
         assert screen.current == ""
-    elif said and said[-1][0]:
-        assert screen.current == said[-1][1].rstrip()
+
+
+def test_a_line_is_one_write_that_a_pipe_takes_whole():
+    long = "  WARNING: " + "the weights cannot be had, and here is why; " * 200 + "é" * 5000
+    writes = [write for write in written_by_a_step(["  a word", long]) if write.endswith(b"\n")]
+    assert writes[0] == b"\n  a word\n" and len(writes) > 2
+    assert all(write.startswith(b"\n") and len(write) <= select.PIPE_BUF for write in writes)
+    assert "".join(b"".join(writes[1:]).decode().split()) == "".join(long.split())
 
 
 def test_a_line_of_one_step_is_not_mixed_with_the_bar_of_another():
     screen = Screen()
     terminal = workflow.Terminal(screen)
     terminal.feed("\r  features: 10% [00:01]")
-    terminal.feed("  a word\n")
+    terminal.feed("\n  a word\n")
     assert screen.lines == ["  a word"] and screen.current == "  features: 10% [00:01]"
+    terminal.feed("\n  a WARNING\n\r  features: 20% [00:02]\n  a note\n")
+    assert screen.lines == ["  a word", "  a WARNING", "  a note"]
     terminal.feed("\r  features: 20% [00:02]")
     terminal.line("[2 of 3] training")
-    assert screen.lines == ["  a word", "[2 of 3] training"] and screen.current == "  features: 20% [00:02]"
+    assert screen.lines[-1] == "[2 of 3] training" and screen.current == "  features: 20% [00:02]"
+
+
+def test_what_steps_say_last_is_shown_too(monkeypatch):
+    terminal, began = workflow.Terminal(io.StringIO()), threading.Event()
+    feed = terminal.feed
+    monkeypatch.setattr(progress, "_stream", None)
+    monkeypatch.setattr(terminal, "feed", lambda text: (began.set(), time.sleep(0.2), feed(text)))
+    with workflow._relay(terminal):
+        progress.say("first")
+        assert began.wait(10)
+        progress.say("last")  # while the first is shown
+        progress._stream.close()
+    assert terminal.stream.getvalue().splitlines() == ["first", "last"]
 
 
 def test_without_a_terminal_a_bar_is_told_now_and_then(monkeypatch):
