@@ -257,6 +257,20 @@ export PYTHONPATH="$project" PYTHONNOUSERSITE=1 PYTHONHASHSEED=0
 unset PYTHONHOME PYTHONSTARTUP
 export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
+not_writable() { # $1 a folder
+    fail "$1 is not writable by this user ($(id -un 2>/dev/null || id -u))." \
+        "Copy the project to a folder of your own and start it there, or have the owner of this one give you the right to write."
+}
+case "$what" in
+    study | lab | clean) # the others write nothing where all is installed
+        if [ -e "$state" ]; then
+            [ -w "$state" ] || not_writable "$state"
+        else
+            [ -w "$project" ] || not_writable "$project"
+        fi
+        ;;
+esac
+
 if [ "$what" = clean ]; then # needs no environment, and makes none
     if [ -x "$environment/bin/python" ]; then
         python="$environment/bin/python"
@@ -346,8 +360,14 @@ stopped() {
     exit 130
 }
 acquire() {
-    local owner tries=0
-    until mkdir -- "$lock" 2>/dev/null; do
+    local owner told tries=0 absent=0
+    until told=$(mkdir -- "$lock" 2>&1); do
+        [ -w "$project" ] || not_writable "$project"
+        if [ ! -d "$lock" ]; then # not held by another start, but for the moment in which it ends
+            absent=$((absent + 1))
+            [ "$absent" -lt 10 ] || fail "$lock cannot be made ($told). Mend that and start again."
+            continue
+        fi
         owner=$(cat "$lock/pid" 2>/dev/null) || owner=
         if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then
             rm -rf -- "$lock" # its owner is gone

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import pwd
 import shutil
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def write_atomically(path):
     Raises
     ------
     SkinTLError
-        If the disk is full.
+        If the disk is full or may not be written.
     """
     path = Path(path)
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
@@ -50,8 +51,9 @@ def write_atomically(path):
             shutil.rmtree(path)
         os.replace(part, path)
     except OSError as error:
-        if is_disk_full(error):
-            raise SkinTLError(disk_full_message(path)) from error
+        of_ours = is_disk_full(error) or str(error.filename) == str(part)
+        if told := disk_message(error, path if of_ours else None):
+            raise SkinTLError(told) from error
         raise
     finally:
         _remove(part)
@@ -88,6 +90,30 @@ def disk_full_message(path):
     )
 
 
+def disk_message(error, path=None):
+    """Say what a person can mend of an OSError: a full disk, or a file or folder without permission; else None.
+
+    Parameters
+    ----------
+    error : OSError
+    path : str or pathlib.Path, optional
+        What is named; otherwise what the error names, or the full folder.
+    """
+    path = path or error.filename
+    if is_disk_full(error):
+        return disk_full_message(path or full_folder())
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not path:
+        return None
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # one without a name
+        user = os.geteuid()
+    return (
+        f"{path}: this user ({user}) has no permission ({error.strerror}). Have its owner give it, or, if it belongs "
+        "to the project, copy the project to a folder of your own and start there."
+    )
+
+
 def is_full(folder):
     """Tell whether a folder's disk is full but for a few blocks, which no useful file fits."""
     try:
@@ -110,9 +136,10 @@ def exit_status(run):
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if not is_disk_full(error):
+        told = disk_message(error)
+        if told is None:
             raise
-        print(f"error: {disk_full_message(error.filename or full_folder())}", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         return 1
     return 0
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import disk_full_message, full_folder, is_disk_full, is_full
+from skin_tl.files import disk_full_message, disk_message, full_folder, is_full
 
 ROOT = Path(__file__).resolve().parent.parent
 RESERVED = ("template", "text", "published")
@@ -94,8 +94,7 @@ def main(arguments):
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # of the disk, most often: it is full, or may not be written
-        place = error.filename or full_folder()
-        print(f"error: {disk_full_message(place) if is_disk_full(error) else _one_line(str(error))}", file=sys.stderr)
+        print(f"error: {disk_message(error) or _one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped before any step was started.", file=sys.stderr)
@@ -962,7 +961,7 @@ def clean(names):
     Raises
     ------
     SkinTLError
-        If the study is unknown or being worked on.
+        If the study is unknown or being worked on, or something may not be removed.
     """
     if len(names) > 1:
         raise SkinTLError(f"clean takes one study, not {len(names)}: {' '.join(names)}.")
@@ -984,10 +983,14 @@ def clean(names):
         for folder in folders:
             if folder.is_dir() or folder.is_symlink() or folder.is_file():
                 size = size_of(folder)
-                if folder.is_dir() and not folder.is_symlink():
-                    shutil.rmtree(folder)
-                else:
-                    folder.unlink()
+                try:
+                    if folder.is_dir() and not folder.is_symlink():
+                        shutil.rmtree(folder)
+                    else:
+                        folder.unlink()
+                except OSError as error:  # which names a file without its folder
+                    told = disk_message(error, folder) or f"{folder} cannot be removed: {error}."
+                    raise SkinTLError(told) from None
                 freed += size
                 print(f"removed {folder.relative_to(ROOT)} ({_in_words(size)})")
     print(f"{_in_words(freed)} freed." if freed else "Nothing to remove.")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import fingerprint, read_json, write_atomically, write_csv, write_json, write_text
+from skin_tl.files import exit_status, fingerprint, read_json, write_atomically, write_csv, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path):
@@ -55,6 +55,24 @@ def test_a_full_disk_is_said_and_keeps_what_was_there(tmp_path, number):
     with pytest.raises(SkinTLError, match="no space left"), write_atomically(path):
         raise OSError(number, os.strerror(number))
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_what_may_not_be_written_or_read_is_named(tmp_path, number, capsys):
+    path, other = tmp_path / "features.npy", tmp_path / "image.png"
+    path.write_text("old")
+    for denied, named in ((None, path), (other, other)):
+        with pytest.raises(SkinTLError, match="has no permission") as told, write_atomically(path) as part:
+            raise OSError(number, os.strerror(number), denied or part)
+        assert str(told.value).startswith(f"{named}: ") and os.strerror(number) in str(told.value)
+    assert path.read_text() == "old"
+
+    def run():
+        raise OSError(number, os.strerror(number), path)
+
+    assert exit_status(run) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {path}: this user (") and line.count("\n") == 1
 
 
 def test_a_really_full_disk_is_said(tmp_path):

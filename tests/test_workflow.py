@@ -91,10 +91,10 @@ def ready(project):
     return project
 
 
-def start(project, *arguments, **variables):
-    """Run ./run_all.sh from another folder; return the finished process with its output."""
+def start(project, *arguments, before=(), **variables):
+    """Run ./run_all.sh from another folder, by the command `before`; return the finished process with its output."""
     return subprocess.run(
-        [project / "run_all.sh", *arguments],
+        [*before, project / "run_all.sh", *arguments],
         cwd=project.parent,
         env=environment(**variables),
         capture_output=True,
@@ -207,6 +207,39 @@ def test_a_disk_too_small_for_the_environment_is_told_before_it_is_made(project,
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert f"{project} has 2500 MB of disk free, and .venv takes about 3000 MB. Free some space" in done.stderr
     assert not (project / ".venv").exists()
+
+
+def read_only(folder):
+    """Return a command that gives the command that follows it a folder that nobody may write, not even root."""
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder)]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a folder read-only")
+    return command
+
+
+@pytest.mark.parametrize("asked", [["demo"], ["demo", "--dry-run"], ["predict", "x.png"], ["lab"], ["clean", "demo"]])
+def test_a_project_that_may_not_be_written_is_told_at_once(project, asked):
+    done = start(project, *asked, before=read_only(project), CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and not done.stdout and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {project} is not writable by this user (")
+    assert "Copy the project to a folder of your own" in done.stderr
+
+
+def test_results_that_may_not_be_removed_are_named(project):
+    fill(project, *MADE)
+    done = start(project, "clean", "demo", before=read_only(project / "runs" / "demo"))
+    assert done.returncode == 1 and not done.stdout and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {project}/runs/demo: this user (")
+    assert "Have its owner give it" in done.stderr
+    assert all((project / name).exists() for name in MADE)
+
+
+def test_a_lock_that_cannot_be_made_is_told(project):
+    (project / ".venv.lock").touch()
+    done = start(project, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {project}/.venv.lock cannot be made (") and "Mend that" in done.stderr
 
 
 def test_a_failing_installation_names_its_log_and_keeps_the_old_environment(project):
