@@ -21,7 +21,7 @@ import pandas as pd
 from skin_tl.backbones import all_layers, head_layers, network_of, scale_pixels, transform_of
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, file_fingerprint, read_json, write_atomically
-from skin_tl.images import ImageSet
+from skin_tl.images import ImageSet, check_cache
 from skin_tl.prediction import Parser, as_list, find_study, finished_runs, load_keras, read_model, run_command, show
 from skin_tl.progress import say
 from skin_tl.runs import read_splits, weights_note
@@ -490,6 +490,7 @@ def export_study(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
             raise SkinTLError(f"No format is named {name!r}. Formats: {', '.join(FORMATS)}.")
     folder = find_study(study, root)
     runs = finished_runs(folder, backbones)
+    check_cache(written=False)
     metrics_file = Path(root) / "report" / load_study(folder / "study.json").name / "metrics.csv"
     for run in runs:
         yield from export_run(run, list(formats), metrics_file)

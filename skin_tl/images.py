@@ -6,6 +6,7 @@ the order of the sorted image ids, kept below the cache under a key made of the 
 
 import hashlib
 import os
+import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, claim_space, fingerprint, write_atomically
+from skin_tl.files import ROOT, claim_space, fingerprint, is_disk_full, write_atomically
 from skin_tl.progress import bar
 
 DECODER = "pillow-bicubic-squash-1"
@@ -26,6 +27,32 @@ DECODER = "pillow-bicubic-squash-1"
 def cache_folder():
     """Return the folder of everything that can be computed again: ``SKIN_TL_CACHE``, or ``cache/``."""
     return Path(os.environ.get("SKIN_TL_CACHE") or ROOT / "cache")
+
+
+def check_cache(written=True):
+    """Refuse a ``SKIN_TL_CACHE`` that is no folder and cannot become one, without leaving anything there.
+
+    Parameters
+    ----------
+    written : bool
+        Whether a folder that is there has to be writable too.
+
+    Raises
+    ------
+    SkinTLError
+    """
+    folder = cache_folder()
+    if not os.environ.get("SKIN_TL_CACHE") or (folder.is_dir() and not written):
+        return
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".skin-tl-", dir=there))
+    except OSError as error:
+        if not is_disk_full(error):  # which is told with what is needed
+            raise SkinTLError(
+                f"SKIN_TL_CACHE={folder}: nothing can be written there ({there}: {error.strerror}). Name a folder that "
+                "you may write, made if it is not there, or unset SKIN_TL_CACHE to use cache/ of the project."
+            ) from None
 
 
 @dataclass(frozen=True)

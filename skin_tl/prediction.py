@@ -20,7 +20,7 @@ import pandas as pd
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, exit_status, read_json
-from skin_tl.images import read_image
+from skin_tl.images import check_cache, read_image
 from skin_tl.progress import bar
 from skin_tl.study import CLASSES, TUNED, Study, command_of, load_study
 from skin_tl.workflow import INTERRUPTED
@@ -519,6 +519,7 @@ def predict_images(
     """
     folder = find_study(study, root)
     runs = finished_runs(folder, backbones)
+    check_cache(written=False)
     settings = load_study(folder / "study.json")
     pixels = read_files(paths, settings.image_size, base)
     if not pixels:

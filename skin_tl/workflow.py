@@ -122,6 +122,7 @@ def run(name_or_path, options):
         If the study or an option is wrong, the disk too small, or another start is working on the study.
     """
     from skin_tl.backbones import check_image_size
+    from skin_tl.images import check_cache
     from skin_tl.study import load_study, study_path
 
     os.chdir(ROOT)
@@ -151,6 +152,7 @@ def run(name_or_path, options):
         return 0 if _engine(settings, parser) else 1
     folder = Path("runs") / study.name
     check_image_size(study.backbones, study.image_size)
+    check_cache()
     if local:
         check_gpu(study, folder)
     check_sources(study, folder)

@@ -426,6 +426,11 @@ def test_a_missing_package_is_told_with_what_installs_it(copied, monkeypatch, ca
     assert name.replace("_", "-") in line and "`./run_all.sh export`" in line and "requirements-export.lock" in line
 
 
+def test_a_cache_that_cannot_be_made_is_refused(copied, monkeypatch, capsys):
+    monkeypatch.setenv("SKIN_TL_CACHE", str(copied / TUNED_RUN / "run.json" / "x"))
+    assert "SKIN_TL_CACHE=" in refused(copied, capsys, "--study", "tuned")
+
+
 def test_jax_is_told_to_leave_it_to_tensorflow(copied, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert "KERAS_BACKEND=tensorflow ./run_all.sh export" in refused(copied, capsys, "--study", "tuned")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from skin_tl.errors import SkinTLError
-from skin_tl.images import decode, file_sizes, read_image
+from skin_tl.images import check_cache, decode, file_sizes, read_image
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +104,19 @@ def test_a_missing_file_is_named(tmp_path):
         decode({"gone": tmp_path / "gone.jpg"}, 16)
     with pytest.raises(SkinTLError, match="does not exist"):
         read_image(tmp_path / "gone.jpg", 16)
+
+
+def test_a_cache_that_is_no_folder_and_cannot_become_one_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for name in ("file", "file/x", "nowhere", "nowhere/x"):
+        monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / name))
+        for written in (True, False):
+            with pytest.raises(SkinTLError) as error:
+                check_cache(written)
+            assert str(error.value).startswith(f"SKIN_TL_CACHE={tmp_path / name}: nothing can be written there")
+            assert "unset SKIN_TL_CACHE" in str(error.value)
+    for name in ("", "new/and/deep"):
+        monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / name))
+        check_cache()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere"]

@@ -422,6 +422,11 @@ def test_a_study_that_lacks_runs_is_taken_only_if_none_is_finished_and_says_so(c
     assert "feature_extraction/VGG16" in told and told in json.loads(prediction.as_json(found))["warnings"]
 
 
+def test_a_cache_that_cannot_be_made_is_refused(copied, files, monkeypatch, capsys):
+    monkeypatch.setenv("SKIN_TL_CACHE", str(copied / RUN / "run.json" / "x"))
+    assert "SKIN_TL_CACHE=" in refused(copied, capsys, next(iter(files.values())))
+
+
 # From the shell
 
 

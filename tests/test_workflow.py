@@ -690,6 +690,16 @@ def test_images_too_small_for_a_backbone_are_refused_before_anything_runs(capsys
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_cache_that_cannot_be_made_is_refused_before_anything_runs(options, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "file" / "x"))
+    assert workflow.main(["run", "demo", *options]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: SKIN_TL_CACHE={tmp_path}/file/x: ") and shown.err.count("\n") == 1
+    assert not shown.out
+
+
 # --- What it takes ------------------------------------------------------------------------------------------------
 
 
