@@ -406,6 +406,19 @@ def command_of(name):
     return f"./run_all.sh {name}" if known else f"./run_all.sh /path/to/{name}.yaml"
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML and refuses a key that is given twice, of which only the last would count."""
+
+    def construct_mapping(self, node, deep=False):
+        first = {}
+        for key, _ in node.value:
+            mark = first.setdefault((key.tag, str(key.value)), key.start_mark)
+            if mark is not key.start_mark:
+                problem = f"the key `{key.value}` is given already in line {mark.line + 1}. Leave one of them out."
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_study(name_or_path, overrides=None):
     """Read and check a study.
 
@@ -427,7 +440,7 @@ def load_study(name_or_path, overrides=None):
     """
     path = study_path(name_or_path)
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark, told = getattr(error, "problem_mark", None), str(error)
         if mark is not None:

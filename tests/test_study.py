@@ -103,6 +103,22 @@ def test_a_file_that_is_no_yaml_is_refused_with_line_and_column(tmp_path):
     assert str(error.value) == f"{tmp_path}/{told}"
 
 
+def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS | {"image_size": 64}, sort_keys=False) + "image_size: 96\n")
+    lines = path.read_text().splitlines()
+    first, second = lines.index("image_size: 64") + 1, len(lines)
+    with pytest.raises(SkinTLError) as error:
+        load_study(path)
+    told = f"line {second}, column 1: the key `image_size` is given already in line {first}. Leave one of them out."
+    assert str(error.value) == f"{path} is not valid YAML: {told}"
+    path.write_text(path.read_text().replace("image_size: 96\n", ""))
+    assert load_study(path).image_size == 64
+    path.write_text("{name: mine, name: yours}")
+    with pytest.raises(SkinTLError, match="line 1, column 14: the key `name` is given already in line 1"):
+        load_study(path)
+
+
 def test_a_missing_key_is_named():
     with pytest.raises(SkinTLError, match="`title` is missing"):
         check_study({key: value for key, value in SETTINGS.items() if key != "title"})
