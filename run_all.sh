@@ -128,6 +128,9 @@ case "${1-}" in
                     if [ -f "$study" ]; then study=$(absolute "$study"); fi
                     ;;
                 *)
+                    [ ! -f "$project/runs/$study/study.json" ] ||
+                        fail "studies/ has no study '$study', though runs/$study has results of one: name it by the path of its file" \
+                            "(./run_all.sh /path/to/$study.yaml), or by runs/$study/study.json, which has the settings of its last start."
                     fail "no study or command is named '$study'." \
                         "Studies: $(known_studies), or the path of a .yaml file. Commands: test, lab, tensorboard, predict, export, clean, help."
                     ;;

@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name
 
 from skin_tl import progress, watching, workflow
 from skin_tl.errors import SkinTLError
-from skin_tl.study import load_study
+from skin_tl.study import load_study, save_study
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = "bash dirname uname cat sed awk grep cksum tr mkdir rm mv cp sleep tail head sh env".split()
@@ -261,6 +261,16 @@ def test_an_unknown_study_gets_one_line(project, word):
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and word in done.stderr
     assert "demo, fine_tuning, ham10000, presentation, transfer" in done.stderr
     assert word.endswith(".yaml") or "tensorboard, predict, export, clean" in done.stderr
+
+
+def test_a_study_kept_elsewhere_is_not_known_by_its_name_but_by_its_results(ready):
+    own = load_study("demo").model_copy(update={"name": "mine"})
+    save_study(own, ready / "runs" / "mine" / "study.json")
+    done = start(ready, "mine", "--dry-run")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
+    assert "runs/mine has results of one" in done.stderr and "./run_all.sh /path/to/mine.yaml" in done.stderr
+    again = start(ready, re.search(r"runs/\S+\.json", done.stderr)[0], "--dry-run")  # as the message says
+    assert again.returncode == 0 and again.stdout.startswith("2 steps would run:"), again.stderr
 
 
 def test_the_conda_environment_is_known_by_its_name(project, tmp_path):
