@@ -389,7 +389,18 @@ acquire() {
 
 number_of_packages() { grep -c '^[a-z0-9].*==' "$1"; }
 
-make_environment() {
+make_environment() { # for a command with the arguments $@
+    case "$what" in
+        predict | export) # which need what a study has made, and nothing is installed without
+            case "$*" in
+                *study.json*) ;; # perhaps of another project
+                *)
+                    [ -n "$(find "$project/runs" -name run.json 2>/dev/null | head -n 1)" ] ||
+                        fail "No study has finished runs. Run one first: \`./run_all.sh\` (the demo), or \`./run_all.sh STUDY\`."
+                    ;;
+            esac
+            ;;
+    esac
     local stamp="$environment/installed" base python old
     base=$(fingerprint requirements.lock)
     mkdir -p "$state"
@@ -434,18 +445,22 @@ make_environment() {
     fi
 }
 
-add_lock() { # $1 cuda, jax or export, $2 what it is
-    local stamp="$environment/installed.$1" file="requirements-$1.lock" wanted have=
-    wanted="$(fingerprint "$file") $(fingerprint requirements.lock)"
+has_lock() { # $1 cuda, jax or export
+    local stamp="$environment/installed.$1" have=
     if [ -f "$stamp" ]; then read -r have <"$stamp" || have=; fi
-    if [ "$have" = "$wanted" ]; then return; fi
+    [ "$have" = "$(fingerprint "requirements-$1.lock") $(fingerprint requirements.lock)" ]
+}
+
+add_lock() { # $1 cuda, jax or export, $2 what it is
+    local stamp="$environment/installed.$1" file="requirements-$1.lock"
+    if has_lock "$1"; then return; fi
     acquire
     mkdir -p "$state"
     log="$state/install-$1.log"
     : >"$log"
     echo "Installing $2 from $file (once) …" >&2
     pip_install "$file" "$(number_of_packages "$file")" --no-deps --require-hashes -r "$file" || install_failed "$file"
-    echo "$wanted" >"$stamp"
+    echo "$(fingerprint "$file") $(fingerprint requirements.lock)" >"$stamp"
     release
 }
 
@@ -499,14 +514,15 @@ else
     if [ -f "$environment/installed" ]; then read -r have <"$environment/installed" || have=; fi
     if [ "$have" != "$(fingerprint requirements.lock)" ] || ! "$environment/bin/python" -c '' 2>/dev/null; then
         acquire
-        make_environment
+        make_environment "$@"
         release
     fi
     python="$environment/bin/python"
     if [ "$KERAS_BACKEND" = jax ]; then add_lock jax "JAX"; fi
-    # Without a finished run there is nothing to export, which is told without installing anything.
-    if { [ "$what" = export ] && [ -n "$(find "$project/runs" -name run.json 2>/dev/null | head -n 1)" ]; } ||
-        { [ "$what" = test ] && [ -n "${SKIN_TL_TEST_EXPORT-}" ]; }; then
+    if [ "$what" = export ] && ! has_lock export; then # what cannot be exported is told without installing anything
+        "$python" -m skin_tl.export --only-check --from "$here" "$@"
+    fi
+    if [ "$what" = export ] || { [ "$what" = test ] && [ -n "${SKIN_TL_TEST_EXPORT-}" ]; }; then
         add_lock export "the converters and runtimes of ONNX and LiteRT (about 200 MB)"
     fi
     if [ "$KERAS_BACKEND" = jax ]; then

@@ -4,6 +4,7 @@ Takes ``runs/<study>/``; gives ``export/`` in each run's folder: ``model.onnx`` 
 give the probabilities of ``model.keras``, and ``MODEL_CARD.md``.  ``./run_all.sh export`` calls it.
 """
 
+import argparse
 import importlib
 import importlib.metadata
 import importlib.util
@@ -92,14 +93,8 @@ def check_packages(formats):
     Raises
     ------
     SkinTLError
-        If a package is missing, or Keras would compute with something else than TensorFlow.
+        If a package is missing.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
-        raise SkinTLError(
-            f"KERAS_BACKEND={backend} cannot export. Use KERAS_BACKEND=tensorflow ./run_all.sh export: it reads a "
-            "model.keras that was trained with the other."
-        )
     for name in dict.fromkeys(name for of in formats for name in PACKAGES[of]):
         if importlib.util.find_spec(name) is None:
             raise SkinTLError(
@@ -460,8 +455,8 @@ def export_run(run, formats, metrics_file):
     return list(exported.values())
 
 
-def export_study(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
-    """Export the models of a study's finished runs, one run after the other.
+def runs_to_export(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
+    """Find what is to be exported, which needs no package beyond the usual ones.
 
     Parameters
     ----------
@@ -474,6 +469,39 @@ def export_study(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
     root : pathlib.Path, optional
         Folder that holds ``runs/`` and ``report/``.
 
+    Returns
+    -------
+    list of skin_tl.prediction.Run
+
+    Raises
+    ------
+    SkinTLError
+        If there is nothing to export, a format is unknown, or Keras would compute with something else than TensorFlow.
+    """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise SkinTLError(
+            f"KERAS_BACKEND={backend} cannot export. Use KERAS_BACKEND=tensorflow ./run_all.sh export: it reads a "
+            "model.keras that was trained with the other."
+        )
+    if not formats:
+        raise SkinTLError(f"--format names no format. Formats: {', '.join(FORMATS)}.")
+    for name in formats:
+        if name not in FORMATS:
+            raise SkinTLError(f"No format is named {name!r}. Formats: {', '.join(FORMATS)}.")
+    runs = finished_runs(find_study(study, root), backbones)
+    check_cache(written=False)
+    return runs
+
+
+def export_study(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
+    """Export the models of a study's finished runs, one run after the other.
+
+    Parameters
+    ----------
+    study, backbones, formats, root
+        See `runs_to_export`.
+
     Yields
     ------
     Exported
@@ -481,17 +509,10 @@ def export_study(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
     Raises
     ------
     SkinTLError
-        If there is nothing to export, a format is unknown, a package is missing, or a run cannot be exported.
+        If there is nothing to export, a package is missing, or a run cannot be exported.
     """
-    if not formats:
-        raise SkinTLError(f"--format names no format. Formats: {', '.join(FORMATS)}.")
-    for name in formats:
-        if name not in FORMATS:
-            raise SkinTLError(f"No format is named {name!r}. Formats: {', '.join(FORMATS)}.")
-    folder = find_study(study, root)
-    runs = finished_runs(folder, backbones)
-    check_cache(written=False)
-    metrics_file = Path(root) / "report" / load_study(folder / "study.json").name / "metrics.csv"
+    runs = runs_to_export(study, backbones, formats, root)
+    metrics_file = Path(root) / "report" / load_study(runs[0].study_folder / "study.json").name / "metrics.csv"
     for run in runs:
         yield from export_run(run, list(formats), metrics_file)
 
@@ -500,10 +521,15 @@ def main(arguments=None, root=ROOT):
     """Export what a command line names; return the exit status."""
     parser = Parser("export", __doc__.split("\n\n")[0])
     parser.add_argument("--format", default=",".join(FORMATS), help="one, or several: A,B")
+    parser.add_argument("--only-check", action="store_true", help=argparse.SUPPRESS)  # before packages are installed
 
     def run():
         options = parser.parse(arguments)
-        for exported in export_study(options.study, options.backbone, as_list(options.format), root):
+        given = (options.study, options.backbone, as_list(options.format), root)
+        if options.only_check:
+            runs_to_export(*given)
+            return
+        for exported in export_study(*given):
             show(exported)
 
     return run_command(run)

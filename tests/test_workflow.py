@@ -283,6 +283,38 @@ def test_the_conda_environment_is_known_by_its_name(project, tmp_path):
     assert not (project / ".venv").exists()
 
 
+@pytest.mark.parametrize("asked", [["predict", "x.png"], ["export", "--study", "demo"]])
+def test_without_a_finished_run_no_environment_is_made(project, asked):
+    done = start(project, *asked, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and done.stderr.startswith("error: No study has finished runs. Run one first")
+    assert done.stderr.count("\n") == 1 and not (project / ".venv").exists() and not (project / ".venv.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([], "No study has finished runs. Run one first"),
+        (["--study", "demo"], "The study 'demo' has no finished run. Run it first: `./run_all.sh demo`"),
+        (["--study", "mine"], "The study 'mine' has no finished run"),
+        (["--format", "onyx"], "No format is named 'onyx'"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_before_converters_are_installed(project, asked, told):
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(  # a Python without converters, whose pip tells that it was asked for them
+        f'#!/bin/sh\ncase "$*" in *"-m pip"*) echo "ERROR: installing"; exit 1 ;; esac\nexec "{sys.executable}" "$@"\n'
+    )
+    python.chmod(0o755)
+    lock = subprocess.check_output("cksum < requirements.lock", shell=True, cwd=project, text=True)
+    (project / ".venv" / "installed").write_text(lock.strip().replace(" ", "-") + "\n")
+    save_study(load_study("demo").model_copy(update={"name": "mine"}), project / "runs" / "mine" / "study.json")
+    fill(project, "runs/mine/baseline/majority/run.json")
+    done = start(project, "export", *asked, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
+    assert done.stderr.startswith(f"error: {told}"), done.stderr
+
+
 # --- Starts -------------------------------------------------------------------------------------------------------
 
 
