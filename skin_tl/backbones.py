@@ -50,7 +50,8 @@ class Backbone:
     imagenet_size : int
         Side of the images that the weights were trained with, in pixels.
     last_block : tuple of str
-        How the names of the layers begin that learn where a study unfreezes the last block alone.
+        How the names of the layers begin that learn where a study unfreezes the last block alone: all from its first to
+        the network's end.
     smallest : int
         Side of the smallest images that its layers leave something of, in pixels.
     """

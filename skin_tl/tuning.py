@@ -383,11 +383,31 @@ def _assign(variables, values):
 
 
 def _unfreeze(network, last_block):
-    """Let all layers of a network learn, or those alone whose names begin as `last_block` says."""
+    """Let all layers of a network learn, or those alone whose names begin as `last_block` says.
+
+    Raises
+    ------
+    SkinTLError
+        If they are not the end of the network: the message names the layers that are missing.
+    """
     network.trainable = True
     if last_block:
         for layer in network.layers:
             layer.trainable = layer.name.startswith(last_block)
+        with_weights = [layer for layer in network.layers if layer.weights]
+        learns = [layer.trainable for layer in with_weights]
+        if not any(learns) or learns[0]:
+            problem = f"lets {'all' if learns[0] else 'none'} of its layers learn"
+        elif not all(learns[learns.index(True) :]):
+            after = with_weights[learns.index(True) :]
+            problem = f"leaves out {', '.join(layer.name for layer in after if not layer.trainable)}"
+        else:
+            return
+        raise SkinTLError(
+            f"skin_tl/backbones.py: `last_block` {last_block!r} of {network.name} {problem}. It must say how the names "
+            "begin of all layers with weights from the last block's first one to the network's end (its `summary()` "
+            "lists them), and of none before."
+        )
 
 
 # --- Checkpoints ------------------------------------------------------------------------------------------------------

@@ -53,13 +53,27 @@ def test_two_names_for_one_transform_are_known_as_such():
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "EfficientNetB7"])
 def test_the_registry_says_what_preprocess_input_does(name):
+    assert [BACKBONES[name].transform] == _what_it_does(name), f"`transform` of {name}, beside what its module does"
+
+
+def _what_it_does(name):
+    """Return the words of `Backbone.transform` that say what a network's ``preprocess_input`` does."""
     values = np.zeros((1, 1, 1, 3), np.float32) + [10.0, 100.0, 200.0]
     expected = {
         "tf": values / 127.5 - 1,
         "caffe": values[..., ::-1] - [103.939, 116.779, 123.68],
+        "torch": (values / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
         "none": values,
-    }[BACKBONES[name].transform]
-    np.testing.assert_allclose(_documented(name, values), expected, rtol=1e-5)
+    }
+    found = _documented(name, values)
+    return [word for word, wanted in expected.items() if np.allclose(found, wanted, rtol=1e-5)]
+
+
+def test_a_transform_that_no_backbone_here_has_is_known_and_computed(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "DenseNet121", Backbone("densenet", "torch", 224, ("conv5", "bn")))
+    assert _what_it_does("DenseNet121") == ["torch"]
+    scaled = backbones.scale_pixels(PIXELS.astype(np.float32), "DenseNet121", "native")
+    np.testing.assert_allclose(scaled, _documented("DenseNet121", PIXELS), atol=1e-5)
 
 
 def test_parameter_counts_are_the_published_ones():

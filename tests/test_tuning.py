@@ -813,7 +813,24 @@ def test_the_last_block_is_the_end_of_every_backbone(name):
     with keras.StatelessScope():  # no value of a weight is drawn
         network = backbones._network(name, None, 96)
     tuning._unfreeze(network, backbones.BACKBONES[name].last_block)
-    trained = [layer.trainable for layer in network.layers if layer.weights]
-    assert trained[-1] and not trained[0]
     share = sum(math.prod(v.shape) for v in network.trainable_variables) / network.count_params()
-    assert 0.02 < share < 0.7
+    assert 0.02 < share < 0.7, (
+        f"the layers that `last_block` names hold {share:.0%} of {name}'s weights, hardly a block"
+    )
+
+
+@pytest.mark.parametrize(
+    ("last_block", "told"),
+    [
+        (("block_1_bn",), "leaves out block_16_conv, block_16_bn."),
+        (("conv5",), "lets none of its layers learn"),
+        (("block",), "lets all of its layers learn"),
+    ],
+)
+def test_a_last_block_that_is_none_is_told_with_what_is_missing(last_block, told):
+    network = tiny.network("MobileNetV2", None, 32)
+    tuning._unfreeze(network, ("block_16",))
+    assert [layer.trainable for layer in network.layers if layer.weights] == [False, False, True, True]
+    with pytest.raises(SkinTLError, match=r"`last_block` \('") as error:
+        tuning._unfreeze(network, last_block)
+    assert told in str(error.value) and "to the network's end" in str(error.value)
