@@ -461,7 +461,7 @@ def runs_to_export(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT
     Parameters
     ----------
     study : str or pathlib.Path, optional
-        See `skin_tl.prediction.find_study`; otherwise the study that finished last.
+        See `skin_tl.prediction.find_study`.
     backbones : list of str, optional
         Only these.
     formats : sequence of str

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import textwrap
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ NOT_A_DIAGNOSIS = "Not a diagnosis: this is research software and no medical dev
 
 RUN_FILES = ("run.json", "model.keras", "predictions.csv")
 """What a run needs to predict with; a run that has them all is finished."""
+
+REPORT = "its report"
+"""What a study lacks all of whose runs are finished, in the words of a warning."""
 
 BATCH = 32
 """Images per forward pass."""
@@ -64,7 +68,7 @@ class Predictions:
         By (image, strategy, backbone), what speaks for the predicted diagnosis: (size, size) float32, 0…1.  Empty
         unless asked for.
     missing : list of str
-        Runs of the study that are not finished, as ``strategy/backbone``.
+        What the study lacks to be finished: runs, as ``strategy/backbone``, or else its report.
     """
 
     study: Study
@@ -163,12 +167,29 @@ def _missing_runs(folder, study):
     return [name for name in names if not _is_finished(folder / name)]
 
 
-def _is_whole(folder):
-    """Tell whether a study lacks no run; one whose settings cannot be read is not known to be whole."""
+def _lacking(folder, study):
+    """List what a study lacks to be finished: runs, as ``strategy/backbone``, or else its report.
+
+    A report that is older than a run is that of an earlier start.
+    """
+    missing = _missing_runs(folder, study)
+    report = folder.parent.parent / "report" / folder.name / "report.html"
+    if missing or not report.is_file():
+        return missing or [REPORT]
     try:
-        return not _missing_runs(folder, load_study(folder / "study.json"))
+        last = datetime.fromisoformat(max(run.finished for run in finished_runs(folder))).timestamp()
+    except ValueError:
+        return [REPORT]
+    return [] if report.stat().st_mtime >= int(last) else [REPORT]
+
+
+def _steps_from_finished(folder):
+    """Tell how far a study is from its end: 0 finished, 1 without its report, 2 without runs or not to be read."""
+    try:
+        lacking = _lacking(folder, load_study(folder / "study.json"))
     except SkinTLError:
-        return False
+        return 2
+    return 0 if not lacking else 1 if lacking == [REPORT] else 2
 
 
 def finished_runs(folder, backbones=None):
@@ -217,8 +238,9 @@ def find_study(study=None, root=ROOT):
     Parameters
     ----------
     study : str or pathlib.Path, optional
-        Its name, or the path of its ``study.json`` or YAML file; otherwise the finished study whose last run finished
-        last, and only if none is finished one that lacks runs.
+        Its name, or the path of its ``study.json`` or YAML file; otherwise the finished study, all of whose runs and
+        whose report are there, whose last run finished last.  Only if none is finished, one that lacks its report, and
+        only then one that lacks runs.
     root : pathlib.Path, optional
         Folder that holds ``runs/``.
 
@@ -246,8 +268,7 @@ def find_study(study=None, root=ROOT):
     if study is None:
         if not finished:
             raise SkinTLError(f"{there} Run one first: `./run_all.sh` (the demo), or `./run_all.sh STUDY`.")
-        whole = [name for name in finished if _is_whole(runs / name)]
-        study = max(whole or finished, key=lambda name: (finished[name], name))
+        study = max(finished, key=lambda name: (-_steps_from_finished(runs / name), finished[name], name))
     elif study not in finished:
         known = (Path(root) / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
         what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
@@ -494,7 +515,7 @@ def predict_images(
     ----------
     paths : list of str or pathlib.Path
     study : str or pathlib.Path, optional
-        Its name or the path of its ``study.json``; otherwise the study that finished last.
+        Its name or the path of its ``study.json``; otherwise see `find_study`.
     backbones : list of str, optional
         Only these.
     n_nearest : int
@@ -553,7 +574,7 @@ def predict_images(
         for parts in (rows, neighbours)
     )
     columns = ["image", "strategy", "backbone", "rank", "image_id", "lesion_id", "dx", "distance"]
-    missing = _missing_runs(folder, settings)
+    missing = _lacking(folder, settings)
     return Predictions(settings, random, table, neighbours[columns], pixels, maps, missing)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -390,30 +391,59 @@ def test_a_model_of_another_version_is_told_in_one_line(copied, files, capsys, s
     assert told in line and str(copied / RUN) in line and "`./run_all.sh /path/to/small.yaml`" in line
 
 
+def copy_trained_later(root, name):
+    """Copy the runs of the small study under another name, all trained long after; return the study's folder."""
+    folder = root / "runs" / name
+    shutil.copytree(root / "runs" / "small", folder)
+    record = folder / RUN.relative_to("runs/small") / "run.json"
+    write_json(record, read_json(record) | {"finished": "2100-01-01T00:00:00+00:00"})
+    write_json(folder / "study.json", read_json(folder / "study.json") | {"name": name})
+    return folder
+
+
+def write_report(folder, year=2101):
+    """Leave a report of a study, written in some year."""
+    report = folder.parent.parent / "report" / folder.name / "report.html"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text("<html>")
+    os.utime(report, (datetime(year, 1, 1, tzinfo=UTC).timestamp(),) * 2)
+
+
 def test_the_study_that_finished_last_is_taken(copied):
-    assert prediction.find_study(root=copied) == copied / "runs" / "small"
-    shutil.copytree(copied / "runs" / "small", copied / "runs" / "newer")
-    record = copied / "runs" / "newer" / RUN.relative_to("runs/small") / "run.json"
-    write_json(record, read_json(record) | {"finished": "2999-01-01T00:00:00+00:00"})
-    assert prediction.find_study(root=copied).name == "newer"
-    assert prediction.find_study(copied / "runs/small/study.json") == copied / "runs" / "small"
-    (record.parent / "model.keras").unlink()
-    assert prediction.find_study(root=copied).name == "small"
+    small = copied / "runs" / "small"
+    assert prediction.find_study(root=copied) == small
+    newer = copy_trained_later(copied, "newer")
+    assert prediction.find_study(root=copied) == newer
+    assert prediction.find_study(small / "study.json") == small
+    (newer / RUN.relative_to("runs/small") / "model.keras").unlink()
+    assert prediction.find_study(root=copied) == small
+
+
+def test_a_study_without_its_report_is_not_finished(copied, files):
+    """All its runs are trained, and a later step of its start still works on it."""
+    image, small, newer = next(iter(files.values())), copied / "runs" / "small", copy_trained_later(copied, "newer")
+    found = prediction.predict_images([image], root=copied)
+    assert found.study.name == "newer" and found.missing == ["its report"]
+    assert any("not finished, it lacks its report" in told for told in found.warnings())
+    write_report(small)
+    assert prediction.find_study(root=copied) == small
+    found = prediction.predict_images([image], root=copied)
+    assert found.missing == [] and not any("not finished" in told for told in found.warnings())
+    write_report(newer, 2099)  # of an earlier start: its runs were trained since
+    assert prediction.find_study(root=copied) == small
+    write_report(newer)
+    assert prediction.find_study(root=copied) == newer
 
 
 def test_a_study_that_lacks_runs_is_taken_only_if_none_is_finished_and_says_so(copied, files):
     image = next(iter(files.values()))
-    assert prediction.predict_images([image], root=copied).missing == []
-    shutil.copytree(copied / "runs" / "small", copied / "runs" / "newer")
-    newer = copied / "runs" / "newer"
-    record = newer / RUN.relative_to("runs/small") / "run.json"
-    write_json(record, read_json(record) | {"finished": "2999-01-01T00:00:00+00:00"})
-    settings = read_json(newer / "study.json")
-    write_json(newer / "study.json", settings | {"name": "newer", "backbones": ["MobileNetV2", "VGG16"]})
+    newer = copy_trained_later(copied, "newer")
+    settings = read_json(newer / "study.json") | {"backbones": ["MobileNetV2", "VGG16"]}
+    write_json(newer / "study.json", settings)
     assert prediction.find_study(root=copied).name == "small"
     (newer / "study.json").write_text("{}")  # of another version, or damaged
     assert prediction.find_study(root=copied).name == "small"
-    write_json(newer / "study.json", settings | {"name": "newer", "backbones": ["MobileNetV2", "VGG16"]})
+    write_json(newer / "study.json", settings)
     shutil.rmtree(copied / "runs" / "small")
     assert prediction.find_study(root=copied) == newer
     found = prediction.predict_images([image], root=copied)
