@@ -153,6 +153,7 @@ def run(name_or_path, options):
     folder = Path("runs") / study.name
     check_image_size(study.backbones, study.image_size)
     check_cache()
+    check_file(study, path, folder)
     if local:
         check_gpu(study, folder)
     check_sources(study, folder)
@@ -168,6 +169,7 @@ def run(name_or_path, options):
         if needs_room(study):
             check_room(estimate(study))
         check_changed_data(study, folder, bool(settings.forceall or settings.forcerun))
+        remember_file(path, folder)
         succeeded = False
         try:
             succeeded = _engine(settings, parser)
@@ -178,6 +180,60 @@ def run(name_or_path, options):
         terminal.line("Stopped. What was finished is kept: the next start goes on from there.")
         return INTERRUPTED
     return handler_class.last.finish(succeeded, study, settings, log)
+
+
+FILE_OF_STUDY = "file.json"
+"""Beside the runs of a study, names the file that the last start took; no step depends on it."""
+
+
+def check_file(study, path, folder):
+    """Refuse a study's file that would take over the results of another file with the same name and other settings.
+
+    Edited, moved, or copied as it is, a file goes on with its results.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    path : pathlib.Path
+        Its file.
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+
+    Raises
+    ------
+    SkinTLError
+        If the file of the last start is another, is still there and has this name, and its settings differ.
+    """
+    from skin_tl.files import read_json
+    from skin_tl.study import load_study
+
+    def plain(file):
+        try:
+            return load_study(file)
+        except (SkinTLError, OSError):  # no study by itself, or not any more
+            return None
+
+    if path.suffix == ".json" or not (folder / FILE_OF_STUDY).is_file():
+        return
+    last = ROOT / read_json(folder / FILE_OF_STUDY)["file"]
+    if not last.is_file() or last.samefile(path):
+        return
+    other = plain(last)
+    if other is not None and other.name == study.name and other != plain(path):
+        raise SkinTLError(
+            f"{path}: key `name`: {study.name!r} is also the name in {last}, which has other settings, and whose "
+            f"results are in {folder}. Give this one another name, or remove those: ./run_all.sh clean {study.name}"
+        )
+
+
+def remember_file(path, folder):
+    """Keep for `check_file` which file a start takes; a record of a start, ``study.json``, is none."""
+    from skin_tl.files import write_json
+
+    if path.suffix != ".json":
+        file = path.resolve()  # below the project, which may be copied with its runs, as seen from there
+        file = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+        write_json(folder / FILE_OF_STUDY, {"file": str(file)})
 
 
 def check_gpu(study, folder):

@@ -409,6 +409,40 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_done(monkeypatch, 
     workflow.check_gpu(study, tmp_path)  # nothing is left to be trained
 
 
+def test_two_files_of_one_name_do_not_take_over_each_others_results(ready, tmp_path):
+    demo = (ready / "studies" / "demo.yaml").read_text()
+    mine, other = tmp_path / "mine.yaml", tmp_path / "b" / "other.yaml"
+    mine.write_text(demo.replace("name: demo", "name: mine"))
+    assert start(ready, str(mine)).returncode == 0
+    other.parent.mkdir()
+
+    def nothing_is_due(file):
+        done = start(ready, str(file))
+        return done.returncode == 0 and "Nothing to do" in done.stderr
+
+    other.write_text(re.sub(r"^title: .*", "title: Another", mine.read_text(), flags=re.MULTILINE))
+    for options in ([], ["--dry-run"], ["--config", "seeds=1"]):
+        done = start(ready, str(other), *options)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
+        assert str(mine) in done.stderr and str(other) in done.stderr and "./run_all.sh clean mine" in done.stderr
+    # By itself, edited, copied, moved; from its record.
+    mine.write_text(re.sub(r"^title: .*", "title: Edited", mine.read_text(), flags=re.MULTILINE))
+    assert nothing_is_due(mine)
+    shutil.copy(mine, other)
+    assert nothing_is_due(other) and nothing_is_due(mine)
+    save_study(load_study(mine), tmp_path / "study.json")
+    assert nothing_is_due(tmp_path / "study.json")
+    mine.rename(tmp_path / "moved.yaml")
+    other.write_text(demo.replace("name: demo", "name: mine"))
+    assert nothing_is_due(other)
+    # Runs of before, which remember no file, and a name that is free again.
+    (ready / "runs" / "mine" / workflow.FILE_OF_STUDY).unlink()
+    assert nothing_is_due(tmp_path / "moved.yaml")
+    assert start(ready, str(other)).returncode == 1
+    assert start(ready, "clean", "mine").returncode == 0
+    assert start(ready, str(other)).returncode == 0
+
+
 def wait_for(path, process):
     for _ in range(600):
         if path.exists():
