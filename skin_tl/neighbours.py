@@ -1,7 +1,8 @@
 """Neighbours: which known images a new one is most like, and whether it is like any of them.
 
 Takes features of images and of a reference, (n, n_features) float32 arrays or `Rows` of them; gives distances and rows
-of the reference.  Both are read a part at a time, so memory does not grow with the number of images.
+of the reference.  Whether an image is one of them is told by its pixels.  All are read a part at a time, so memory does
+not grow with the number of images.
 """
 
 from dataclasses import dataclass
@@ -160,3 +161,29 @@ def unlikeness_limit(validation, reference):
     """
     distances, _ = nearest(validation, reference, min(LIKENESS_NEIGHBOUR, len(reference)))
     return float(np.quantile(unlikeness(distances), LIKE))
+
+
+def same_picture(picture, known, chunk=CHUNK):
+    """Find the images of a set that are the very same picture, pixel by pixel.
+
+    Features would not do: those of a network that sees nothing are alike for all pictures.
+
+    Parameters
+    ----------
+    picture : numpy.ndarray
+        (size, size, 3) uint8.
+    known : numpy.ndarray
+        (n_images, size, size, 3) uint8, as a rule memory-mapped; of most images one line of pixels is read.
+    chunk : int
+        Images whose line is compared at a time.
+
+    Returns
+    -------
+    list of int
+        Rows of `known`, rising.
+    """
+    line, found = len(picture) // 2, []
+    for first in range(0, len(known), chunk):
+        like = (known[first : first + chunk, line] == picture[line]).all(axis=(1, 2))
+        found += [first + int(row) for row in np.flatnonzero(like) if (known[first + row] == picture).all()]
+    return found

@@ -602,6 +602,8 @@ class Explorer:
         if table["unlike"].any():
             names = ", ".join(map(self._name, table.loc[table["unlike"], "backbone"].drop_duplicates()))
             notes.insert(0, self._word("unlike", backbones=names))
+        for subset, image_id in table.loc[table["seen"] != "", ["seen", "seen_as"]].drop_duplicates().to_numpy():
+            notes.insert(0, self._word(f"seen_{subset}", image=image_id))
         warnings = Markup("").join(Markup('<div class="warn" role="alert">{}</div>').format(note) for note in notes)
         columns = []
         for row in table.to_dict("records"):

@@ -34,6 +34,9 @@ RUN_FILES = ("run.json", "model.keras", "predictions.csv")
 REPORT = "its report"
 """What a study lacks all of whose runs are finished, in the words of a warning."""
 
+SEEN = {"train": "learned from", "val": "were chosen by (the validation subset)"}
+"""What models have to do with an image of their training or validation subset."""
+
 BATCH = 32
 """Images per forward pass."""
 
@@ -58,7 +61,9 @@ class Predictions:
         One row per image and backbone: image (the path as it was given), strategy, backbone, predicted (the most
         probable diagnosis), p_akiec … p_vasc (calibrated by the temperature that fits the validation subset),
         p_malignant (mel, bcc and akiec together), unlikeness (see `skin_tl.neighbours.unlikeness`), limit (what 99 % of
-        the validation images do not exceed) and unlike (bool, whether it is above the limit).
+        the validation images do not exceed), unlike (bool, whether it is above the limit), and, where the run learned
+        from this very image, pixel by pixel, seen (its subset, train or val) and seen_as (its image_id), else both
+        empty.
     neighbours : pandas.DataFrame
         The most similar training images, one of each lesion: image, strategy, backbone, rank (from 1), image_id,
         lesion_id, dx, distance (0…2, see `skin_tl.neighbours.nearest`).
@@ -102,11 +107,18 @@ class Predictions:
                 again = f"{', '.join(self.missing)}. `{command_of(self.study.name)}` goes on with it."
                 told.append(f"This study is not finished, it lacks {again}")
             return told
-        rows = self.table[(self.table["image"] == image) & self.table["unlike"]]
-        if rows.empty:
-            return []
-        names = " and ".join(dict.fromkeys(rows["backbone"]))
-        return [f"This image is unlike those that the models learned from (seen by {names}): rely on none of this."]
+        rows, told = self.table[self.table["image"] == image], []
+        if rows["unlike"].any():
+            names = " and ".join(rows.loc[rows["unlike"], "backbone"].drop_duplicates())
+            told.append(
+                f"This image is unlike those that the models learned from (seen by {names}): rely on none of this."
+            )
+        for subset, image_id in rows.loc[rows["seen"] != "", ["seen", "seen_as"]].drop_duplicates().to_numpy():
+            told.append(
+                f"This very image, {image_id}, is among those that the models {SEEN[subset]}: what they say of it is "
+                "no evidence of what they say of an image they have not seen."
+            )
+        return told
 
 
 # --- Which study, which runs ------------------------------------------------------------------------------------------
@@ -374,6 +386,10 @@ class Predictor:
         Features of the training images.
     lesions : pandas.DataFrame
         Of each row of `known`: image_id, lesion_id, dx.
+    pixels : numpy.ndarray
+        (n_images, size, size, 3) uint8 of the whole data set, memory-mapped.
+    subsets : pandas.Series
+        The subset of each of `pixels`, by image_id.
     limit : float
         See `skin_tl.neighbours.unlikeness_limit`.
     views : int
@@ -387,6 +403,8 @@ class Predictor:
     temperature: float
     known: object
     lesions: pd.DataFrame
+    pixels: object
+    subsets: pd.Series
     limit: float
     views: int
     random_weights: bool
@@ -418,6 +436,20 @@ class Predictor:
             for row, distance in zip(rows, distances, strict=True)
         ]
         return probabilities, unlikeness(distances).astype(float), tables
+
+    def seen(self, picture):
+        """Tell whether a picture, (size, size, 3) uint8, is one of the training images, or else of the validation ones.
+
+        Returns
+        -------
+        tuple of str
+            Its subset (train or val) and its image_id; both empty for any other picture.
+        """
+        from skin_tl.neighbours import same_picture
+
+        same = self.subsets.iloc[same_picture(picture, self.pixels)]
+        of_subset = [(subset, image_id) for subset in SEEN for image_id in same.index[same == subset]]
+        return of_subset[0] if of_subset else ("", "")
 
 
 def by_batches(model, values, batch):
@@ -492,6 +524,7 @@ def load_predictor(run):
             f"{run.folder / 'model.keras'} does not give the probabilities of {run.folder / 'predictions.csv'}: one of "
             f"them is of another version. Delete {run.folder / 'run.json'}. {again}"
         )
+    subsets = split.set_index("image_id")["subset"].reindex(ids)
     lesions = read_metadata_table(folder).set_index("image_id").loc[ids[rows["train"]], ["lesion_id", "dx"]]
     return Predictor(
         whole,
@@ -500,6 +533,8 @@ def load_predictor(run):
         temperature=fit_temperature(written["dx"], expected),
         known=known,
         lesions=lesions.reset_index(),
+        pixels=images.pixels,
+        subsets=subsets,
         limit=unlikeness_limit(validation, known),
         views=views,
         random_weights=bool(record.get("random_weights")) and run.strategy != "from_scratch",
@@ -560,6 +595,7 @@ def predict_images(
         table[PROBABILITIES] = probabilities
         table["p_malignant"] = probabilities[:, malignant].sum(1)
         table = table.assign(unlikeness=unlikeness, limit=predictor.limit, unlike=unlikeness > predictor.limit)
+        table[["seen", "seen_as"]] = [predictor.seen(picture) for picture in stacked]
         rows.append(table)
         for name, found in zip(names, nearest, strict=True):
             neighbours.append(found.assign(image=name, **of_run, rank=range(1, len(found) + 1)))
@@ -601,7 +637,10 @@ def as_json(predictions):
             nearest = found[image, row["strategy"], row["backbone"]].drop(columns=RUN_OF).to_dict("records")
             chances = {dx: row[name] for dx, name in zip(CLASSES, PROBABILITIES, strict=True)}
             rest = ("strategy", "backbone", "predicted", "p_malignant", "unlikeness", "limit", "unlike")
-            said.append({name: row[name] for name in rest} | {"probabilities": chances, "nearest": nearest})
+            seen = {"subset": row["seen"], "image_id": row["seen_as"]} if row["seen"] else None
+            said.append(
+                {name: row[name] for name in rest} | {"seen": seen, "probabilities": chances, "nearest": nearest}
+            )
         images.append({"image": image, "warnings": predictions.warnings(image), "predictions": said})
     content = {"study": predictions.study.name, "warnings": predictions.warnings(), "images": images}
     return json.dumps(content, indent=2, ensure_ascii=False)

@@ -132,6 +132,29 @@ def test_neighbours_are_training_images_of_different_lesions(project, files, sub
     assert said.neighbours[said.neighbours["image"] == own].iloc[0]["image_id"] == Path(own).stem
 
 
+@pytest.mark.parametrize("subset", ["train", "val", "test"])
+def test_an_image_that_the_models_were_trained_or_chosen_with_is_told(project, files, subsets, tmp_path, subset):
+    """By its pixels, whatever the file is called; a picture that differs in one of them is another."""
+    image_id = subsets.index[subsets == subset][5]
+    picture = np.asarray(Image.open(files[image_id]).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)).copy()
+    Image.fromarray(picture).save(tmp_path / "mine.png")
+    picture[0, 0, 0] ^= 1
+    Image.fromarray(picture).save(tmp_path / "other.png")
+    paths = [files[image_id], str(tmp_path / "mine.png"), str(tmp_path / "other.png")]
+    found = prediction.predict_images(paths, "small", root=project)
+    known = {"train": "learned from", "val": "were chosen by (the validation subset)"}.get(subset)
+    written = json.loads(prediction.as_json(found))["images"]
+    for path, of in zip(paths, written, strict=True):
+        told = [line for line in found.warnings(path) if "very image" in line]
+        if known and path != paths[2]:
+            assert told == [line for line in of["warnings"] if f"image, {image_id}, is among those" in line]
+            assert known in told[0] and "no evidence" in told[0]
+            assert of["predictions"][0]["seen"] == {"subset": subset, "image_id": image_id}
+        else:
+            assert not told and of["predictions"][0]["seen"] is None
+    assert " ".join(prediction.as_text(found).split()).count("This very image") == (2 if known else 0)
+
+
 def others(folder):
     """Draw pictures that are no lesions; return their paths."""
     folder.mkdir(exist_ok=True)
@@ -173,7 +196,8 @@ def test_text_and_plain_colours_are_unlike_drawn_lesions_and_lesions_are_not(
     monkeypatch.setattr(prediction, "load_predictor", lambda run: seen)
     lesions = prediction.predict_images(said.images, "small", root=project)
     assert lesions.table["unlike"].mean() <= 0.1
-    assert not any(lesions.warnings(image) for image in lesions.table.loc[~lesions.table["unlike"], "image"])
+    like = lesions.table.loc[~lesions.table["unlike"], "image"]
+    assert not any("unlike" in told for image in like for told in lesions.warnings(image))
     pictures = [path for path in others(tmp_path) if "text on #e0ac8c" not in path]  # its colours are those of skin
     other = prediction.predict_images(pictures, "small", root=project)
     assert other.table["unlike"].all(), other.table[["image", "unlikeness", "limit"]]
@@ -290,7 +314,7 @@ def test_the_longest_names_fit_too():
     table = pd.DataFrame(runs_of, columns=prediction.RUN_OF).assign(
         predicted="akiec", **dict.fromkeys(PROBABILITIES, 1.0)
     )
-    table = table.assign(p_malignant=1.0, unlikeness=80.0, limit=1.0, unlike=True)
+    table = table.assign(p_malignant=1.0, unlikeness=80.0, limit=1.0, unlike=True, seen="val", seen_as="ISIC_0024306")
     near = [(*run, rank, "ISIC_0024306", "HAM_1", "akiec", 1.0) for run in runs_of for rank in range(1, 6)]
     near = pd.DataFrame(near, columns=[*prediction.RUN_OF, "rank", "image_id", "lesion_id", "dx", "distance"])
     study = check_study(STUDY | {"dataset": "synthetic", "title": "A title " * 20})
