@@ -604,6 +604,8 @@ class Explorer:
             notes.insert(0, self._word("unlike", backbones=names))
         for subset, image_id in table.loc[table["seen"] != "", ["seen", "seen_as"]].drop_duplicates().to_numpy():
             notes.insert(0, self._word(f"seen_{subset}", image=image_id))
+        if found.left_out:
+            notes.insert(0, self._word("left_out", reason=found.left_out))
         warnings = Markup("").join(Markup('<div class="warn" role="alert">{}</div>').format(note) for note in notes)
         columns = []
         for row in table.to_dict("records"):
@@ -616,6 +618,7 @@ class Explorer:
             ]
             strategy = self.labels.known("strategy", row["strategy"])
             limit = {name: self.labels.number(row[name], ".2g") for name in ("unlikeness", "limit")}
+            known = (self._word("unlikeness", **limit), self._word("nearest_known"), self._row_of(pictures, 84))
             columns.append(
                 Markup(
                     '<div data-backbone="{}" style="max-width:300px"><b>{}</b> <span class="soft">{}</span>{}'
@@ -629,9 +632,7 @@ class Explorer:
                     ),
                     self._word("says", predicted=self.labels(f"diagnosis.{row['predicted']}")),
                     self._bars(np.array([row[name] for name in explore.PROBABILITIES]), None),
-                    self._word("unlikeness", **limit),
-                    self._word("nearest_known"),
-                    self._row_of(pictures, 84),
+                    *(known if pictures else ("", "", "")),
                 )
             )
         source = Markup('<img src="{}" alt="{}" width="240" height="180">').format(

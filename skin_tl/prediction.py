@@ -6,6 +6,7 @@ It is research, and no diagnosis.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -22,7 +23,7 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, exit_status, read_json
 from skin_tl.images import check_cache, read_image
-from skin_tl.progress import bar
+from skin_tl.progress import bar, say
 from skin_tl.study import CLASSES, TUNED, Study, command_of, load_study
 from skin_tl.workflow import INTERRUPTED
 
@@ -33,6 +34,12 @@ RUN_FILES = ("run.json", "model.keras", "predictions.csv")
 
 REPORT = "its report"
 """What a study lacks all of whose runs are finished, in the words of a warning."""
+
+LEFT_OUT = (
+    "Left out, as the images of the study are not here: the nearest lesions, whether an image is unlike those that the "
+    "models learned from or is one of them, and the check that the models are those whose predictions the study wrote"
+)
+"""What needs the images of the data set; probabilities do not."""
 
 SEEN = {"train": "learned from", "val": "were chosen by (the validation subset)"}
 """What models have to do with an image of their training or validation subset."""
@@ -63,7 +70,7 @@ class Predictions:
         p_malignant (mel, bcc and akiec together), unlikeness (see `skin_tl.neighbours.unlikeness`), limit (what 99 % of
         the validation images do not exceed), unlike (bool, whether it is above the limit), and, where the run learned
         from this very image, pixel by pixel, seen (its subset, train or val) and seen_as (its image_id), else both
-        empty.
+        empty.  Where something was left out, unlikeness and limit are NaN, unlike is False and seen empty.
     neighbours : pandas.DataFrame
         The most similar training images, one of each lesion: image, strategy, backbone, rank (from 1), image_id,
         lesion_id, dx, distance (0…2, see `skin_tl.neighbours.nearest`).
@@ -74,6 +81,8 @@ class Predictions:
         unless asked for.
     missing : list of str
         What the study lacks to be finished: runs, as ``strategy/backbone``, or else its report.
+    left_out : str
+        Why neighbours, unlikeness and whether a model has seen an image are left out; empty where they are not.
     """
 
     study: Study
@@ -83,6 +92,7 @@ class Predictions:
     pixels: dict = field(repr=False)
     maps: dict = field(repr=False)
     missing: list = field(default_factory=list)
+    left_out: str = ""
 
     @property
     def images(self):
@@ -106,6 +116,8 @@ class Predictions:
             if self.missing:
                 again = f"{', '.join(self.missing)}. `{command_of(self.study.name)}` goes on with it."
                 told.append(f"This study is not finished, it lacks {again}")
+            if self.left_out:
+                told.append(f"{LEFT_OUT}: {self.left_out}")
             return told
         rows, told = self.table[self.table["image"] == image], []
         if rows["unlike"].any():
@@ -382,6 +394,11 @@ class Predictor:
         From pixels to probabilities; from pixels to features; from features to probabilities.
     temperature : float
         See `skin_tl.evaluation.fit_temperature`.
+    views : int
+        Flips and rotations of an image over which probabilities are averaged, 1 or 8.
+    random_weights : bool
+    left_out : str
+        Why all that follows is None: the images of the data set are not here.  Empty where they are.
     known : skin_tl.neighbours.Rows
         Features of the training images.
     lesions : pandas.DataFrame
@@ -392,22 +409,20 @@ class Predictor:
         The subset of each of `pixels`, by image_id.
     limit : float
         See `skin_tl.neighbours.unlikeness_limit`.
-    views : int
-        Flips and rotations of an image over which probabilities are averaged, 1 or 8.
-    random_weights : bool
     """
 
     whole: object
     body: object
     head: object
     temperature: float
-    known: object
-    lesions: pd.DataFrame
-    pixels: object
-    subsets: pd.Series
-    limit: float
     views: int
     random_weights: bool
+    left_out: str = ""
+    known: object = None
+    lesions: pd.DataFrame | None = None
+    pixels: object = None
+    subsets: pd.Series | None = None
+    limit: float | None = None
 
     def __call__(self, pixels, n_nearest):
         """Predict (n_images, size, size, 3) uint8.
@@ -417,9 +432,10 @@ class Predictor:
         probabilities : numpy.ndarray
             (n_images, 7), calibrated.
         unlikeness : numpy.ndarray
-            (n_images,).
+            (n_images,); NaN where it is left out.
         nearest : list of pandas.DataFrame
-            For each image the `n_nearest` most similar training images of different lesions, with their distance.
+            For each image the `n_nearest` most similar training images of different lesions, with their distance; none
+            where they are left out.
         """
         from skin_tl.evaluation import scale_temperature
         from skin_tl.neighbours import LIKENESS_NEIGHBOUR, enough_images, nearest, nearest_lesions, unlikeness
@@ -429,6 +445,9 @@ class Predictor:
             by_batches(self.head, features, BATCH) if self.views == 1 else _over_views(self.whole, pixels, self.views)
         )
         probabilities = scale_temperature(chances.astype(float), self.temperature)
+        if self.left_out:
+            nothing = pd.DataFrame({"image_id": [], "lesion_id": [], "dx": [], "distance": []})
+            return probabilities, np.full(len(pixels), np.nan), [nothing] * len(pixels)
         n = min(max(enough_images(self.lesions["lesion_id"], n_nearest), LIKENESS_NEIGHBOUR), len(self.known))
         distances, rows = nearest(features, self.known, n)
         tables = [
@@ -447,6 +466,8 @@ class Predictor:
         """
         from skin_tl.neighbours import same_picture
 
+        if self.left_out:
+            return "", ""
         same = self.subsets.iloc[same_picture(picture, self.pixels)]
         of_subset = [(subset, image_id) for subset in SEEN for image_id in same.index[same == subset]]
         return of_subset[0] if of_subset else ("", "")
@@ -470,8 +491,8 @@ def _over_views(whole, pixels, views):
 def load_predictor(run):
     """Read a run's model and what its predictions need, or find it read.
 
-    The features of the data set come from the cache.  Where that was deleted, or the run trained its backbone too, they
-    are computed.
+    The images of the data set and their features come from the cache.  Where it lacks them they are computed, which is
+    said; where they cannot be, what needs them is left out.
 
     Parameters
     ----------
@@ -489,55 +510,125 @@ def load_predictor(run):
     """
     from skin_tl.evaluation import PROBABILITIES, fit_temperature, read_predictions, validation_rows
     from skin_tl.explanations import explained_head
-    from skin_tl.features import extract
-    from skin_tl.neighbours import Rows, unlikeness_limit
-    from skin_tl.runs import read_images, read_metadata_table, read_splits
-    from skin_tl.splits import split_fingerprints, subset_rows
+    from skin_tl.runs import read_splits
+    from skin_tl.splits import split_fingerprints
     from skin_tl.study import check_study
 
     folder, record = run.study_folder, read_json(run.folder / "run.json")
     again = f"Run `{command_of(folder.name)}` again."
     study = check_study(record.get("parameters", {}), source=run.folder / "run.json")
     policy, preprocessing, seed = explained_head(study.model_dump()).values()
-    images, splits = read_images(folder), read_splits(folder)
+    splits, about = read_splits(folder), read_json(folder / "dataset" / "images.json")
     split = splits[(splits["split_policy"] == policy) & (splits["seed"] == seed)]
     drawn = split_fingerprints(split).get(policy, {}).get(str(seed))
-    if (images.key, drawn) != (record["data_fingerprint"], record["split_fingerprints"][policy][str(seed)]):
+    if (about["key"], drawn) != (record["data_fingerprint"], record["split_fingerprints"][policy][str(seed)]):
         raise SkinTLError(f"{run.folder} was trained with another state of the data set or its split. {again}")
 
-    whole, body, head = read_model(run, images.size)
-    features, _ = extract(images, run.backbone, preprocessing, body)
-    rows = subset_rows(split, policy, seed, images.ids)
-    known, validation = Rows(features, rows["train"]), Rows(features, rows["val"])
+    whole, body, head = read_model(run, about["image_size"])
     cell = {"arm": "main", "split_policy": policy, "preprocessing": preprocessing, "train_fraction": 1.0}
     written = validation_rows(read_predictions(run.folder / "predictions.csv"), cell)
+    written = written[written["seed"] == seed].set_index("image_id")
+    predictor = Predictor(
+        whole,
+        body,
+        head,
+        temperature=fit_temperature(written["dx"], written[PROBABILITIES].to_numpy(float)),
+        views=8 if run.strategy in TUNED and study.test_time_augmentation else 1,
+        random_weights=bool(record.get("random_weights")) and run.strategy != "from_scratch",
+    )
+    try:
+        images = _find_images(folder, about)
+    except SkinTLError as error:
+        return dataclasses.replace(predictor, left_out=str(error))
+    return _with_images(predictor, run, images, preprocessing, split, written[PROBABILITIES], again)
+
+
+def _find_images(folder, about):
+    """Return the decoded images of a study, or decode them again, which is said; nothing is downloaded.
+
+    Raises
+    ------
+    SkinTLError
+        If they cannot be had.
+    """
+    from skin_tl.images import ImageSet, cache_folder
+    from skin_tl.runs import read_images
+
+    images = ImageSet(about["key"], about["image_size"])
+    if images.folder.is_dir():
+        return images
+    set_here, kept = os.environ.get("SKIN_TL_HAM10000"), cache_folder() / "downloads" / "HAM10000"
+    hint = _cache_hint(folder, Path("images") / images.key)
+    if not about["synthetic"] and not set_here and not kept.is_dir():
+        raise SkinTLError(
+            f"{cache_folder()} has no images of the study {folder.name}, and SKIN_TL_HAM10000 is not set. "
+            f"{hint}, or SKIN_TL_HAM10000 to the folder of the data set."
+        )
+    how = "drawn and decoded" if about["synthetic"] else "decoded"
+    say(
+        f"note: {cache_folder()} has no images of the study {folder.name}: all {about['n_images']:,} are {how} again "
+        f"and kept there. {hint} to avoid it."
+    )
+    return read_images(folder)
+
+
+def _cache_hint(folder, kept):
+    """Say which cache to name: the one that the study was made with, if it still has what is looked for (`kept`)."""
+    about = read_json(folder / "dataset" / "images.json")
+    place = (folder.parent.parent / about.get("folder", "")).resolve().parent.parent
+    return f"Set SKIN_TL_CACHE to {place if (place / kept).exists() else 'the cache that the study was made with'}"
+
+
+def _with_images(predictor, run, images, preprocessing, split, written, again):
+    """Return a predictor with all that needs the images of the data set; check that its model is the run's.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    run : Run
+    images : skin_tl.images.ImageSet
+    preprocessing : {'native', 'unit'}
+    split : pandas.DataFrame
+    written : pandas.DataFrame
+        The probabilities of the validation images that the run wrote, by image_id.
+    again : str
+        A sentence that says how to start again.
+    """
+    from skin_tl.features import extract, features_key
+    from skin_tl.images import cache_folder
+    from skin_tl.neighbours import Rows, unlikeness_limit
+    from skin_tl.runs import read_metadata_table
+
     ids = np.array(images.ids)
-    written = written[written["seed"] == seed].set_index("image_id").reindex(ids[rows["val"]])
-    expected = written[PROBABILITIES].to_numpy(float)
-    views = 8 if run.strategy in TUNED and study.test_time_augmentation else 1
-    if views == 1:
-        given = by_batches(head, validation, 1024)
+    kept = Path("features") / features_key(images, run.backbone, preprocessing, predictor.body)
+    if not (cache_folder() / kept / "about.json").is_file():
+        say(
+            f"note: {cache_folder()} has no features by the network of {run.strategy}/{run.backbone}, by which near "
+            f"lesions are found: all {len(ids):,} images pass through it once, which may take minutes; they are kept."
+            + ("" if run.strategy in TUNED else f" {_cache_hint(run.study_folder, kept)} to avoid it.")
+        )
+    features, _ = extract(images, run.backbone, preprocessing, predictor.body)
+    subsets = split.set_index("image_id")["subset"].reindex(ids)
+    rows = {subset: np.flatnonzero(subsets == subset) for subset in SEEN}
+    known, validation = Rows(features, rows["train"]), Rows(features, rows["val"])
+    if predictor.views == 1:
+        given = by_batches(predictor.head, validation, 1024)
     else:  # a few images tell
-        given = _over_views(whole, images.pixels[rows["val"][:4]], views)
+        given = _over_views(predictor.whole, images.pixels[rows["val"][:4]], predictor.views)
+    expected = written.reindex(ids[rows["val"]]).to_numpy(float)
     if not np.abs(given - expected[: len(given)]).max(1).mean() < SAME_PREDICTION:
         raise SkinTLError(
             f"{run.folder / 'model.keras'} does not give the probabilities of {run.folder / 'predictions.csv'}: one of "
             f"them is of another version. Delete {run.folder / 'run.json'}. {again}"
         )
-    subsets = split.set_index("image_id")["subset"].reindex(ids)
-    lesions = read_metadata_table(folder).set_index("image_id").loc[ids[rows["train"]], ["lesion_id", "dx"]]
-    return Predictor(
-        whole,
-        body,
-        head,
-        temperature=fit_temperature(written["dx"], expected),
+    lesions = read_metadata_table(run.study_folder).set_index("image_id").loc[ids[rows["train"]], ["lesion_id", "dx"]]
+    return dataclasses.replace(
+        predictor,
         known=known,
         lesions=lesions.reset_index(),
         pixels=images.pixels,
         subsets=subsets,
         limit=unlikeness_limit(validation, known),
-        views=views,
-        random_weights=bool(record.get("random_weights")) and run.strategy != "from_scratch",
     )
 
 
@@ -586,15 +677,18 @@ def predict_images(
     from skin_tl.evaluation import PROBABILITIES
 
     stacked, names, rows, neighbours, maps, random = np.stack(list(pixels.values())), list(pixels), [], [], {}, False
+    left_out = ""
     malignant = [CLASSES.index(name) for name in DECISIONS["malignant"]]
     for run in watch(runs):
         predictor, of_run = load_predictor(run), {"strategy": run.strategy, "backbone": run.backbone}
         probabilities, unlikeness, nearest = predictor(stacked, n_nearest)
         random |= predictor.random_weights
+        left_out = left_out or predictor.left_out
         table = pd.DataFrame({"image": names, **of_run, "predicted": np.array(CLASSES)[probabilities.argmax(1)]})
         table[PROBABILITIES] = probabilities
         table["p_malignant"] = probabilities[:, malignant].sum(1)
-        table = table.assign(unlikeness=unlikeness, limit=predictor.limit, unlike=unlikeness > predictor.limit)
+        limit = np.nan if predictor.limit is None else predictor.limit
+        table = table.assign(unlikeness=unlikeness, limit=limit, unlike=unlikeness > limit)
         table[["seen", "seen_as"]] = [predictor.seen(picture) for picture in stacked]
         rows.append(table)
         for name, found in zip(names, nearest, strict=True):
@@ -611,7 +705,7 @@ def predict_images(
     )
     columns = ["image", "strategy", "backbone", "rank", "image_id", "lesion_id", "dx", "distance"]
     missing = _lacking(folder, settings)
-    return Predictions(settings, random, table, neighbours[columns], pixels, maps, missing)
+    return Predictions(settings, random, table, neighbours[columns], pixels, maps, missing, left_out)
 
 
 # --- ./run_all.sh predict ---------------------------------------------------------------------------------------------
@@ -634,7 +728,10 @@ def as_json(predictions):
     for image in predictions.images:
         said = []
         for row in predictions.table[predictions.table["image"] == image].to_dict("records"):
-            nearest = found[image, row["strategy"], row["backbone"]].drop(columns=RUN_OF).to_dict("records")
+            of_run = (image, row["strategy"], row["backbone"])
+            nearest = found[of_run].drop(columns=RUN_OF).to_dict("records") if of_run in found else None
+            if nearest is None:
+                row |= dict.fromkeys(("unlikeness", "limit", "unlike"))
             chances = {dx: row[name] for dx, name in zip(CLASSES, PROBABILITIES, strict=True)}
             rest = ("strategy", "backbone", "predicted", "p_malignant", "unlikeness", "limit", "unlike")
             seen = {"subset": row["seen"], "image_id": row["seen_as"]} if row["seen"] else None
@@ -642,7 +739,12 @@ def as_json(predictions):
                 {name: row[name] for name in rest} | {"seen": seen, "probabilities": chances, "nearest": nearest}
             )
         images.append({"image": image, "warnings": predictions.warnings(image), "predictions": said})
-    content = {"study": predictions.study.name, "warnings": predictions.warnings(), "images": images}
+    content = {
+        "study": predictions.study.name,
+        "warnings": predictions.warnings(),
+        "left_out": predictions.left_out or None,
+        "images": images,
+    }
     return json.dumps(content, indent=2, ensure_ascii=False)
 
 
@@ -672,20 +774,24 @@ def as_text(predictions, width=80):
             for row in of_strategy.to_dict("records"):
                 numbers = "".join(f"{100 * row[name]:6.1f}" for name in PROBABILITIES)
                 share = row["unlikeness"] / max(row["limit"], 1e-9)  # a dead network sees no difference at all
-                numbers += f"{100 * row['p_malignant']:7.1f}{min(share, 9999):8.2f}"
+                unlike = "–" if np.isnan(share) else f"{min(share, 9999):.2f}"
+                numbers += f"{100 * row['p_malignant']:7.1f}{unlike:>8}"
                 lines.append(f"  {row['backbone']:14} {row['predicted']:5}{numbers}{'!' if row['unlike'] else ''}")
             for row in of_strategy.to_dict("records"):
+                if (image, strategy, row["backbone"]) not in nearest:
+                    continue  # left out, as is said above
                 near = nearest[image, strategy, row["backbone"]].to_dict("records")
                 told = ([of["image_id"], of["dx"], f"{round(of['distance'], 4):#.2g}"] for of in near)
                 known = map(NO_BREAK_SPACE.join, told)
                 lines += wrapped(f"nearest by {row['backbone']}: {', '.join(known)}", "  ", "    ")
     lines.append("")
-    lines += wrapped(
-        "Calibrated probabilities in %; malig: mel, bcc and akiec together. unlike: distance to the training images, "
-        "as a share of its limit; above 1, the image is unlike them. nearest: lesions of these, diagnosis, distance.",
-        "",
-        "",
-    )
+    legend = "Calibrated probabilities in %; malig: mel, bcc and akiec together."
+    if not predictions.left_out:
+        legend += (
+            " unlike: distance to the training images, as a share of its limit; above 1, the image is unlike them. "
+            "nearest: lesions of these, diagnosis, distance."
+        )
+    lines += wrapped(legend, "", "")
     return "\n".join(lines)
 
 

@@ -378,7 +378,7 @@ def test_the_panels_speak_both_languages(fab, explorer, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, tmp_path):
+def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, tmp_path, monkeypatch):
     from skin_tl import runs
     from skin_tl.panels import Explorer
     from skin_tl.study import save_study
@@ -422,6 +422,18 @@ def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, t
     (tmp_path / "a.png").write_bytes(b"no image")
     explorer.predict("a.png", tmp_path)
     assert 'role="alert"' in explorer._own.value and "is not an image" in explorer._own.value
+
+    from skin_tl import prediction
+
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "another"))
+    monkeypatch.delenv("SKIN_TL_HAM10000")
+    prediction.load_predictor.cache_clear()
+    explorer.predict(f"{image_id}.png", tmp_path / "HAM10000")
+    page = str(explorer._own.value)
+    assert "Left out, " in page and "SKIN_TL_HAM10000 is not set" in page
+    assert f"says: {explorer.labels(f'diagnosis.{said}')};" in page
+    assert page.count("data:image/png") == 1 + 1 and "nearest known" not in page and "nan" not in page
+    prediction.load_predictor.cache_clear()
 
 
 _NOW = {"last_modified": datetime.now(UTC)}

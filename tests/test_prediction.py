@@ -481,6 +481,66 @@ def test_a_cache_that_cannot_be_made_is_refused(copied, files, monkeypatch, caps
     assert "SKIN_TL_CACHE=" in refused(copied, capsys, next(iter(files.values())))
 
 
+# Without the images of the data set
+
+
+@pytest.fixture
+def without_cache(copied, tmp_path, monkeypatch):
+    """Return a copy of the study, as it is found where the cache is another, and forget what was read."""
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "another"))
+    prediction.load_predictor.cache_clear()
+    yield copied
+    prediction.load_predictor.cache_clear()
+
+
+def test_what_is_computed_again_is_said_first_and_gives_the_same(without_cache, project, said, capsys):
+    kept = Path(os.environ["SKIN_TL_CACHE"])
+    found = prediction.predict_images(said.images, "small", n_nearest=3, root=without_cache)
+    shown = capsys.readouterr().err
+    decoded, passed = (next(line for line in shown.splitlines() if what in line) for what in ("no images", "features"))
+    assert f"note: {kept} has no images of the study small: all {len(list(project.rglob('*.jpg'))):,} are" in decoded
+    assert f"note: {kept} has no features by the network of feature_extraction/MobileNetV2" in passed
+    assert all("SKIN_TL_CACHE to" in line and "to avoid it" in line for line in (decoded, passed))
+    assert found.left_out == ""
+    pd.testing.assert_frame_equal(found.table, said.table)
+    pd.testing.assert_frame_equal(found.neighbours, said.neighbours)
+    prediction.load_predictor.cache_clear()
+    prediction.predict_images(said.images, "small", root=without_cache)
+    assert "note:" not in capsys.readouterr().err
+
+
+def test_the_cache_that_still_has_the_images_is_named(without_cache, project, said, capsys):
+    file = without_cache / "runs/small/dataset/images.json"
+    where = os.path.relpath(next((project / "cache" / "images").iterdir()), without_cache)
+    write_json(file, read_json(file) | {"folder": where})
+    prediction.predict_images(said.images[:1], "small", root=without_cache)
+    assert capsys.readouterr().err.count(f"Set SKIN_TL_CACHE to {project / 'cache'} to avoid it") == 2
+
+
+def test_without_the_data_set_there_are_probabilities_and_what_is_left_out_is_said(
+    without_cache, said, monkeypatch, capsys
+):
+    monkeypatch.delenv("SKIN_TL_HAM10000")
+    monkeypatch.setattr("skin_tl.dataset.download", None)  # for so little, nothing is downloaded
+    found = prediction.predict_images(said.images, "small", root=without_cache)
+    np.testing.assert_allclose(found.table[PROBABILITIES], said.table[PROBABILITIES], atol=1e-6)
+    assert found.neighbours.empty and not found.table["unlike"].any()
+    assert "SKIN_TL_HAM10000 is not set" in found.left_out and "SKIN_TL_CACHE" in found.left_out
+    (told,) = [told for told in found.warnings() if found.left_out in told]
+    assert told.startswith("Left out, ") and "nearest lesions" in told and "unlike" in told
+    text = " ".join(prediction.as_text(found).split())
+    assert told in text and "nearest by" not in text and "above 1" not in text
+    content = json.loads(prediction.as_json(found))
+    assert content["left_out"] == found.left_out and told in content["warnings"]
+    for of in content["images"]:
+        one = of["predictions"][0]
+        assert [one[name] for name in ("unlikeness", "limit", "unlike", "seen", "nearest")] == [None] * 5
+    monkeypatch.setenv("SKIN_TL_HAM10000", str(without_cache / "nowhere"))
+    prediction.load_predictor.cache_clear()
+    found = prediction.predict_images(said.images[:1], "small", root=without_cache)
+    assert "nowhere is not a folder" in found.left_out
+
+
 # From the shell
 
 
