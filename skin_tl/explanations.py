@@ -21,6 +21,11 @@ N_ERRORS = 6
 N_POINTS = 3000
 """Images on the 2-D map of the features, drawn at random where the data set has more."""
 
+LEAST_SIDE = 3
+"""Places along each side of a network's last map from which on the share of a map in the middle says something.  With
+one or two, every place is enlarged to lie there by the same quarter, whatever the map shows; with three, a share may be
+anything from 8 to 88 %."""
+
 SURE = 0.9
 """From this probability on an error is called confident."""
 
@@ -182,7 +187,8 @@ def explain(study, strategy, backbone, folder):
 
     ``images.csv`` holds the chosen images, ``maps.npy`` their Grad-CAM for the predicted diagnosis, (n, size, size)
     float16 in the order of that table, ``shuffled_maps.npy`` the same of the network with its weights shuffled, and
-    ``points.csv`` the 2-D map of the features.
+    ``points.csv`` the 2-D map of the features.  In ``images.csv``, map_side is how many places the map has along each
+    side before it is enlarged; with fewer than `LEAST_SIDE`, middle is empty.
 
     Parameters
     ----------
@@ -231,7 +237,9 @@ def explain(study, strategy, backbone, folder):
     shuffled = gradcam(model, pixels, asked, seen).astype(np.float16)
     metadata = read_metadata_table(folder).set_index("image_id").loc[images.ids].reset_index()
     points = metadata.loc[rows, ["image_id", "lesion_id", "dx"]].assign(x=places[:, 0], y=places[:, 1])
-    chosen = chosen.assign(middle=share_in_the_middle(maps), likeness=likeness(maps, shuffled))
+    side = seen.output_shape[1]
+    middle = share_in_the_middle(maps) if side >= LEAST_SIDE else np.nan
+    chosen = chosen.assign(map_side=side, middle=middle, likeness=likeness(maps, shuffled))
     with write_atomically(run / "explanations") as part:
         part.mkdir()
         write_csv(part / "images.csv", chosen)
@@ -273,8 +281,9 @@ def explanation_tables(files):
     dict of pandas.DataFrame
         ``explanations.csv``: strategy, split_policy, preprocessing, seed, backbone, place (of the map in ``maps.npy``)
         and the columns of ``images.csv``.  ``explained.csv``, one row per run: n_tested, n_wrong, n_confident (errors
-        with a probability of `SURE` or more), sure (`SURE`), n_maps, n_hits, n_misses, n_errors (shown), surest,
-        surest_dx and surest_predicted (of the most confident error), middle_hits, middle_misses and likeness (means).
+        with a probability of `SURE` or more), sure (`SURE`), n_maps, n_hits, n_misses, n_errors (shown), map_side,
+        least_side (`LEAST_SIDE`), surest, surest_dx and surest_predicted (of the most confident error), middle_hits,
+        middle_misses and likeness (means; the former two are empty where the maps are too coarse for them).
         ``points.csv``: strategy, preprocessing, backbone and the columns of the runs' files.  ``feature_maps.csv``:
         strategy, preprocessing, backbone, n_points, n_images, same (share of points whose nearest point of another
         lesion has the same diagnosis) and by_chance (what that share is if points are drawn at random).
@@ -286,6 +295,11 @@ def explanation_tables(files):
         folder = files.folder / strategy / backbone / "explanations"
         names = {"strategy": strategy} | head | {"seed": str(head["seed"]), "backbone": backbone}
         chosen = read_table(folder / "images.csv", command, dtype=text).reset_index(names="place")
+        if "map_side" not in chosen:
+            raise SkinTLError(
+                f"{folder / 'images.csv'} has no column map_side: an earlier version wrote it. Run `{command}`, which "
+                "makes it anew."
+            )
         images.append(_labelled(chosen, names))
         own = files.predictions[(files.predictions[["strategy", "backbone"]] == [strategy, backbone]).all(axis=1)]
         summaries.append(names | _summary(tested_images(own, files.study), chosen))
@@ -317,6 +331,8 @@ def _summary(tested, chosen):
         "n_hits": len(kinds["hit"]),
         "n_misses": len(kinds["miss"]),
         "n_errors": len(kinds["error"]),
+        "map_side": int(chosen["map_side"].iloc[0]),
+        "least_side": LEAST_SIDE,
         "middle_hits": kinds["hit"]["middle"].mean(),
         "middle_misses": kinds["miss"]["middle"].mean(),
         "likeness": chosen["likeness"].mean(),

@@ -182,7 +182,18 @@ def collect_facts(tables):
     facts.add("published.{backbone}.{row}", "published_results.csv", ["backbone", "row"], names)
     facts.add("literature.{key}", "literature.csv", ["key"], {"value": ""})
     _collect_evaluation(facts)
-    names = ["n_tested", "n_wrong", "n_confident", "sure", "n_maps", "n_hits", "n_misses", "n_errors"]
+    names = [
+        "n_tested",
+        "n_wrong",
+        "n_confident",
+        "sure",
+        "n_maps",
+        "n_hits",
+        "n_misses",
+        "n_errors",
+        "map_side",
+        "least_side",
+    ]
     names += ["surest", "surest_dx", "surest_predicted", "middle_hits", "middle_misses", "likeness"]
     identity = [*SETUP, "seed", "backbone"]
     facts.add(f"explained.{setup}.{{backbone}}", "explained.csv", identity, {name: f".{name}" for name in names})

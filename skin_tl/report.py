@@ -17,7 +17,7 @@ from skin_tl import figures, runs
 from skin_tl.decisions import SENSITIVITY
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import main_arm
-from skin_tl.explanations import explained_head, explanation_tables, read_maps
+from skin_tl.explanations import LEAST_SIDE, explained_head, explanation_tables, read_maps
 from skin_tl.facts import collect_facts
 from skin_tl.files import ROOT
 from skin_tl.scoring import read_evaluation
@@ -202,6 +202,7 @@ class Report:
             "moved": lambda key, names: [n for n in names if self._moves(f"{key}{n}.macro_f1")],
             "subgroup_name": self._subgroup_name,
             "diagnosis_name": self._diagnosis_name,
+            "has_middle": self._has_middle,
             "other_splits_setup": self._other_splits_setup(),
             "references": self._references(),
             "n_duplicates": self.files.n_duplicates,
@@ -218,6 +219,10 @@ class Report:
         if f"{key}.difference" not in self.facts:
             return key, False
         return key, not (self.facts[f"{key}.real"].value and self.facts[f"{key}.difference"].value > 0)
+
+    def _has_middle(self, setup):
+        """Tell whether any backbone's maps are fine enough for the share that lies in the middle of the picture."""
+        return bool((setup.of(self.tables["explained.csv"])["map_side"] >= LEAST_SIDE).any())
 
     def _isolated(self):
         """Return which of the three flaws of the presentation's experiment this study measures on its own."""
@@ -479,7 +484,9 @@ class Report:
             words |= {"image": row["image_id"], "probability": format_number(row["probability"], ".0%", self.language)}
             right = row["dx"] == row["predicted"]
             middle = self.labels("caption.nothing")
-            if pd.notna(row["middle"]):
+            if row["map_side"] < LEAST_SIDE:
+                middle = self.labels("caption.coarse", side=format_number(row["map_side"], "d", self.language))
+            elif pd.notna(row["middle"]):
                 middle = self.labels("caption.middle", share=format_number(row["middle"], ".0%", self.language))
             alt = self.labels("caption.explained_hit" if right else "caption.explained_miss", **words, middle=middle)
             verdict = Markup("{} ({})").format(
@@ -756,11 +763,12 @@ class Report:
 
     def _table_confident_errors(self, setup):
         table = setup.of(self.tables["explanations.csv"])
+        specs = {"probability": ".0%"} | ({"middle": ".0%"} if self._has_middle(setup) else {})
         rows = []
         for row in table[table["kind"] == "error"].to_dict("records"):
             names = [row["image_id"], self._diagnosis(row["dx"]), self._diagnosis(row["predicted"])]
-            rows.append([row["backbone"], *names, *self._cells(row, {"probability": ".0%", "middle": ".0%"})])
-        heads = self._heads("backbone", "image", "diagnosis", "predicted", "#probability", "#middle")
+            rows.append([row["backbone"], *names, *self._cells(row, specs)])
+        heads = self._heads("backbone", "image", "diagnosis", "predicted", *(f"#{name}" for name in specs))
         return heads, rows, "explanations.csv"
 
     def _table_comparisons(self, setup):

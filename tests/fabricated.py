@@ -190,7 +190,8 @@ def _write_explanations(folder, predictions, metadata, study, seed):
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "maps.npy", maps)
     np.save(folder / "shuffled_maps.npy", shuffled)
-    write_csv(folder / "images.csv", chosen.assign(middle=share_in_the_middle(maps), likeness=likeness(maps, shuffled)))
+    chosen = chosen.assign(map_side=7, middle=share_in_the_middle(maps), likeness=likeness(maps, shuffled))
+    write_csv(folder / "images.csv", chosen)
     drawn = metadata.sort_values("image_id").iloc[rng.permutation(len(metadata))[: len(metadata) // 2]]
     places = rng.normal(0, 1.5, (len(drawn), 2)) + 3 * np.array([CLASSES.index(dx) % 3 for dx in drawn["dx"]])[:, None]
     points = drawn[["image_id", "lesion_id", "dx"]].assign(x=places[:, 0].round(3), y=places[:, 1].round(3))

@@ -40,7 +40,7 @@ DECISIONS = {"melanoma": ["mel"], "malignant": ["mel", "bcc", "akiec"]}
 BENIGN = ["bkl", "df", "nv", "vasc"]
 # What the report says of itself: level of its intervals, what counts as real, and which subgroups allow a conclusion.
 CONFIDENCE, LEVEL, SENSITIVITY, MIN_LESIONS, MIN_CLASS_LESIONS, MAX_WIDTH = 0.95, 0.05, 0.95, 30, 5, 0.2
-SURE, N_ERRORS = 0.9, 6
+SURE, N_ERRORS, LEAST_SIDE = 0.9, 6, 3
 IMAGENET_SIZES = {"VGG16": 224, "ResNet50": 224, "Xception": 299, "EfficientNetB7": 600}
 AGES = {"0-29": (0, 30), "30-44": (30, 45), "45-59": (45, 60), "60-74": (60, 75), "75+": (75, np.inf)}
 
@@ -801,6 +801,8 @@ class Recomputation:
         height, width = maps.shape[1:]
         y, x = np.mgrid[:height, :width] + 0.5
         middle = (abs(y / height - 0.5) < 0.25) & (abs(x / width - 0.5) < 0.25)
+        (side,) = table["map_side"].unique()
+        found |= {"map_side": side, "least_side": LEAST_SIDE}
         for kind, kinds in (("hit", "hits"), ("miss", "misses")):
             of = [one[middle].sum() / one.sum() for one in maps[chosen["kind"] == kind] if one.any()]
             found[f"middle_{kinds}"] = np.mean(of)

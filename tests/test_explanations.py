@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import fabricate
+from fabricated import evaluate, fabricate
 
 from skin_tl import explanations, figures
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import PREDICTION_COLUMNS, PROBABILITIES
+from skin_tl.files import write_csv
 from skin_tl.report import Report
 from skin_tl.study import CLASSES, EXPLAINED
 
@@ -78,6 +79,20 @@ def test_the_middle_is_the_quarter_around_the_centre():
     np.testing.assert_allclose(found, [0.25, 1, 0, np.nan])
 
 
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_maps_of_few_places_lie_in_the_middle_by_a_quarter_whatever_they_show(size):
+    """Each place alone: what a map shows is a mixture of them, and its share lies between theirs."""
+    for side in range(1, 8):
+        places = np.eye(side * side).reshape(-1, side, side)
+        shares = explanations.share_in_the_middle(
+            np.stack([pytest.importorskip("skin_tl.gradcam")._enlarged(one, (size, size)) for one in places])
+        )
+        if side < explanations.LEAST_SIDE:
+            np.testing.assert_allclose(shares, 0.25, atol=1e-4)
+        else:
+            assert shares.min() < 0.08 and shares.max() > 0.7
+
+
 def test_likeness_is_the_correlation_of_pixels():
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 5, 6, 6))
@@ -133,6 +148,7 @@ def test_a_run_is_explained(small_study, tmp_path):
     made = run / "explanations"
     assert sorted(path.name for path in made.iterdir()) == sorted(EXPLAINED)
     images = pd.read_csv(made / "images.csv")
+    assert set(images["map_side"]) == {1} and images["middle"].isna().all()  # at 32 pixels
     maps, shuffled = (np.load(made / f"{name}.npy") for name in ("maps", "shuffled_maps"))
     assert maps.shape == shuffled.shape == (len(images), 32, 32) and maps.dtype == np.float16
     assert maps.min() >= 0 and maps.max() == 1
@@ -154,6 +170,15 @@ def test_a_run_is_explained(small_study, tmp_path):
         SkinTLError, match=r"model\.keras cannot be read .* Delete it and run `\./run_all\.sh /path/to/small\.yaml`"
     ):
         explanations.explain(small_study, "feature_extraction", "MobileNetV2", folder)
+
+
+def test_explanations_of_an_earlier_version_are_told(root):
+    study = fabricate(root, "earlier", {"backbones": ["VGG16"], "seeds": [1]})
+    file = study.parent / "feature_extraction/VGG16/explanations/images.csv"
+    write_csv(file, pd.read_csv(file).drop(columns="map_side"))
+    evaluate(study)
+    with pytest.raises(SkinTLError, match=r"images\.csv has no column map_side.*run_all\.sh \S*earlier"):
+        Report(str(study), "en", root / "report" / "earlier")
 
 
 def test_features_of_the_step_are_found_without_building_the_network(tmp_path, monkeypatch):

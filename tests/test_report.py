@@ -471,15 +471,58 @@ def test_what_a_study_sets_itself_and_sizes_that_weights_do_not_know_are_named(m
     assert "ImageNet" not in words_of(usual, "set_up_head")
 
 
-@pytest.mark.parametrize(("language", "said"), [("en", "Its maps are even"), ("fr", "Ses cartes sont uniformes")])
-def test_maps_without_a_place_are_called_even(root, make, language, said):
-    study = fabricate(root, f"even_{language}", {"backbones": ["ResNet50", "VGG16"], "seeds": [1]})
-    file = root / "runs" / f"even_{language}" / "feature_extraction/VGG16/explanations/images.csv"
-    write_csv(file, pd.read_csv(file).assign(likeness=np.nan, middle=0.25))
+@pytest.mark.parametrize(
+    ("language", "side", "said"),
+    [
+        ("en", 1, "Its maps are even"),
+        ("fr", 1, "Ses cartes sont uniformes"),
+        ("en", 2, "there is nothing to compare"),  # a network that sees nothing any more once it is shuffled
+        ("fr", 2, "il n’y a rien à comparer"),
+    ],
+)
+def test_maps_without_a_place_are_called_even_and_others_not(root, make, language, side, said):
+    name = f"even{side}_{language}"
+    study = fabricate(root, name, {"backbones": ["ResNet50", "VGG16"], "seeds": [1]})
+    file = root / "runs" / name / "feature_extraction/VGG16/explanations/images.csv"
+    write_csv(file, pd.read_csv(file).assign(map_side=side, likeness=np.nan, middle=np.nan))
     evaluate(study)
-    report = make(f"even_{language}", None, language)
+    report = make(name, None, language)
     told = re.sub("<[^>]*>", "", str(report.text("results_explanations_setup", setup=report.explained[0]).html))
     assert told.count(said) == 1 and told.index("VGG16 ") < told.index(said)
+    assert ("Its maps are even" in told or "Ses cartes sont uniformes" in told) == (side == 1)
+
+
+@pytest.mark.parametrize(
+    ("language", "size", "share"),
+    [("en", "its last layer has 2 × 2 places", "middle"), ("fr", "sa dernière couche a 2 × 2 places", "milieu")],
+)
+def test_maps_too_coarse_for_a_middle_have_no_share_of_it(root, make, monkeypatch, language, size, share):
+    """Nor is the share explained where no backbone has one; a finer one keeps it."""
+    monkeypatch.setenv("SKIN_TL_CACHE", str(root / "cache"))
+
+    def shown(name, sides):
+        study = fabricate(root, name, {"backbones": list(sides), "seeds": [1]})
+        for backbone, side in sides.items():
+            file = study.parent / "feature_extraction" / backbone / "explanations" / "images.csv"
+            table = pd.read_csv(file)
+            write_csv(file, table.assign(map_side=side, middle=table["middle"] if side > 2 else np.nan))
+        evaluate(study)
+        report = make(name, None, language)
+        setup = report.explained[0]
+        told = words_of(report, "results_explanations_setup", setup=setup)
+        return (
+            told,
+            str(report.table("confident_errors", setup=setup).html),
+            str(report.explanations(setup, "VGG16").html),
+        )
+
+    told, table, pictures = shown(f"coarse_{language}", {"VGG16": 2})
+    assert told.replace("\N{NO-BREAK SPACE}", " ").count(size) == 1 and "25" not in told
+    assert told.count(share) == 1 and share not in table and share not in pictures  # in the reason alone
+    assert pictures.count("2 × 2 places") > 3
+    told, table, pictures = shown(f"finer_{language}", {"VGG16": 7, "ResNet50": 2})
+    assert told.replace("\N{NO-BREAK SPACE}", " ").count(size) == 1 and told.count(share) == 3
+    assert share in table and share in pictures and "2 × 2 places" not in pictures
 
 
 @pytest.mark.parametrize(
@@ -684,8 +727,8 @@ def test_presentation_s_parameter_counts_are_checked(make):
     assert report.facts["literature.parameters.VGG16"].value == 138_357_544
 
 
-def words_of(report, name):
-    return " ".join(re.sub("<[^>]*>", "", str(report.text(name).html)).split())
+def words_of(report, name, **context):
+    return " ".join(re.sub("<[^>]*>", "", str(report.text(name, **context).html)).split())
 
 
 @pytest.mark.parametrize(("language", "words"), [("en", "By {} instead, the same"), ("fr", "Par {}, le même réseau")])
