@@ -156,7 +156,8 @@ class Study(BaseModel):
         One split and one head for each.
     train_fractions : list of float
         Shares (above 0, at most 1) of the training lesions, sorted, 1 among them: with each of those below 1, heads and
-        networks are trained once more for a learning curve.  All results but those curves rest on 1.  See `passes_of`.
+        networks are trained once more for a learning curve; of each diagnosis at least one lesion is kept.  All results
+        but those curves rest on 1.  See `passes_of`.
     weights : {'imagenet', 'imagenet_or_random', 'random'}
     leakage : bool
         Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.leakage`.

@@ -456,6 +456,20 @@ def test_learning_curves_without_training_from_scratch_name_no_target(make):
     assert text.count("<li>") == 1 and "curve.least.feature_extraction.lesion.native.Xception" in text
 
 
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "the same share of each diagnosis but at least one lesion of each"),
+        ("fr", "la même part de chaque diagnostic mais au moins une lésion de chacun"),
+    ],
+)
+def test_that_a_tiny_part_keeps_a_lesion_of_each_diagnosis_is_said(make, language, said):
+    changes = {"backbones": ["Xception"], "train_fractions": [0.001, 1], "leakage": False, "other_splits": 0}
+    report = make(f"tiny_part_{language}", changes, language)
+    assert report.facts["curve.least.feature_extraction.lesion.native.Xception.n_lesions"].value == len(CLASSES)
+    assert said in words_of(report, "transfer_buys")
+
+
 @pytest.mark.parametrize("language", languages())
 def test_what_a_study_sets_itself_and_sizes_that_weights_do_not_know_are_named(make, language):
     changes = {"backbones": ["ResNet50", "Xception"], "strategies": ["fine_tuning"], "image_size": 224, "l2": [0.1]}
