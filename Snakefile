@@ -76,7 +76,10 @@ def features_of(wildcards):
     """What a run needs of its backbone's features: nothing, where all is trained from random weights."""
     if wildcards.strategy == "from_scratch":
         return []
-    return [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in study.preprocessings]
+    names = [*study.preprocessings]
+    if wildcards.strategy == "feature_extraction" and study.control:
+        names.append(f"{study.control}_random")
+    return [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in names]
 
 
 def modules_of(wildcards):
@@ -162,6 +165,20 @@ rule features:
     log: f"{RUNS}/logs/features_{{backbone}}_{{preprocessing}}.log"
     shell:
         "{STEP} features {STUDY} --backbone {wildcards.backbone} --preprocessing {wildcards.preprocessing} > {log} 2>&1"
+
+
+rule random_features:
+    message: "computing the features of {wildcards.backbone} with random weights, the control ({wildcards.preprocessing})"
+    input:
+        rules.images.output.images,
+        sources("backbones", "features"),
+    output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}_random.json"
+    threads: HALF_OF_CORES
+    priority: 1
+    log: f"{RUNS}/logs/random_features_{{backbone}}_{{preprocessing}}.log"
+    shell:
+        "{STEP} random_features {STUDY} --backbone {wildcards.backbone} "
+        "--preprocessing {wildcards.preprocessing} > {log} 2>&1"
 
 
 rule train:

@@ -55,12 +55,18 @@ def features(study, folder, options):
     _write_features(study, folder, options, "dataset", "features/")
 
 
-def _write_features(study, folder, options, part, where):
+def random_features(study, folder, options):
+    """Compute the features that one backbone gives of all images with random weights."""
+    _write_features(study, folder, options, "dataset", "features/", "_random", weights={"source": "random"})
+
+
+def _write_features(study, folder, options, part, where, ending="", weights=None):
     from skin_tl.features import features_of
     from skin_tl.runs import read_images
 
-    _, about = features_of(study, folder, read_images(folder, part), options.backbone, options.preprocessing)
-    write_json(folder / f"{where}{options.backbone}_{options.preprocessing}.json", about)
+    images = read_images(folder, part)
+    _, about = features_of(study, folder, images, options.backbone, options.preprocessing, weights)
+    write_json(folder / f"{where}{options.backbone}_{options.preprocessing}{ending}.json", about)
 
 
 def train(study, folder, options):
@@ -229,7 +235,7 @@ def execute(name, target, study, folder, **parameters):
 
 
 STEPS = (weights, images, dataset, features, train, explain, baselines, ensemble, evaluate, report, render, slides)
-STEPS += (external_images, external_features, external_duplicates, external)
+STEPS += (random_features, external_images, external_features, external_duplicates, external)
 STEPS = {step.__name__: step for step in STEPS}
 
 

@@ -259,7 +259,7 @@ def contrast(predictions, column, a, b, strategy, backbone, n_boot=N_BOOT, seed=
     ----------
     predictions : pandas.DataFrame
         From `skin_tl.evaluation.read_predictions`.
-    column : {'arm', 'preprocessing', 'train_fraction', 'strategy'}
+    column : {'arm', 'preprocessing', 'train_fraction', 'strategy', 'weights'}
         What differs.
     a, b : object
         Its two values; differences are those of `a` less those of `b`.

@@ -71,7 +71,7 @@ def extract(images, backbone, preprocessing, model):
     return np.load(folder / "features.npy", mmap_mode="r"), json.loads((folder / "about.json").read_text())
 
 
-def features_of(study, folder, images, backbone, preprocessing):
+def features_of(study, folder, images, backbone, preprocessing, weights=None):
     """Compute the features of images with a study's backbone, or find them computed.
 
     Parameters
@@ -82,13 +82,15 @@ def features_of(study, folder, images, backbone, preprocessing):
     images : skin_tl.images.ImageSet
     backbone : str
     preprocessing : {'native', 'unit'}
+    weights : dict, optional
+        Of the backbone, see `skin_tl.backbones.build_backbone`; the study's own by default.
 
     Returns
     -------
     features, about
         As from `extract`.
     """
-    weights = read_json(folder / "weights.json")["backbones"][backbone]
+    weights = weights or read_json(folder / "weights.json")["backbones"][backbone]
     model = build_backbone(backbone, preprocessing, study.image_size, weights)
     return extract(images, backbone, preprocessing, model)
 

@@ -14,7 +14,7 @@ from skin_tl.decisions import decisions_table, roc_points
 from skin_tl.evaluation import CELL, METRIC_COLUMNS, N_BOOT, main_arm, metrics_table, reliability
 from skin_tl.files import write_csv
 from skin_tl.leakage import ARMS, split_spread
-from skin_tl.study import EVALUATED, command_of, kind_of
+from skin_tl.study import EVALUATED, RANDOM_WEIGHTS, command_of, kind_of
 from skin_tl.subgroups import subgroup_table
 from skin_tl.tables import published_results, read_table
 
@@ -140,7 +140,8 @@ def _comparisons(files, n_boot):
 
 
 def _effects(files, n_boot):
-    """Contrast the two arms of the leakage experiment, the two scalings, and pairs of strategies, for each backbone.
+    """Contrast the two arms of the leakage experiment, the two scalings, pretrained and random weights of a frozen
+    backbone, and pairs of strategies, for each backbone.
 
     `tested` says which test lesions: all, or those that have siblings, whom leakage can help at all.  p-values are
     corrected after Holm over the backbones, and over the pairs of strategies with them.
@@ -158,6 +159,11 @@ def _effects(files, n_boot):
         own = main_arm(table)
         if {"native", "unit"} <= set(own["preprocessing"]):
             found = contrast(own, "preprocessing", "native", "unit", strategy, backbone, n_boot)
+            parts.append(found.assign(tested="all"))
+        if (table["arm"] == RANDOM_WEIGHTS).any():
+            control = table[table["arm"] == RANDOM_WEIGHTS].assign(arm="main", weights="random")
+            both = pd.concat([own.assign(weights="imagenet"), control], ignore_index=True)
+            found = contrast(both, "weights", "imagenet", "random", strategy, backbone, n_boot)
             parts.append(found.assign(tested="all"))
     tables = []
     if parts:

@@ -30,6 +30,12 @@ STRATEGIES = ("feature_extraction", "fine_tuning", "from_scratch")
 TUNED = STRATEGIES[1:]
 """Strategies that train whole networks on images."""
 
+RANDOM_WEIGHTS = "random_weights"
+"""Arm of the heads on features of the same backbone with random weights (study key `random_control`)."""
+
+MORE_PENALTIES = 3
+"""Decades beyond a study's `l2` that are tried on either side while the penalty at the edge does best."""
+
 SMOOTHED = 5
 """Epochs over which macro F1 of the validation subset is averaged before it chooses."""
 
@@ -80,6 +86,24 @@ def passes_of(fraction):
         At least 1.
     """
     return round(fraction**-0.5)
+
+
+def penalties_beyond(l2):
+    """Return the penalties that may be tried beyond those that a study lists, by factors of ten.
+
+    Parameters
+    ----------
+    l2 : list of float
+        As a study lists them.
+
+    Returns
+    -------
+    below, above : list of float
+        `MORE_PENALTIES` each, the nearest first.  Empty where there is no choice (a single penalty), and below 0.
+    """
+    decades = range(1, MORE_PENALTIES + 1) if len(l2) > 1 else ()
+    below = [float(f"{min(l2) / 10**decade:.12g}") for decade in decades if min(l2)]
+    return below, [float(f"{max(l2) * 10**decade:.12g}") for decade in decades]
 
 
 def _as_list(value):
@@ -165,12 +189,16 @@ class Study(BaseModel):
         How many further random splits are drawn and scored, to see how far a score moves between them.
     external : {'isic2018'}, optional
         A test set from elsewhere that every head predicts once it is trained, see `skin_tl.external`.
+    random_control : bool
+        Whether heads are also trained on features of the same backbones with random weights: the control of what
+        ImageNet's weights add, see `control`.  Of `feature_extraction` alone.
     images : bool
         Whether report and slides show pictures of the data set; without them they may be shared whatever its licence.
     l2, max_epochs, patience
         How heads are trained: the penalties on the square of the weights, of which the validation subset chooses one
-        for each head; the largest number of epochs; and after how many without a better validation macro F1 a head
-        stops.  The defaults were chosen with ResNet50 features, on images of HAM10000 outside of a test subset.
+        for each head (where the smallest or largest does best, further ones are tried, see `penalties_beyond`); the
+        largest number of epochs; and after how many without a better validation macro F1 a head stops.  The
+        defaults were chosen with ResNet50 features, on images of HAM10000 outside of a test subset.
     unfreeze : {'all', 'last_block'}, optional
         Which part of the backbone learns in `fine_tuning`; all of it by default.
     fine_tuning_rate : list of float
@@ -227,6 +255,7 @@ class Study(BaseModel):
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
     leakage: bool = False
     other_splits: int = Field(0, ge=0, le=1000)
+    random_control: bool = True
     external: Literal["isic2018"] | None = None
     images: bool = True
     l2: _numbers(ge=0) = [1e-4, 1e-3, 1e-2]
@@ -366,6 +395,16 @@ class Study(BaseModel):
         """Backbone and preprocessing by whose features near-duplicates are told: the first, native if it is listed."""
         return self.backbones[0], "native" if "native" in self.preprocessings else self.preprocessings[0]
 
+    @property
+    def control(self):
+        """Scaling under which heads are trained on random weights beside the study's own; None without that control.
+
+        Native if it is listed, as the conclusions rest on it: one more pass over the images for each backbone.
+        """
+        if not self.random_control or self.weights == "random" or "feature_extraction" not in self.strategies:
+            return None
+        return "native" if "native" in self.preprocessings else self.preprocessings[0]
+
     def split_settings(self):
         """Return what the splits depend on besides the data, as a dict (the reason to draw them again)."""
         keys = ("split_policies", "seeds", "leakage", "other_splits")
@@ -377,7 +416,7 @@ class Study(BaseModel):
         """Return what a training run depends on besides its data, as a dict (the reason to train again)."""
         keys = ["split_policies", "preprocessings", "seeds"]
         if strategy == "feature_extraction":
-            keys += ["leakage", "other_splits"]
+            keys += ["leakage", "other_splits", "control"]
         keys += [key for key, meant in _OF_STRATEGIES.items() if strategy in meant and key not in _PLACES]
         if self.train_fractions != [1.0]:  # a study without learning curves is not trained again for their sake
             keys.append("train_fractions")

@@ -18,7 +18,18 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import approximate, main_arm, point_metrics, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.splits import draw_fraction
-from skin_tl.study import BASELINES, CLASSES, SMOOTHED, SUBSETS, TUNED, check_study, command_of, kind_of
+from skin_tl.study import (
+    BASELINES,
+    CLASSES,
+    RANDOM_WEIGHTS,
+    SMOOTHED,
+    SUBSETS,
+    TUNED,
+    check_study,
+    command_of,
+    kind_of,
+    penalties_beyond,
+)
 from skin_tl.subgroups import MAX_WIDTH, MIN_LESIONS
 
 TEXTS = ROOT / "report" / "text"
@@ -439,6 +450,7 @@ def settings_table(files):
     """
     study = files.study
     numbers = {key: study[key] for key in sorted(study) if type(study[key]) in (int, float)}
+    numbers |= penalty_choices(files)
     numbers |= {
         "n_backbones": len(study["backbones"]),
         "n_seeds": len(study["seeds"]),
@@ -461,6 +473,26 @@ def settings_table(files):
         batches = [run["batch"] for run in files.runs.values() if "batch" in run]
         numbers |= {"smallest_batch": min(batches), "largest_batch": max(batches)}
     return pd.DataFrame({"setting": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)})
+
+
+def penalty_choices(files):
+    """Say which penalties the heads of a study took, as a dict; empty where it trained no head, or had no choice.
+
+    n_heads (those on random weights and of experiments among them), lowest_penalty_taken, highest_penalty_taken and
+    n_penalties_at_edge: how many heads took the smallest or the largest penalty that may be tried, beyond which another
+    might have served better.
+    """
+    l2 = files.study["l2"]
+    heads = files.history[(files.history["stage"] == "head") & files.history["kept"].astype(bool)]
+    if heads.empty or len(l2) == 1:
+        return {}
+    taken, (below, above) = heads["l2"].astype(float), penalties_beyond(l2)
+    # Nothing lies below a penalty of 0.
+    at_edge = taken >= above[-1] * (1 - 1e-9)
+    if below:
+        at_edge |= taken <= below[-1] * (1 + 1e-9)
+    found = {"n_heads": len(heads), "n_penalties_at_edge": int(at_edge.sum())}
+    return found | {"lowest_penalty_taken": float(taken.min()), "highest_penalty_taken": float(taken.max())}
 
 
 def backbone_table(files, literature):
@@ -1012,6 +1044,7 @@ def _seconds_of_one(files, row):
     kind = "heads" if row["strategy"] == "feature_extraction" else "networks"
     history = files.history[(files.history[["strategy", "backbone"]] == [row["strategy"], row["backbone"]]).all(axis=1)]
     trained = history[(history["train_fraction"] == 1) & (history["preprocessing"] == row["preprocessing"])]
+    trained = trained[trained["arm"] != RANDOM_WEIGHTS]  # whose time is noted apart
     n_trained = len(trained[["arm", "split_policy", "seed"]].drop_duplicates())
     noted = [timings[f"{kind}_{name}_s"] for name in _alike(files, row) if f"{kind}_{name}_s" in timings]
     passed = timings.get(f"features_{row['preprocessing']}_s", 0.0)

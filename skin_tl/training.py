@@ -23,7 +23,7 @@ from joblib import Parallel, delayed
 from scipy import optimize, special
 from threadpoolctl import threadpool_limits
 
-from skin_tl.backbones import build_backbone, count_parameters_with_classifier, transform_of
+from skin_tl.backbones import RANDOM_WEIGHTS_SEED, build_backbone, count_parameters_with_classifier, transform_of
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import main_arm
 from skin_tl.features import extract
@@ -32,7 +32,7 @@ from skin_tl.images import ImageSet, cache_folder
 from skin_tl.progress import bar
 from skin_tl.runs import run_record
 from skin_tl.splits import EXPERIMENT, fraction_rows, subset_rows
-from skin_tl.study import CLASSES, SMOOTHED, STRATEGIES, Study
+from skin_tl.study import CLASSES, RANDOM_WEIGHTS, SMOOTHED, STRATEGIES, Study, penalties_beyond
 from skin_tl.uncertainty import confusion_metrics
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
@@ -109,7 +109,8 @@ def train_head(features, labels, rows, study):
 
     A head on frozen features is multinomial logistic regression: convex, and best solved by a method that needs no
     learning rate and draws no batches (L-BFGS, as in Kornblith et al., CVPR 2019).  An epoch is one of its iterations;
-    each sees the whole training subset.  It is trained once with each of the study's penalties, with early stopping.
+    each sees the whole training subset.  It is trained once with each of the study's penalties, with early stopping,
+    and where the smallest or the largest does best, with further ones (see `skin_tl.study.penalties_beyond`).
 
     Both choices look at macro F1 and not at the loss: nevi make up two thirds of the images, and the loss is lowest
     long before the rare diagnoses are told apart.  Macro F1 of a validation subset is noisy, as a few images of a rare
@@ -137,10 +138,33 @@ def train_head(features, labels, rows, study):
     dense = head.get_layer("diagnosis")
     x, x_val = (_standardised(head, features, rows[name]) for name in ("train", "val"))
     y, y_val = labels[rows["train"]], labels[rows["val"]]
-    fits = [_fit(x, y, x_val, y_val, l2, study) for l2 in study.l2]
-    best = max(fits, key=lambda fit: fit["macro_f1"])
+    best = _best_fit(lambda l2: _fit(x, y, x_val, y_val, l2, study), study.l2)
     dense.set_weights(_kernel_and_bias(best["weights"]))
     return head, best["history"]
+
+
+def _best_fit(fit, penalties):
+    """Fit with each penalty, and with further ones as long as the one at an edge does better than all others.
+
+    Parameters
+    ----------
+    fit : callable
+        From a penalty to a dict with macro_f1.
+    penalties : list of float
+
+    Returns
+    -------
+    dict
+        The best of `fit`, the first of equal ones.
+    """
+    fits = {l2: fit(l2) for l2 in penalties}
+    for beyond, edge in zip(penalties_beyond(penalties), (min, max), strict=True):
+        for l2 in beyond:
+            at_edge = edge(fits)
+            if any(other["macro_f1"] >= fits[at_edge]["macro_f1"] for name, other in fits.items() if name != at_edge):
+                break
+            fits[l2] = fit(l2)
+    return max(fits.values(), key=lambda fit: fit["macro_f1"])
 
 
 def reached(history):
@@ -302,12 +326,16 @@ class Job:
     sizes: dict = field(default_factory=dict)
     on_epoch: Callable | None = None
 
-    def features(self, preprocessing):
-        """Compute the backbone's features of all images, or find them computed; return model and features."""
-        model = build_backbone(self.backbone, preprocessing, self.study.image_size, self.weights)
+    def features(self, preprocessing, control=False):
+        """Compute the backbone's features of all images, or find them computed; return model and features.
+
+        Those of its control are of the same backbone with random weights.
+        """
+        weights = {"source": "random"} if control else self.weights
+        model = build_backbone(self.backbone, preprocessing, self.study.image_size, weights)
         features, about = extract(self.images, self.backbone, preprocessing, model)
         self.sizes.update(n_parameters=model.count_params(), n_features=features.shape[1])
-        self.timings[f"features_{preprocessing}_s"] = about["seconds"]
+        self.timings[f"features_{'random' if control else preprocessing}_s"] = about["seconds"]
         return model, features
 
 
@@ -344,7 +372,7 @@ def train_run(study, strategy, backbone, prepared, folder, live=False, keep_chec
     weights = {"source": "random"} if strategy == "from_scratch" else prepared.weights["backbones"][backbone]
     job = Job(study, strategy, backbone, prepared.images, metadata, weights, Path(folder))
     curves = None
-    due = _heads(study, prepared, metadata)
+    due = _heads(study, prepared, metadata, control=strategy == "feature_extraction" and weights["source"] != "random")
     if strategy == "feature_extraction":
         trained = _train_heads(job, due)
     else:
@@ -374,6 +402,7 @@ def train_run(study, strategy, backbone, prepared, folder, live=False, keep_chec
         "n_parameters_with_classifier": count_parameters_with_classifier(backbone),
         "weights": weights,
         "random_weights": weights["source"] == "random",
+        **_record_of_control(due),
         "device": device(cpu=strategy != "feature_extraction" and study.device == "cpu"),
         "timings": job.timings,
     }
@@ -397,13 +426,15 @@ def _train_heads(job, heads):
     """
     trained, labels = {}, labels_of(job.metadata)
     with threadpool_limits(1, "blas"), bar(total=len(heads), what=f"training {job.backbone}", unit="head") as shown:
-        for preprocessing in job.study.preprocessings:
-            model, features = job.features(preprocessing)
+        for preprocessing, control in _passes(heads):
+            model, features = job.features(preprocessing, control)
             transform = transform_of(job.backbone, preprocessing)
             for whole in (True, False) if len(job.study.train_fractions) > 1 else (True,):
                 clock = time.perf_counter()
-                mine = {name: rows for name, rows in heads.items() if name[2] == preprocessing}
+                mine = [name for name in heads if (name[2], name[0] == RANDOM_WEIGHTS) == (preprocessing, control)]
                 mine = {name: (transform, *without_preprocessing(name)) for name in mine if (name[-1] == 1) == whole}
+                if not mine:  # the control is trained on all lesions alone
+                    continue
                 due = {same: heads[name] for name, same in mine.items() if same not in trained}
                 found = _side_by_side(delayed(train_head)(features, labels, rows, job.study) for rows in due.values())
                 for name, same in mine.items():
@@ -420,6 +451,17 @@ def _train_heads(job, heads):
                 job.timings[timing_key("heads", name)] = round(time.perf_counter() - clock, 3)
 
 
+def _passes(heads):
+    """Return the features that heads rest on, in order: pairs of preprocessing, and whether weights are random."""
+    return list(dict.fromkeys((name[2], name[0] == RANDOM_WEIGHTS) for name in heads))
+
+
+def _record_of_control(heads):
+    """Return what ``run.json`` says of the heads on random weights; nothing where there are none."""
+    scalings = [preprocessing for preprocessing, control in _passes(heads) if control]
+    return {"random_control": {"preprocessing": scalings[0], "seed": RANDOM_WEIGHTS_SEED}} if scalings else {}
+
+
 def without_preprocessing(name):
     """Return the name of a head without its preprocessing, which may be another word for the same transform."""
     arm, policy, _, seed, fraction = name
@@ -429,8 +471,10 @@ def without_preprocessing(name):
 def timing_key(what, name):
     """Return under which key the seconds stand that `what`, ``heads`` or ``networks``, of such a name took.
 
-    Those that learn from a part of the training lesions have a key of their own.
+    Those that learn from a part of the training lesions have a key of their own, and so has the control.
     """
+    if name[0] == RANDOM_WEIGHTS:
+        return f"{what}_random_s"
     return f"{what}_{name[2]}{'' if name[-1] == 1 else '_fractions'}_s"
 
 
@@ -443,8 +487,11 @@ def _side_by_side(calls):
     return Parallel(n_jobs=-1, prefer="threads", return_as="generator")(calls)
 
 
-def _heads(study, prepared, metadata):
-    """Return the rows of each head by its name (see `HEAD`): the study's own, experiments', and those of fractions."""
+def _heads(study, prepared, metadata, control=False):
+    """Return the rows of each head by its name (see `HEAD`): the study's own, experiments', and those of fractions.
+
+    With `control`, those of the study's own that are trained once more on random weights are the last.
+    """
     heads, image_ids = {}, metadata["image_id"]
     for preprocessing, policy, seed in itertools.product(study.preprocessings, study.split_policies, study.seeds):
         heads["main", policy, preprocessing, seed, 1.0] = subset_rows(prepared.splits, policy, seed, image_ids)
@@ -455,7 +502,8 @@ def _heads(study, prepared, metadata):
     for fraction in study.train_fractions:
         for (*name, seed, _), rows in own if fraction < 1 else []:
             heads[*name, seed, fraction] = fraction_rows(rows, metadata, fraction, seed)
-    return heads
+    again = own if control else []
+    return heads | {(RANDOM_WEIGHTS, *name): rows for (_, *name), rows in again if name[1] == study.control}
 
 
 def last_stage(history):

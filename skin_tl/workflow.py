@@ -684,7 +684,7 @@ def _register_logger(terminal):
             self.estimated = True
             from skin_tl.study import TUNED
 
-            long = ["images", "features", "external_images", "external_features"]
+            long = ["images", "features", "random_features", "external_images", "external_features"]
             if any(strategy in TUNED for strategy in self.study.strategies):
                 long.append("train")
             if any(steps.get(name) for name in long):
@@ -897,11 +897,16 @@ def estimate(study):
         if not os.environ.get(f"SKIN_TL_{name}") and not decoded:
             download += DOWNLOAD_BYTES[name]
     passes = {(name, transform_of(name, how)) for name in study.backbones for how in study.preprocessings}
-    work, features = 0.0, 0
-    for name, _ in passes:
+    work, control, features = 0.0, 0.0, 0
+    for name, transform in [*passes, *((name, "control") for name in study.backbones if study.control)]:
         operations, n_features = COST.get(name, COST_OF_OTHERS)
-        work += operations * (study.image_size / 224) ** 2 / EFFICIENCY.get(name, EFFICIENCY_OF_OTHERS)
-        features += n_images * n_features * 4
+        cost = operations * (study.image_size / 224) ** 2 / EFFICIENCY.get(name, EFFICIENCY_OF_OTHERS)
+        if transform == "control":  # sees the study's own images alone
+            control += cost
+            features += N_HAM10000 * n_features * 4
+        else:
+            work += cost
+            features += n_images * n_features * 4
     # Whole networks: in each epoch, every training image costs a forward and a backward pass, as much as two more.
     tuned = [strategy for strategy in study.strategies if strategy in TUNED]
     n_splits, fractions = len(study.split_policies) * len(study.seeds), study.train_fractions
@@ -917,7 +922,7 @@ def estimate(study):
         images=n_images * study.image_size**2 * 3,
         features=features,
         models=MODEL_BYTES * len(study.backbones) * n_models,
-        seconds=(n_images + N_HAM10000 * rounds) * work / measure_speed(),
+        seconds=((n_images + N_HAM10000 * rounds) * work + N_HAM10000 * control) / measure_speed(),
         gpu=has_gpu(),
     )
 

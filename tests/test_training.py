@@ -1,5 +1,6 @@
 """Features are computed once, heads learn from the training subset alone, and a run keeps its contract."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -14,11 +15,13 @@ from sklearn.metrics import f1_score, log_loss
 
 from skin_tl.errors import SkinTLError
 from skin_tl.splits import fraction_rows, subset_rows
-from skin_tl.study import CLASSES, check_study, save_study
+from skin_tl.study import CLASSES, SMOOTHED, check_study, penalties_beyond, save_study
 
 keras = pytest.importorskip("keras")
 
-from skin_tl import features, runs, training  # noqa: E402
+import tiny  # noqa: E402
+
+from skin_tl import backbones, features, runs, training  # noqa: E402
 
 HEAD = check_study(
     {
@@ -161,6 +164,32 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch():
     assert score == pytest.approx(history.loc[best, "val_macro_f1"], rel=1e-5)
 
 
+@pytest.mark.parametrize("grid", [[1e-4, 1e-3], [0.1, 1.0]])
+def test_a_penalty_at_the_edge_of_its_grid_is_no_final_choice(grid):
+    values, labels, rows = _blobs(spread=3)
+
+    def train(penalties):
+        head, history = training.train_head(values, labels, rows, HEAD.model_copy(update={"l2": penalties}))
+        reached = history["val_macro_f1"].rolling(SMOOTHED, min_periods=1).mean().max()
+        return reached, history["l2"].iloc[0], head.get_weights()[-2]
+
+    reached, chosen, weights = train(grid)
+    below, above = penalties_beyond(grid)
+    assert chosen in [*below, *above]
+    for neighbour in (chosen / 10, chosen * 10):
+        assert train([neighbour])[0] < reached
+    np.testing.assert_array_equal(weights, train([chosen])[2])  # as if it alone were listed
+
+
+def test_the_search_for_a_penalty_is_bounded_and_a_single_one_is_no_search():
+    assert penalties_beyond([0.01]) == ([], [])
+    assert penalties_beyond([0.1, 0.001]) == ([1e-4, 1e-5, 1e-6], [1, 10, 100])
+    assert penalties_beyond([0, 0.001]) == ([], [0.01, 0.1, 1])  # nothing lies below none
+    values, labels, rows = _blobs(spread=3)
+    history = training.train_head(values, labels, rows, HEAD.model_copy(update={"l2": [1e-7, 3e-7]}))[1]
+    assert history["l2"].iloc[0] <= 3e-4
+
+
 def test_the_validation_subset_chooses_the_penalty():
     values, labels, rows = _blobs(spread=6)
     penalties = [1e-4, 1e-1, 10.0]
@@ -289,6 +318,59 @@ def test_experiments_are_trained_beside_the_main_arm(run):
     assert tested["leak_with_siblings"] == tested["leak_without_siblings"]
     other = test[(test["arm"] == "other_split") & (test["seed"] == 1001)]
     assert set(other["image_id"]) == set(data.experiments.query("seed == 1001 and subset == 'test'")["image_id"])
+
+
+def test_heads_on_random_weights_are_a_control_beside_the_main_arm(small_study, tmp_path, monkeypatch):
+    def network(name, weights, image_size=224):
+        if weights == "imagenet":
+            keras.utils.set_random_seed(7)  # stands for weights that were trained
+        return tiny.network(name, weights, image_size)
+
+    tiny.install(monkeypatch.setattr)
+    monkeypatch.setattr(backbones, "_network", network)
+    changes = {
+        "split_policies": ["lesion", "image"],
+        "preprocessings": ["unit", "native"],
+        "train_fractions": [0.5, 1.0],
+    }
+    random = small_study.model_copy(update=changes)
+    data, found = runs.prepare(random, tmp_path), {}
+    pretrained = dataclasses.replace(
+        data, weights={"source": "imagenet", "backbones": {"MobileNetV2": {"source": "keras"}}}
+    )
+    for name, weights, control, prepared in (
+        ("with", "imagenet", True, pretrained),
+        ("without", "imagenet", False, pretrained),
+        ("random", "random", True, data),
+        ("fallen back", "imagenet_or_random", True, data),
+    ):
+        study = random.model_copy(update={"weights": weights, "random_control": control})
+        training.train_run(study, "feature_extraction", "MobileNetV2", prepared, tmp_path / name)
+        found[name] = pd.read_csv(tmp_path / name / "predictions.csv")
+    table = found["with"]
+    main, control = (table[table["arm"] == arm].reset_index(drop=True) for arm in ("main", "random_weights"))
+    pd.testing.assert_frame_equal(main, found["without"])
+    assert len(main) + len(control) == len(table)
+    # The control is what a study with random weights trains; of the scalings, native alone.
+    own = found["random"].query("preprocessing == 'native' and train_fraction == 1").reset_index(drop=True)
+    pd.testing.assert_frame_equal(control.assign(arm="main"), own)
+    pd.testing.assert_frame_equal(found["random"], found["fallen back"])
+    assert set(found["random"]["arm"]) == {"main"}
+    assert not np.allclose(own["p_nv"], main.query("preprocessing == 'native' and train_fraction == 1")["p_nv"])
+    # Its heads are kept and its record says how to make them again; the whole model is the main arm's.
+    assert (tmp_path / "with" / "heads" / "random_weights_image_native_seed2.keras").is_file()
+    records = {name: json.loads((tmp_path / name / "run.json").read_text()) for name in found}
+    assert records["with"]["random_control"] == {"preprocessing": "native", "seed": 0}
+    assert records["with"]["timings"].keys() - records["without"]["timings"].keys() == {
+        "features_random_s",
+        "heads_random_s",
+    }
+    assert not any("random_control" in records[name] for name in ("without", "random", "fallen back"))
+    whole = keras.models.load_model(tmp_path / "with" / "model.keras")
+    chances = pd.DataFrame(whole.predict(data.images.pixels, verbose=0), index=data.images.ids)
+    first = main.query("split_policy == 'lesion' and preprocessing == 'unit' and seed == 1 and train_fraction == 1")
+    expected = first[[f"p_{name}" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(chances.loc[first["image_id"].astype(str)].to_numpy(), expected, atol=1e-4)
 
 
 def test_the_same_run_writes_the_same_bytes(run, tmp_path, monkeypatch):

@@ -784,13 +784,18 @@ def test_the_estimate_counts_what_is_computed(monkeypatch):
     monkeypatch.delenv("SKIN_TL_HAM10000", raising=False)
 
     def of(**changes):
-        plain = {"backbones": "ResNet50", "preprocessings": "native"}
+        plain = {"backbones": "ResNet50", "preprocessings": "native", "random_control": False}
         return workflow.estimate(load_study("presentation", plain | changes))
 
     one = of()
     assert one.images == 10015 * 224 * 224 * 3
     assert one.features == 10015 * 2048 * 4
     assert of(preprocessings="native,unit").seconds == pytest.approx(2 * one.seconds)
+    control = of(random_control=True)  # one more pass over the study's own images
+    assert control.seconds == pytest.approx(2 * one.seconds) and control.features == 2 * one.features
+    both = of(random_control=True, external="isic2018")
+    assert both.seconds == pytest.approx(one.seconds * (2 * 10015 + 1512) / 10015)
+    assert both.features == (2 * 10015 + 1512) * 2048 * 4
     assert of(image_size=448).seconds == pytest.approx(4 * one.seconds)
     xception = of(backbones="Xception", preprocessings="native,unit")  # both scale to -1…1: one pass
     assert xception.seconds == pytest.approx(of(backbones="Xception").seconds)
