@@ -9,9 +9,10 @@
 #   external_images ─ external_features ─┬─ external
 #                                        └─ external_duplicates
 #
-# Called by ./run_all.sh with --configfile studies/<study>.yaml. Each step is `python -m skin_tl STEP`; `params.depends` holds
-# the settings that a step depends on, so that changing them, and nothing else, runs it again. Of the notebooks that draw splits
-# and train, the code counts alone: they are opened, run and saved in JupyterLab.
+# Called by ./run_all.sh with --configfile studies/<study>.yaml. Each step is `python -m skin_tl STEP`. `params.depends` holds
+# the settings that a step depends on, `params.code` the hash of its code, and `params.text` that of texts and templates: a
+# step runs again where one of them, or the content of an input, is another. Dates do not count. Of notebooks, the code
+# counts alone: they are opened, run and saved in JupyterLab.
 
 import json
 import os
@@ -22,8 +23,10 @@ from pathlib import Path
 import yaml
 
 from skin_tl.backbones import weights_state
+from skin_tl.files import content_hash
+from skin_tl.step_code import step_code
 from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
-from skin_tl.workflow import code_of, has_gpu
+from skin_tl.workflow import has_gpu
 
 with open(workflow.configfiles[0]) as file:
     settings = yaml.safe_load(file)
@@ -68,10 +71,6 @@ def depends(**settings):
     return json.dumps(settings, sort_keys=True)
 
 
-def sources(*modules):
-    return [f"skin_tl/{name}.py" for name in modules]
-
-
 def features_of(wildcards):
     """What a run needs of its backbone's features: nothing, where all is trained from random weights."""
     if wildcards.strategy == "from_scratch":
@@ -80,11 +79,6 @@ def features_of(wildcards):
     if wildcards.strategy == "feature_extraction" and study.control:
         names.append(f"{study.control}_random")
     return [f"{RUNS}/features/{wildcards.backbone}_{name}.json" for name in names]
-
-
-def modules_of(wildcards):
-    more = {"feature_extraction": [], "fine_tuning": ["tuning"], "from_scratch": ["tuning", "backbones"]}
-    return sources("training", *more[wildcards.strategy])
 
 
 def settings_of(wildcards):
@@ -109,6 +103,7 @@ rule all:
         f"{REPORT}/metrics.csv",
         [f"{REPORT}/report{ending}.{kind}" for ending in LANGUAGES.values() for kind in ("html", "pdf")],
         [f"{REPORT}/slides{ending}.html" for ending in LANGUAGES.values()],
+        [f"{REPORT}/{name}" for name in study.report_files],
         # Named here so that a run that was deleted is missed, though the report that was made from it is there.
         [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
@@ -120,18 +115,21 @@ rule all:
 rule weights:
     message: f"finding the weights of {', '.join(study.backbones)}" if study.transfers else "transferring no weights"
     output: f"{RUNS}/weights.json"
-    params: depends=depends(**WEIGHTS)
+    params:
+        depends=depends(**WEIGHTS),
+        code=step_code("weights"),
     log: f"{RUNS}/logs/weights.log"
     shell: "{STEP} weights {STUDY} > {log} 2>&1"
 
 
 rule images:
     message: "checking and decoding the images"
-    input: sources("dataset", "images", *(["synthetic"] if study.synthetic else []))
     output:
         metadata=f"{RUNS}/dataset/metadata.csv",
         images=f"{RUNS}/dataset/images.json",
-    params: depends=depends(dataset=study.dataset, image_size=study.image_size, source=STATES.get("HAM10000", ""))
+    params:
+        depends=depends(dataset=study.dataset, image_size=study.image_size, source=STATES.get("HAM10000", "")),
+        code=step_code("images"),
     threads: max(1, (workflow.cores or 1) - 1)  # uses all; the search for weights, beside it, mostly waits
     log: f"{RUNS}/logs/images.log"
     shell: "{STEP} images {STUDY} > {log} 2>&1"
@@ -139,16 +137,14 @@ rule images:
 
 rule dataset:
     message: "drawing the splits (notebook 1_dataset)"
-    input:
-        rules.images.output,
-        sources("splits", "leakage"),
+    input: rules.images.output
     output:
         f"{RUNS}/dataset/splits.csv",
         f"{RUNS}/dataset/experiments.csv",
         f"{RUNS}/dataset/dataset.ipynb",
     params:
         depends=depends(**study.split_settings()),
-        notebook=code_of("1_dataset"),
+        code=step_code("dataset", "1_dataset"),
     log: f"{RUNS}/logs/dataset.log"
     shell: "{STEP} dataset {STUDY} > {log} 2>&1"
 
@@ -158,8 +154,8 @@ rule features:
     input:
         rules.weights.output,
         rules.images.output.images,
-        sources("backbones", "features"),
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}.json"
+    params: code=step_code("features")
     threads: HALF_OF_CORES
     priority: 1  # before all heads, which then fill what a last long one leaves
     log: f"{RUNS}/logs/features_{{backbone}}_{{preprocessing}}.log"
@@ -187,11 +183,10 @@ rule train:
         rules.images.output,
         rules.dataset.output[:2],
         features_of,
-        modules_of,
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in RUN_FILES]
     params:
         depends=settings_of,
-        notebook=code_of("2_train"),
+        code=step_code("train", "2_train"),
     threads: lambda wildcards: workflow.cores if wildcards.strategy in TUNED else HALF_OF_CORES
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
     shell:
@@ -206,8 +201,8 @@ rule explain:
         lambda wildcards: (
             [] if wildcards.strategy in TUNED else f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json"
         ),
-        sources("gradcam", "explanations"),
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED]
+    params: code=step_code("explain")
     threads: HALF_OF_CORES
     log: f"{RUNS}/logs/explain_{{strategy}}_{{backbone}}.log"
     shell:
@@ -218,9 +213,7 @@ if study.external:
 
     rule external_images:
         message: "checking and decoding the external test set"
-        input:
-            rules.images.output.metadata,
-            sources("dataset", "images", "external"),
+        input: rules.images.output.metadata
         output:
             metadata=f"{RUNS}/external/metadata.csv",
             images=f"{RUNS}/external/images.json",
@@ -230,6 +223,7 @@ if study.external:
                 image_size=study.image_size,
                 source=STATES["ISIC2018"],
             ),
+            code=step_code("external_images"),
         threads: workflow.cores
         log: f"{RUNS}/logs/external_images.log"
         shell: "{STEP} external_images {STUDY} > {log} 2>&1"
@@ -239,8 +233,8 @@ if study.external:
         input:
             rules.weights.output,
             rules.external_images.output.images,
-            sources("backbones", "features"),
         output: f"{RUNS}/external/features_{{backbone}}_{{preprocessing}}.json"
+        params: code=step_code("external_features")
         threads: HALF_OF_CORES
         log: f"{RUNS}/logs/external_features_{{backbone}}_{{preprocessing}}.log"
         shell:
@@ -253,9 +247,10 @@ if study.external:
             rules.images.output.metadata,
             f"{RUNS}/features/{'_'.join(study.features_of_duplicates)}.json",
             f"{RUNS}/external/features_{'_'.join(study.features_of_duplicates)}.json",
-            sources("external", "neighbours"),
         output: f"{RUNS}/external/duplicates.csv"
-        params: depends=depends(by=study.features_of_duplicates)
+        params:
+            depends=depends(by=study.features_of_duplicates),
+            code=step_code("external_duplicates"),
         threads: workflow.cores
         log: f"{RUNS}/logs/external_duplicates.log"
         shell: "{STEP} external_duplicates {STUDY} > {log} 2>&1"
@@ -270,9 +265,10 @@ if study.external:
                 f"{RUNS}/external/features_{wildcards.backbone}_{name}.json"
                 for name in ([] if wildcards.strategy in TUNED else study.preprocessings)
             ],
-            sources("external"),
         output: f"{RUNS}/{{strategy}}/{{backbone}}/predictions_{study.external}.csv"
-        params: depends=settings_of
+        params:
+            depends=settings_of,
+            code=step_code("external"),
         threads: workflow.cores
         log: f"{RUNS}/logs/external_{{strategy}}_{{backbone}}.log"
         shell:
@@ -284,8 +280,8 @@ rule baselines:
     input:
         rules.images.output,
         rules.dataset.output[0],
-        sources("baselines"),
     output: [f"{RUNS}/baseline/{name}/{file}" for name in BASELINES for file in ("predictions.csv", "run.json")]
+    params: code=step_code("baselines")
     log: f"{RUNS}/logs/baselines.log"
     shell: "{STEP} baselines {STUDY} > {log} 2>&1"
 
@@ -294,7 +290,9 @@ rule ensemble:
     message: "averaging the backbones, {wildcards.strategy}"
     input: lambda wildcards: [file for file in PREDICTIONS if f"/{wildcards.strategy}/" in file]
     output: [f"{RUNS}/{{strategy}}/ensemble/{file}" for file in ("predictions.csv", "run.json")]
-    params: depends=depends(backbones=study.backbones)
+    params:
+        depends=depends(backbones=study.backbones),
+        code=step_code("ensemble"),
     log: f"{RUNS}/logs/ensemble_{{strategy}}.log"
     shell: "{STEP} ensemble {STUDY} --strategy {wildcards.strategy} > {log} 2>&1"
 
@@ -307,54 +305,60 @@ rule evaluate:
         rules.weights.output,
         rules.images.output.metadata,
         rules.dataset.output[0],
-        sources("evaluation", "uncertainty", "comparison", "decisions", "subgroups", "leakage", "scoring"),
     output: [f"{REPORT}/{name}" for name in EVALUATED]
-    params: depends=depends(backbones=study.backbones, strategies=study.strategies)
+    params:
+        depends=depends(backbones=study.backbones, strategies=study.strategies),
+        code=step_code("evaluate"),
+        text=content_hash("report/text/published_results.csv"),
     log: f"{RUNS}/logs/evaluate.log"
     shell: "{STEP} evaluate {STUDY} > {log} 2>&1"
-
-
-rule report:
-    message: "writing the report (notebook 3_report, {wildcards.language})"
-    input:
-        rules.evaluate.output,
-        PREDICTIONS,
-        [f"{run}/{name}" for run in ALL_RUNS for name in ("history.csv", "run.json")],
-        EXPLANATIONS,
-        EXTERNAL_FILES,
-        lambda wildcards: [f"report/text/{wildcards.language}", "report/text/references.csv"],
-        sources("tables", "facts", "texts", "drawing", "result_figures", "figures", "report"),
-        "notebooks/3_report.ipynb",
-    output: f"{RUNS}/report/report.{{language}}.ipynb"
-    params: depends=depends(title=study.title, overrides=study.overrides, images=study.images)
-    log: f"{RUNS}/logs/report_{{language}}.log"
-    shell: "{STEP} report {STUDY} --language {wildcards.language} > {log} 2>&1"
 
 
 for language, ending in LANGUAGES.items():
 
     rule:
+        name: f"report_{language}"
+        message: f"writing the report (notebook 3_report, {language})"
+        input:
+            rules.evaluate.output,
+            PREDICTIONS,
+            [f"{run}/{name}" for run in ALL_RUNS for name in ("history.csv", "run.json")],
+            EXPLANATIONS,
+            EXTERNAL_FILES,
+        output:
+            notebook=f"{RUNS}/report/report.{language}.ipynb",
+            # The tables are the same in each language, and written with the first.
+            tables=[] if ending else [f"{REPORT}/{name}" for name in study.report_files],
+        params:
+            depends=depends(title=study.title, overrides=study.overrides, images=study.images),
+            code=step_code("report", "3_report", drawn=True),
+            text=content_hash(f"report/text/{language}", *Path("report/text").glob("*.csv")),
+            language=language,
+        log: f"{RUNS}/logs/report_{language}.log"
+        shell: "{STEP} report {STUDY} --language {params.language} > {log} 2>&1"
+
+    rule:
         name: f"render_{language}"
         message: f"rendering {REPORT}/report{ending}.html and .pdf"
-        input:
-            f"{RUNS}/report/report.{language}.ipynb",
-            "report/template",
-            sources("rendering"),
+        input: f"{RUNS}/report/report.{language}.ipynb"
         output:
             f"{REPORT}/report{ending}.html",
             f"{REPORT}/report{ending}.pdf",
-        params: language=language
+        params:
+            code=step_code("render", drawn=True),
+            text=content_hash("report/template"),
+            language=language,
         log: f"{RUNS}/logs/render_{language}.log"
         shell: "{STEP} render {STUDY} --language {params.language} > {log} 2>&1"
 
     rule:
         name: f"slides_{language}"
         message: f"rendering {REPORT}/slides{ending}.html"
-        input:
-            f"{RUNS}/report/report.{language}.ipynb",
-            "report/template",
-            sources("rendering", "slides"),
+        input: f"{RUNS}/report/report.{language}.ipynb"
         output: f"{REPORT}/slides{ending}.html"
-        params: language=language
+        params:
+            code=step_code("slides", drawn=True),
+            text=content_hash("report/template"),
+            language=language,
         log: f"{RUNS}/logs/slides_{language}.log"
         shell: "{STEP} slides {STUDY} --language {params.language} > {log} 2>&1"

@@ -218,3 +218,20 @@ def file_fingerprint(path):
     """Return 16 hexadecimal digits of the SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def content_hash(*paths):
+    """Return a fingerprint of the names and bytes of files, and of all files below folders, whatever their dates.
+
+    Raises
+    ------
+    SkinTLError
+        If one is missing.
+    """
+    files = []
+    for path in map(Path, paths):
+        files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    try:
+        return fingerprint(*(part for file in files for part in (str(file), file.read_bytes())))
+    except FileNotFoundError as error:
+        raise SkinTLError(f"{error.filename} is missing. Restore it: git checkout {error.filename}") from None

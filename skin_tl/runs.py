@@ -18,6 +18,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_csv, write_json
 from skin_tl.images import ImageSet, decode, file_sizes
 from skin_tl.splits import draw_experiments, draw_splits, split_fingerprints
+from skin_tl.step_code import step_code
 from skin_tl.study import load_study
 
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "pandas", "pillow", "skin-tl")
@@ -151,11 +152,17 @@ def write_images(data, name, size, folder):
         "fingerprint": data.fingerprint,
         "source": data.source,
         "file_sizes": file_sizes(data.files.values()),
+        "code": step_of(folder.name),
     }
     write_json(folder / "images.json", about)
     if not data.synthetic:
         remember_source(name.upper(), folder)
     return images
+
+
+def step_of(part):
+    """Return the hash of the code that decodes a part of a study's runs, ``dataset`` or ``external``."""
+    return step_code("images" if part == "dataset" else "external_images")
 
 
 def prepare_splits(study, metadata, folder):

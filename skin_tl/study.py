@@ -59,6 +59,14 @@ EVALUATED = (
 )
 """Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.scoring`)."""
 
+REPORTED = (
+    *("backbones.csv", "classes.csv", "classification_reports.csv", "confusion.csv", "contrasts.csv", "explained.csv"),
+    *("explanations.csv", "extremes.csv", "feature_maps.csv", "fingerprints.csv", "history.csv", "image_sizes.csv"),
+    *("literature.csv", "metadata_counts.csv", "points.csv", "published_results.csv", "ranking.csv", "runs.csv"),
+    *("scores.csv", "settings.csv", "setups.csv", "subgroup_ranges.csv", "subsets.csv", "training.csv"),
+)
+"""Further tables that the report of each study writes there, in its first language (`skin_tl.report.Report.write`)."""
+
 EXPLAINED = ("images.csv", "maps.npy", "shuffled_maps.npy", "points.csv")
 """Files that the step `explain` writes into ``explanations/`` of a run (`skin_tl.explanations`)."""
 
@@ -363,6 +371,15 @@ class Study(BaseModel):
         """Runs without a network of their own, list of (strategy, name): ensembles of several backbones; baselines."""
         ensembles = [(strategy, ENSEMBLE) for strategy in self.strategies] if len(self.backbones) > 1 else []
         return ensembles + [("baseline", name) for name in BASELINES]
+
+    @property
+    def report_files(self):
+        """Files that the report writes besides `EVALUATED`, list of str."""
+        tuned = any(strategy in TUNED for strategy in self.strategies)
+        curves = len(self.strategies) > 1 or len(self.train_fractions) > 1
+        more = ["endings.csv", "rates.csv"] if tuned else []
+        more += ["learning_curves.csv", "lesions_needed.csv", "costs.csv"] if curves else []
+        return [*REPORTED, *more, "facts.json"]
 
     @property
     def synthetic(self):

@@ -29,8 +29,9 @@ from threadpoolctl import threadpool_limits
 import skin_tl
 from skin_tl.backbones import BACKBONES, all_layers, build_backbone, network_of, scale_pixels, transform_of
 from skin_tl.errors import SkinTLError
-from skin_tl.files import file_fingerprint, fingerprint, read_json, write_atomically, write_json
+from skin_tl.files import fingerprint, read_json, write_atomically, write_json
 from skin_tl.progress import bar, say
+from skin_tl.step_code import code_hash
 from skin_tl.study import CLASSES, SMOOTHED, passes_of
 from skin_tl.training import (
     HEAD,
@@ -412,13 +413,10 @@ def _unfreeze(network, last_block):
 
 # --- Checkpoints ------------------------------------------------------------------------------------------------------
 
-FORMAT = 3
+FORMAT = 4
 
 # As it is when it is imported: what is on disk may change while it runs.
-CODE = {
-    f"skin_tl/{name}.py": file_fingerprint(Path(__file__).with_name(f"{name}.py"))
-    for name in ("backbones", "training", "tuning", "uncertainty")
-}
+CODE = code_hash("tuning.train_networks")
 
 
 def identity(job, name, rows):
@@ -437,7 +435,7 @@ def identity(job, name, rows):
         "version": {
             "format": FORMAT,
             "skin-tl": skin_tl.__version__,
-            **CODE,
+            "code": CODE,
             "smoothed": SMOOTHED,
             "passes": passes_of(name[-1]),
             "keras": keras.__version__,

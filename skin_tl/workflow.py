@@ -142,6 +142,7 @@ def run(name_or_path, options):
     settings.snakefile = Path("Snakefile")
     settings.configfile = [Path(os.path.relpath(path, ROOT))]
     settings.rerun_incomplete = True
+    settings.max_checksum_file_size = sys.maxsize  # content decides whether an input is another, and not its date
     local = settings.executor in (None, "local")
     if settings.cores is None and settings.jobs is None and local:
         from snakemake.cli import parse_cores
@@ -293,9 +294,8 @@ def check_changed_data(study, folder, forced=False):
     from skin_tl.dataset import PARTS, last_source, remember_same, source_state
     from skin_tl.files import read_json
     from skin_tl.images import decode
-    from skin_tl.runs import open_part
+    from skin_tl.runs import open_part, step_of
 
-    code = max(os.path.getmtime(ROOT / "skin_tl" / name) for name in ("dataset.py", "images.py", "external.py"))
     for name in study.releases:
         part = folder / PARTS[name]
         about = part / "images.json"
@@ -304,7 +304,7 @@ def check_changed_data(study, folder, forced=False):
         known = read_json(about)
         same = known["image_size"] == study.image_size and (part / "source.json").is_file()
         same = same and source_state(name, part) == last_source(part)["state"]
-        if same and not forced and code <= about.stat().st_mtime:
+        if same and not forced and known.get("code") == step_of(PARTS[name]):
             continue
         if not same:
             print(f"{name} is not what was decoded last: it is checked before anything is made again.", file=sys.stderr)
@@ -812,6 +812,8 @@ def _reason_in_words(reason):
     parts = []
     for part in reason.split("; "):
         what, colon, things = part.partition(": ")
+        if what.startswith("Params have changed"):  # hashes follow, which tell a person nothing
+            what, colon, things = "Its settings, its code or its texts have changed", "", ""
         names = things.split(", ")
         more = len(names) - 2
         parts.append(what + colon + (f"{', '.join(names[:2])} and {more} more" if more > 0 else things))
@@ -925,34 +927,6 @@ def estimate(study):
         seconds=((n_images + N_HAM10000 * rounds) * work + N_HAM10000 * control) / measure_speed(),
         gpu=has_gpu(),
     )
-
-
-def code_of(notebook):
-    """Return a fingerprint of what a notebook of the project does: its code, without the cell of parameters.
-
-    Saved in JupyterLab with its outputs, or with another study named in its first cell, it does the same in a workflow.
-
-    Raises
-    ------
-    SkinTLError
-        If the file is no notebook.
-    """
-    import json
-
-    from skin_tl.files import fingerprint
-
-    try:
-        cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-        code = [
-            "".join(cell["source"])
-            for cell in cells
-            if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise SkinTLError(
-            f"notebooks/{notebook}.ipynb is no notebook. Restore it: git checkout notebooks/{notebook}.ipynb"
-        ) from None
-    return fingerprint(*code)
 
 
 def has_gpu():

@@ -28,6 +28,7 @@ from packaging.utils import canonicalize_name
 
 from skin_tl import progress, watching, workflow
 from skin_tl.errors import SkinTLError
+from skin_tl.step_code import code_hash
 from skin_tl.study import load_study, save_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -914,13 +915,13 @@ def test_a_notebook_that_was_saved_in_jupyterlab_does_the_same(tmp_path, monkeyp
     (tmp_path / "notebooks").mkdir()
     file = tmp_path / "notebooks" / "2_train.ipynb"
     text = (ROOT / "notebooks" / "2_train.ipynb").read_text(encoding="utf-8")
-    monkeypatch.setattr(workflow, "ROOT", tmp_path)
+    monkeypatch.setattr("skin_tl.step_code.ROOT", tmp_path)
 
     def state(change=lambda cells: None):
         notebook = json.loads(text)
         change(notebook["cells"])
         file.write_text(json.dumps(notebook), encoding="utf-8")
-        return workflow.code_of("2_train")
+        return code_hash("notebooks/2_train", without=[f.stem for f in (ROOT / "skin_tl").glob("*.py")])
 
     def ran(cells):
         code = [cell for cell in cells if cell["cell_type"] == "code"]
@@ -934,7 +935,7 @@ def test_a_notebook_that_was_saved_in_jupyterlab_does_the_same(tmp_path, monkeyp
     assert state(lambda cells: cells[-1].update(source="1 + 1")) != state()
     file.write_text("{", encoding="utf-8")
     with pytest.raises(SkinTLError, match=r"2_train\.ipynb is no notebook.*git checkout"):
-        workflow.code_of("2_train")
+        code_hash("notebooks/2_train")
 
 
 def test_the_cuda_list_is_what_tensorflow_asks_for():
