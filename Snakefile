@@ -167,8 +167,8 @@ rule random_features:
     message: "computing the features of {wildcards.backbone} with random weights, the control ({wildcards.preprocessing})"
     input:
         rules.images.output.images,
-        sources("backbones", "features"),
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}_random.json"
+    params: code=step_code("random_features")
     threads: HALF_OF_CORES
     priority: 1
     log: f"{RUNS}/logs/random_features_{{backbone}}_{{preprocessing}}.log"
