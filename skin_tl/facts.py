@@ -125,11 +125,12 @@ def collect_facts(tables):
         ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one backbone under one set-up), ``class`` (one row
         of a classification report), ``extreme`` (its easiest and hardest diagnosis), ``best`` (who comes first under
         one set-up), ``contrast`` (two set-ups that differ in one thing), ``training``, ``ending`` (how that of whole
-        networks ended), ``published`` and ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage or
-        of the scaling), ``decision``, ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average
-        precision of a diagnosis); ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features
-        of one backbone lie in two dimensions); ``curve`` (macro F1 with a share of the training lesions), ``needed``
-        (lesions to reach what training from scratch does with all) and ``gain`` (one strategy less another).
+        networks ended), ``published`` and ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage,
+        of the scaling or of pretrained weights), ``decision``, ``other_splits``, ``external``, ``subgroup`` and
+        ``ranking`` (ROC AUC and average precision of a diagnosis); ``explained`` (Grad-CAM and errors of one run) and
+        ``feature_map`` (how the features of one backbone lie in two dimensions); ``curve`` (macro F1 with a share of
+        the training lesions), ``needed`` (lesions to reach what training from scratch does with all) and ``gain`` (one
+        strategy less another).
     """
     facts = Facts(tables)
     setup = "{strategy}.{split_policy}.{preprocessing}"
@@ -149,6 +150,7 @@ def collect_facts(tables):
     facts.add("backbone.{backbone}", "backbones.csv", ["backbone"], {name: f".{name}" for name in sizes})
     values = {"value": "", "ci_low": ".low", "ci_high": ".high", "seed_sd": ".sd", "rank": ".rank"}
     values |= {"seed_min": ".min", "seed_max": ".max", "n_seeds_best": ".n_seeds_best", "n_images": ".n_images"}
+    values |= {f"random_{end}": f".random_{end}" for end in ("value", "low", "high")}
     facts.add(f"score.{setup}.{{backbone}}.{{metric}}", "scores.csv", [*SETUP, "backbone", "metric"], values)
     names = ["best", "best_value", "second", "second_value", "last", "last_value", "gap", "gap_to_last"]
     names += ["n_seeds", "n_seeds_best", "majority_value", "gain"]

@@ -185,6 +185,7 @@ class Report:
             "train_fractions": self.files.train_fractions,
             "gains": self.gains,
             "against_scratch": self._against_scratch,
+            "random_control": self._random_control(),
             "reproduction": repeats if repeated else None,
             "n_stated": len(same),
             "parameters_agree": bool(same.all()),
@@ -219,6 +220,24 @@ class Report:
         if f"{key}.difference" not in self.facts:
             return key, False
         return key, not (self.facts[f"{key}.real"].value and self.facts[f"{key}.difference"].value > 0)
+
+    def _random_control(self):
+        """Return what pretrained weights of frozen backbones are worth against random ones, by macro F1.
+
+        Returns
+        -------
+        dict
+            key (beginning of the facts' keys), names (the backbones with this control, none in a study without), and of
+            these better, worse and open: the difference is significant and above 0, below 0, or not significant.
+        """
+        policy = self.main.split_policy
+        table = next((part for (_, of), part in self.effects("weights") if of == policy), None)
+        found = {"key": f"effect.weights.all.feature_extraction.{policy}."}
+        if table is None:
+            return found | {name: [] for name in ("names", "better", "worse", "open")}
+        above, real = table["difference"] > 0, table["real"].astype(bool)
+        sides = {"better": real & above, "worse": real & ~above, "open": ~real}
+        return found | {"names": list(table["backbone"])} | {k: list(table["backbone"][v]) for k, v in sides.items()}
 
     def _has_middle(self, setup):
         """Tell whether any backbone's maps are fine enough for the share that lies in the middle of the picture."""

@@ -99,7 +99,8 @@ def scores(table, metrics, labels=None):
     table : pandas.DataFrame
         ``scores.csv`` of one set-up: metric, backbone, value, ci_low, ci_high, seed_min, seed_max (may be empty),
         n_seeds, n_images.  With a column kind (``backbone``, ``ensemble``, ``baseline``), a line parts the kinds;
-        baselines are at the bottom.
+        baselines are at the bottom.  With the columns random_value, random_low and random_high, a hollow marker shows
+        the same backbone with random weights.
     metrics : list of str
         Which scores, one panel each.
     labels : skin_tl.texts.Labels, optional
@@ -115,7 +116,8 @@ def scores(table, metrics, labels=None):
     ranked = ranked.assign(kind=kinds).sort_values(["kind", "value"])
     order, kinds = list(ranked["backbone"]), list(ranked["kind"])
     names = [backbone_name(backbone, labels) for backbone in order]
-    low = table.loc[table["metric"].isin(metrics), ["ci_low", "seed_min", "value"]].min().min()
+    lowest = ["ci_low", "seed_min", "value", *({"random_low", "random_value"} & {*table.columns})]
+    low = table.loc[table["metric"].isin(metrics), lowest].min().min()
     low = max(0.0, np.floor(low * 10) / 10 - 0.05 if low > 0.15 else 0.0)
     high = table.loc[table["metric"].isin(metrics), ["ci_high", "seed_max", "value"]].max().max()
     high = min(1.0, np.ceil(high * 10) / 10)
@@ -132,11 +134,19 @@ def scores(table, metrics, labels=None):
                 axes.plot(row[edge], place - 0.2, "|", color=colour, markersize=6, markeredgewidth=1.4)
             axes.plot([row["seed_min"], row["seed_max"]], [place - 0.2] * 2, color=colour, linewidth=0.8)
             above_row(axes, row["value"], place, labels.number(row["value"], ".3f"))
+            if np.isfinite(row.get("random_value", np.nan)):
+                interval_line(axes, row["random_low"], row["random_high"], place, colour, width=1)
+                style = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.6}
+                axes.plot(row["random_value"], place, marker, markersize=7, **style)
             if place and kinds[place] != kinds[place - 1]:
                 axes.axhline(place - 0.47, color=SOFT, linewidth=0.7)
         score_axis(axes, labels, low, high + 0.04 * (high - low))
         n_images, n_seeds = labels.number(rows["n_images"].mean(), ",.0f"), labels.number(rows["n_seeds"].max(), "d")
         axes.set_xlabel(labels("axis.score", metric=labels(f"metric.{metric}"), images=n_images, seeds=n_seeds))
+        if "random_value" in rows and rows["random_value"].notna().any():
+            marker_legend(
+                figure, [labels(f"weights.{name}") for name in ("imagenet", "random")], [SOFT, "white"], ncols=2
+            )
         drawings.append(figure)
     return drawings
 

@@ -300,7 +300,7 @@ def report_tables(files, evaluated):
     published = published_results()
     main = _main_rows(files, evaluated["metrics.csv"])
     backbones = main[main["backbone"].map(kind_of) == "backbone"]
-    scores = score_table(main)
+    scores = with_control(score_table(main), evaluated["metrics.csv"])
     reports = classification_reports(backbones, published)
     confusion = confusion_table(files.predictions)
     transfer = transfer_tables(files, evaluated["metrics.csv"]) if files.curves else {}
@@ -571,6 +571,27 @@ def score_table(metrics):
     table = table.assign(rank=ranks.astype("Int64").mask(others), n_seeds_best=table["n_seeds_best"].mask(others))
     table = table.sort_values([*SETUP, "metric", "kind", "rank", "backbone"], ignore_index=True)
     return table.drop(columns="turned")
+
+
+def with_control(scores, metrics):
+    """Put beside each backbone's scores those of the same backbone with random weights, where a study has them.
+
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        From `score_table`.
+    metrics : pandas.DataFrame
+        Rows of ``metrics.csv``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `scores` with the columns random_value, random_low and random_high: mean over the seeds, and its interval.
+    """
+    rows = metrics[(metrics["arm"] == RANDOM_WEIGHTS) & (metrics["class"] == "all") & (metrics["seed"] == "all")]
+    keys, columns = [*SETUP, "metric", "backbone"], {"value": "random_value", "ci_low": "random_low"}
+    rows = rows.rename(columns=columns | {"ci_high": "random_high"})
+    return scores.merge(rows[[*keys, "random_value", "random_low", "random_high"]], on=keys, how="left")
 
 
 def _of_backbones(table):

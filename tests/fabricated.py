@@ -27,6 +27,9 @@ PARAMETERS = {
 # How far the right diagnosis stands out from the noise of the logits.
 SKILL = {"VGG16": 1.6, "Xception": 1.7, "ResNet50": 2.0, "EfficientNetB7": 1.3}
 
+# The share of it that the same backbone has with random weights.
+RANDOM_SKILL = {"VGG16": 0.5, "Xception": 1.0, "ResNet50": 0.4, "EfficientNetB7": 1.6}
+
 # What networks are trained with where a study leaves the batch to the machine.
 BATCHES = {"VGG16": 32, "Xception": 64, "ResNet50": 128, "EfficientNetB7": 16}
 
@@ -127,10 +130,19 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
         predictions = {}
         for backbone in study["backbones"]:
             run = folder / strategy / backbone
-            predictions[backbone] = _predictions(metadata, splits, experiments, study, strategy, backbone, rng, alike)
+            of_run = (study, strategy, backbone, rng, alike, weights != "random")
+            predictions[backbone] = _predictions(metadata, splits, experiments, *of_run)
             write_csv(run / "predictions.csv", predictions[backbone])
-            write_csv(run / "history.csv", _history(study, strategy, rng))
-            write_json(run / "run.json", _record(study, strategy, backbone, splits, key, sources[backbone], weights))
+            history = _history(study, strategy, rng)
+            record = _record(study, strategy, backbone, splits, key, sources[backbone], weights)
+            if (predictions[backbone]["arm"] == "random_weights").any():
+                again = history[
+                    (history["preprocessing"] == check_study(study).control) & (history["train_fraction"] == 1)
+                ]
+                history = pd.concat([history, again.assign(arm="random_weights", l2=0.001)], ignore_index=True)
+                record["timings"] |= {"features_random_s": 12.5, "heads_random_s": 12.5}
+            write_csv(run / "history.csv", history)
+            write_json(run / "run.json", record)
             if len(study["train_fractions"]) > 1:  # its size is shown
                 (run / "model.keras").write_bytes(bytes(100_000 * (1 + study["backbones"].index(backbone))))
             _write_explanations(run / "explanations", predictions[backbone], metadata, study, seed)
@@ -229,23 +241,28 @@ def _cells(study):
     ]
 
 
-def _predictions(metadata, splits, experiments, study, strategy, backbone, rng, alike):
+def _predictions(metadata, splits, experiments, study, strategy, backbone, rng, alike, pretrained):
     common = metadata["dx"].value_counts(normalize=True).reindex(CLASSES).to_numpy()
     truth = metadata.set_index("image_id")["dx"]
     own = [splits.assign(arm="main", preprocessing=name) for name in study["preprocessings"]]
     every = pd.concat([*own, experiments], ignore_index=True).assign(train_fraction=1.0)
     smaller = [fraction for fraction in study["train_fractions"] if fraction < 1]
     every = pd.concat([every, *(every[every["arm"] == "main"].assign(train_fraction=part) for part in smaller)])
+    control = check_study(study).control if strategy == "feature_extraction" and pretrained else None
+    again = every[(every["arm"] == "main") & (every["train_fraction"] == 1) & (every["preprocessing"] == control)]
+    every = pd.concat([every, again.assign(arm="random_weights")])
+    of_arm = {"random_weights": np.random.default_rng(17)}  # leaves the numbers of the others as they are
     parts = []
     for (arm, _, preprocessing, _, fraction), drawn in every.groupby([*EXPERIMENT, "train_fraction"], sort=False):
         rows = drawn[drawn["subset"] != "train"].reset_index(drop=True)
         dx = truth[rows["image_id"]].to_numpy()
         skill = SKILL[backbone] * (0.6 if preprocessing == "unit" and backbone != "Xception" else 1)
         skill += 0.3 * (arm == "leak_with_siblings")
+        skill *= RANDOM_SKILL[backbone] if arm == "random_weights" else 1
         if smaller:  # more lesions help, and from scratch more are needed
             skill *= fraction**0.3 * (0.7 if strategy == "from_scratch" else 1)
         table = rows.assign(dataset="internal", dx=dx)
-        parts.append(table.join(_chances(dx, skill, common, rng, rows["lesion_id"], alike)))
+        parts.append(table.join(_chances(dx, skill, common, of_arm.get(arm, rng), rows["lesion_id"], alike)))
     return pd.concat(parts, ignore_index=True)[PREDICTION_COLUMNS]
 
 

@@ -395,6 +395,8 @@ class Recomputation:
         fixed = {"confidence": CONFIDENCE, "level": LEVEL, "sensitivity": SENSITIVITY, "n_classes": len(CLASSES)}
         fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH, "n_penalties": len(study["l2"])}
         fixed |= {"lowest_penalty": sorted(study["l2"])[0], "highest_penalty": sorted(study["l2"])[-1]}
+        if {"feature_extraction", "fine_tuning"} & {*study["strategies"]}:
+            fixed |= self.penalties()
         for strategy in {"fine_tuning", "from_scratch"} & {*study["strategies"]}:
             rates = sorted(study[f"{strategy}_rate"])
             fixed |= {f"n_{strategy}_rates": len(rates), f"lowest_{strategy}_rate": rates[0]}
@@ -402,6 +404,19 @@ class Recomputation:
         fixed |= {name: len(study[key]) for name, key in lists.items()}
         kinds = ("strategies", "split_policies", "preprocessings")
         return (fixed | {"n_setups": np.prod([len(study[kind]) for kind in kinds])} | study)[name]
+
+    @stored
+    def penalties(self):
+        """Count the heads, and those whose penalty is the last that may be tried: three decades beyond those listed."""
+        taken, listed = [], self.study["l2"]
+        for strategy in self.study["strategies"]:
+            for backbone in self.study["backbones"]:
+                history = pd.read_csv(self.runs / strategy / backbone / "history.csv")
+                taken += history.loc[(history["stage"] == "head") & history["kept"], "l2"].tolist()
+        ends = np.log10([min(listed), max(listed)]) + [-3, 3]
+        at_edge = sum(not ends[0] + 0.01 < np.log10(l2) < ends[1] - 0.01 for l2 in taken)
+        found = {"n_heads": len(taken), "n_penalties_at_edge": at_edge}
+        return found | {"lowest_penalty_taken": min(taken), "highest_penalty_taken": max(taken)}
 
     def of_backbone(self, backbone, ending):
         run = self.runs / self.study["strategies"][0] / backbone / "run.json"
@@ -463,6 +478,8 @@ class Recomputation:
             return sum(sign * np.array(values) >= np.max([sign * np.array(o) for o in others.values()], axis=0))
         rows = self.rows(setup, backbone)
         value = np.mean(values) if metric != "temperature" else Between(*(np.mean(values) * np.array([0.999, 1.001])))
+        if ending.startswith("random_"):
+            return self.of_random_weights(setup, backbone, metric)[ending.removeprefix("random_")]
         found = {"value": value, "n_images": rows.groupby("seed").size().mean()}
         if len(values) > 1:
             found |= {"sd": np.std(values, ddof=1), "min": min(values), "max": max(values)}
@@ -612,8 +629,9 @@ class Recomputation:
         for backbone in self.study["backbones"]:
             sides = []
             levels = {"arm": ["leak_with_siblings", "leak_without_siblings"], "preprocessing": ["native", "unit"]}
+            levels["weights"] = ["main", "random_weights"]
             for level in levels[column]:
-                if column == "arm":
+                if column in ("arm", "weights"):
                     scaling = "native" if "native" in self.study["preprocessings"] else self.study["preprocessings"][0]
                     rows = self.rows((strategy, policy, scaling), backbone, "test", "internal", level)
                 else:
@@ -638,6 +656,15 @@ class Recomputation:
     def of_effect(self, column, tested, strategy, policy, backbone, metric, ending):
         effect = self.effects(column, tested, strategy, policy, metric)[backbone]
         return (effect | near((effect["low"], effect["high"])))[ending]
+
+    @stored
+    def of_random_weights(self, setup, backbone, metric):
+        """Score the same backbone with random weights: value, low and high."""
+        rows = self.rows(setup, backbone, "test", "internal", "random_weights")
+        values = [metric_of(of_seed, metric) for _, of_seed in rows.groupby("seed")]
+        dx = rows.drop_duplicates("lesion_id")["dx"]
+        ends = wilson(np.mean(values), bootstrap_metric(rows, metric), units_of(metric, dx))
+        return {"value": np.mean(values)} | near(ends)
 
     # What transfer buys
 

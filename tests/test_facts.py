@@ -58,6 +58,7 @@ STUDIES = {
         "changes": {
             "dataset": "ham10000",
             "external": "isic2018",
+            "l2": [1e-6, 1e-5],  # with what is tried beyond, its heads took the largest
             "backbones": ["EfficientNetB7", "ResNet50", "VGG16"],
             "leakage": False,
             "other_splits": 0,
