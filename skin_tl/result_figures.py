@@ -135,9 +135,9 @@ def scores(table, metrics, labels=None):
             axes.plot([row["seed_min"], row["seed_max"]], [place - 0.2] * 2, color=colour, linewidth=0.8)
             above_row(axes, row["value"], place, labels.number(row["value"], ".3f"))
             if np.isfinite(row.get("random_value", np.nan)):
-                interval_line(axes, row["random_low"], row["random_high"], place, colour, width=1)
-                style = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.6}
-                axes.plot(row["random_value"], place, marker, markersize=7, **style)
+                interval_line(axes, row["random_low"], row["random_high"], place - 0.34, colour, width=1.2)
+                style = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.4}
+                axes.plot(row["random_value"], place - 0.34, marker, markersize=6, **style)
             if place and kinds[place] != kinds[place - 1]:
                 axes.axhline(place - 0.47, color=SOFT, linewidth=0.7)
         score_axis(axes, labels, low, high + 0.04 * (high - low))

@@ -21,7 +21,7 @@ from skin_tl.backbones import BACKBONES
 from skin_tl.decisions import decisions_table, roc_points
 from skin_tl.drawing import GREY, INK, LEARNED_TEXT, NEW_TEXT, SOFT, contrast_of, ink_on
 from skin_tl.files import ROOT
-from skin_tl.study import CLASSES, STRATEGIES
+from skin_tl.study import BASELINES, CLASSES, STRATEGIES
 from skin_tl.texts import Labels, languages
 
 BACKBONE_NAMES = ["VGG16", "Xception", "ResNet50", "EfficientNetB7"]
@@ -48,6 +48,13 @@ def score_rows(values=None, n_seeds=3, names=BACKBONE_NAMES):
     if n_seeds == 1:
         table[["seed_min", "seed_max"]] = np.nan
     return table
+
+
+def beside_control(table):
+    """Put the scores of the same backbones with random weights beside, one that is near and none for a baseline."""
+    value = table["value"] - np.where(np.arange(len(table)) % 3, 0.2, 0.01)
+    value = value.where(~table["backbone"].isin(BASELINES))
+    return table.assign(random_value=value, random_low=value - 0.05, random_high=value + 0.05)
 
 
 def report_rows(names=BACKBONE_NAMES):
@@ -193,6 +200,7 @@ def drawn_results(labels, names):
     made = {
         "training_curves": figures.training_curves(history_rows(), labels, title=names[-1]),
         "scores": figures.scores(scored, SCORES, labels),
+        "scores_control": figures.scores(beside_control(scored), SCORES, labels),
         "confusion_matrix": figures.confusion_matrix(confusion_rows(backbone=names[-1]), labels),
         "class_scores": figures.class_scores(report_rows(names), labels),
         "published": figures.published(report_rows(names), ["macro_avg"], labels),
@@ -333,6 +341,21 @@ def test_scores_are_ordered_and_written():
     names = [label.get_text() for label in drawing.axes[0].get_yticklabels()]
     assert names == ["VGG16", "ResNet50", "Xception", "EfficientNetB7"]
     assert {"0.410", "0.630", "0.520", "0.740"} <= {text.get_text() for text in texts_of(drawing)}
+
+
+def test_a_hollow_marker_shows_the_same_backbone_with_random_weights():
+    values = {"VGG16": 0.41, "ResNet50": 0.52, "majority": 0.3}
+    (drawing,) = figures.scores(beside_control(score_rows(values, names=list(values))), ["macro_f1"])
+    found = markers(drawing)
+    full, hollow = ([(x, y) for x, y, colour in found if (to_rgb(colour) == (1, 1, 1)) == empty] for empty in (0, 1))
+    expected = [pytest.approx(values[name] - (0.01 if name == "VGG16" else 0.2)) for name in ("VGG16", "ResNet50")]
+    assert [x for x, _ in hollow] == expected
+    assert [round(y + 0.34) for _, y in hollow] == [y for _, y in full][1:]  # in the rows of the backbones alone
+    assert {"pretrained on ImageNet", "random weights"} <= {*shown(drawing)}
+    (without,) = figures.scores(score_rows(values, names=list(values)), ["macro_f1"])
+    assert all(to_rgb(colour) != (1, 1, 1) for *_, colour in markers(without)) and "random weights" not in shown(
+        without
+    )
 
 
 def test_one_backbone_and_one_class_absent_can_be_drawn():
