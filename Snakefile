@@ -9,29 +9,22 @@
 #   external_images ─ external_features ─┬─ external
 #                                        └─ external_duplicates
 #
-# Called by ./run_all.sh with --configfile studies/<study>.yaml. Each step is `python -m skin_tl STEP`. `params.depends` holds
-# the settings that a step depends on, `params.code` the hash of its code, and `params.text` that of texts and templates: a
-# step runs again where one of them, or the content of an input, is another. Dates do not count. Of notebooks, the code
-# counts alone: they are opened, run and saved in JupyterLab.
+# Called by ./run_all.sh with the checked study, overrides included, as --configfile. Each step is `python -m skin_tl STEP`.
+# `params.depends` is a hash of the settings that a step depends on, `params.code` of its code, and `params.text` of texts
+# and templates: a step runs again where one of them, or the content of an input, is another. Dates do not count. Of
+# notebooks, the code counts alone: they are opened, run and saved in JupyterLab.
 
-import json
-import os
 import shlex
 import sys
 from pathlib import Path
 
-import yaml
-
 from skin_tl.backbones import weights_state
-from skin_tl.files import content_hash
+from skin_tl.files import content_hash, fingerprint
 from skin_tl.step_code import step_code
 from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
 from skin_tl.workflow import has_gpu
 
-with open(workflow.configfiles[0]) as file:
-    settings = yaml.safe_load(file)
-changed = {key: value for key, value in config.items() if settings.get(key) != value}
-study = check_study(settings, changed, source=os.path.relpath(workflow.configfiles[0]))
+study = check_study(config)
 
 RUNS = f"runs/{study.name}"
 REPORT = f"report/{study.name}"
@@ -68,7 +61,7 @@ if study.external:
 
 
 def depends(**settings):
-    return json.dumps(settings, sort_keys=True)
+    return fingerprint(settings)  # digits: Snakemake would take a title such as `A {study}` for a wildcard
 
 
 def features_of(wildcards):

@@ -3,6 +3,7 @@
 # Works with bash 3.2 (macOS) and later.
 
 set -eu
+unset CDPATH # `cd` would print, or go elsewhere
 
 usage() {
     cat <<'TEXT'
@@ -80,6 +81,7 @@ fail() {
 absolute() { # a path as seen from where the person stands, before we change folder
     case "$1" in
         /*) printf '%s\n' "$1" ;;
+        "~" | "~/"*) printf '%s\n' "${HOME-}${1#"~"}" ;; # from where no shell has read it
         *) printf '%s\n' "$PWD/$1" ;;
     esac
 }
@@ -258,6 +260,15 @@ export JUPYTER_CONFIG_DIR="$state/jupyter" JUPYTER_DATA_DIR="$state/jupyter/data
 export KERAS_BACKEND="${KERAS_BACKEND:-tensorflow}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 export PYTHONPATH="$project" PYTHONNOUSERSITE=1 PYTHONHASHSEED=0
 unset PYTHONHOME PYTHONSTARTUP
+# What a person has set for other work: profiles, kernels and drawings would come from there.
+unset SNAKEMAKE_PROFILE JUPYTER_PATH JUPYTER_CONFIG_PATH MATPLOTLIBRC MPLBACKEND
+export JUPYTER_PREFER_ENV_PATH=1
+# A user without a name or a home, as in a container: libraries ask for both.
+if ! id -un >/dev/null 2>&1; then export LOGNAME="${LOGNAME:-user-$(id -u)}"; fi
+if [ ! -d "${HOME-}" ] || [ ! -w "${HOME-}" ]; then
+    export HOME="$state/home"
+    mkdir -p -- "$HOME" 2>/dev/null || : # where it cannot be made, the check below tells
+fi
 export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 not_writable() { # $1 a folder

@@ -202,13 +202,17 @@ def execute(name, target, study, folder, **parameters):
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb"))
+    def path_of(path):  # Papermill formats paths
+        return str(path).replace("{", "{{").replace("}", "}}")
+
+    source = path_of(ROOT / "notebooks" / f"{name}.ipynb")
+    known = papermill.inspect_notebook(source)
     given = {"study": str(folder / "study.json"), "output": str(folder.parent), "prepared": True, **parameters}
     with write_atomically(target) as part:
         try:
             papermill.execute_notebook(
-                str(ROOT / "notebooks" / f"{name}.ipynb"),
-                str(part),
+                source,
+                path_of(part),
                 {key: value for key, value in given.items() if key in known},
                 kernel_name="python3",
                 cwd=str(ROOT),

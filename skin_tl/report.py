@@ -398,8 +398,7 @@ class Report:
         banners = self._banners()
         lines = [Markup('<p class="banner {}" role="note">{}</p>').format(k, Markup(text)) for k, text, _ in banners]
         short = [without_tags(text) for _, _, text in banners] or [self.labels("page.not_a_diagnosis")]
-        name, title = self.study["name"], self.study["title"]
-        title = title if (known := self.labels.known("title", name)) == name else known
+        title = self.labels.known("title", self.study["title"])
         page = {
             "language": self.language,
             "title": title,

@@ -5,12 +5,15 @@ its files.  A wrong key or value ends in one `SkinTLError` that lists what is al
 """
 
 import difflib
+import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from skin_tl.backbones import BACKBONES
 from skin_tl.errors import SkinTLError
@@ -115,14 +118,30 @@ def penalties_beyond(l2):
 
 
 def _as_list(value):
-    """Turn ``A,B`` or a single value (as they come from a command line) into a list."""
+    """Turn ``A,B``, ``[A, B]`` or a single value (as they come from a command line) into a list."""
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        inner = value.strip().removeprefix("[").removesuffix("]")
+        return [part.strip() for part in inner.split(",") if part.strip()]
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _in_digits(value):
+    """Refuse text that pydantic would read as another number than it shows: ``1_2`` is no 12."""
+    if isinstance(value, str) and not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", value):
+        raise PydanticCustomError("digits", "expected a number in decimal digits, as in 12 or 0.5")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_in_digits)]
+Real = Annotated[float, BeforeValidator(_in_digits)]
+
+
+def _or_none(value):
+    return None if value in ("", "~", "null") else value
+
+
 def _numbers(**bounds):
-    one = Annotated[float, Field(**bounds)]
+    one = Annotated[Real, Field(**bounds)]
     return Annotated[list[one], BeforeValidator(_as_list), Field(min_length=1, validate_default=True)]
 
 
@@ -248,47 +267,47 @@ class Study(BaseModel):
         The keys that a command line changed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     title: str
     dataset: Literal["synthetic", "ham10000"]
-    image_size: int = Field(224, ge=32, le=1024)
+    image_size: Whole = Field(224, ge=32, le=1024)
     backbones: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
     strategies: _names(STRATEGIES) = ["feature_extraction"]
     split_policies: _names(("lesion", "image")) = ["lesion"]
     preprocessings: _names(("native", "unit")) = ["native"]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)]
+    seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], BeforeValidator(_as_list), Field(min_length=1)]
     train_fractions: _numbers(gt=0, le=1) = [1.0]
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
     leakage: bool = False
-    other_splits: int = Field(0, ge=0, le=1000)
+    other_splits: Whole = Field(0, ge=0, le=1000)
     random_control: bool = True
-    external: Literal["isic2018"] | None = None
+    external: Annotated[Literal["isic2018"] | None, BeforeValidator(_or_none)] = None
     images: bool = True
     l2: _numbers(ge=0) = [1e-4, 1e-3, 1e-2]
-    max_epochs: int = Field(300, ge=1)
-    patience: int = Field(40, ge=1)
-    unfreeze: Literal["all", "last_block"] | None = None
+    max_epochs: Whole = Field(300, ge=1)
+    patience: Whole = Field(40, ge=1)
+    unfreeze: Annotated[Literal["all", "last_block"] | None, BeforeValidator(_or_none)] = None
     fine_tuning_rate: _numbers(gt=0, le=1) = [1e-3]
-    backbone_share: float = Field(0.1, gt=0, le=1)
-    fine_tuning_epochs: int = Field(30, ge=1)
+    backbone_share: Real = Field(0.1, gt=0, le=1)
+    fine_tuning_epochs: Whole = Field(30, ge=1)
     from_scratch_rate: _numbers(gt=0, le=1) = [1e-3]
-    from_scratch_epochs: int = Field(100, ge=1)
-    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
-    warmup_epochs: float = Field(1.0, ge=0, validate_default=True)
-    tuning_patience: int = Field(10, ge=1)
-    weight_decay: float = Field(0.01, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip_norm: float = Field(1.0, gt=0)
-    ema_epochs: float = Field(1.0, ge=0)
+    from_scratch_epochs: Whole = Field(100, ge=1)
+    batch: Annotated[Whole, Field(ge=1)] | Literal["auto"] = 32
+    warmup_epochs: Real = Field(1.0, ge=0, validate_default=True)
+    tuning_patience: Whole = Field(10, ge=1)
+    weight_decay: Real = Field(0.01, ge=0, lt=1)
+    label_smoothing: Real = Field(0.0, ge=0, lt=1)
+    clip_norm: Real = Field(1.0, gt=0)
+    ema_epochs: Real = Field(1.0, ge=0)
     imbalance: Literal["none", "class_weights", "balanced_sampling", "focal", "logit_adjusted"] = "none"
     augment: bool = True
     test_time_augmentation: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     deterministic: bool = False
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    gpus: Annotated[int, Field(ge=1)] | Literal["all"] = 1
+    gpus: Annotated[Whole, Field(ge=1)] | Literal["all"] = 1
     overrides: list[str] = []
 
     @field_validator("name")
@@ -300,12 +319,27 @@ class Study(BaseModel):
             raise ValueError(f"the name {name!r} is reserved")
         return name
 
+    @field_validator("title")
+    @classmethod
+    def _fits_on_a_line(cls, title):
+        title = title.strip()
+        if not title or any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") for one in title):
+            raise ValueError("expected one line of text")
+        return title
+
     @field_validator("backbones", "strategies", "split_policies", "preprocessings", "seeds", "train_fractions", *_RATES)
     @classmethod
     def _no_repeats(cls, values):
         if len(set(values)) != len(values):
             raise ValueError("a value is listed twice")
         return values
+
+    @field_validator("seeds")
+    @classmethod
+    def _fit_generators(cls, seeds):
+        if max(seeds) >= 2**32:
+            raise ValueError("expected whole numbers below 4294967296: random generators take no larger seed")
+        return seeds
 
     @field_validator("backbones")
     @classmethod
@@ -463,8 +497,12 @@ def command_of(name):
     return f"./run_all.sh {name}" if known else f"./run_all.sh /path/to/{name}.yaml"
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML and refuses a key that is given twice, of which only the last would count."""
+class _Loader(yaml.BaseLoader):
+    """Reads the values of YAML as the text that stands there, which `Study` turns into what each key takes.
+
+    PyYAML's own types are those of YAML 1.1, where ``010`` is 8, ``1:30`` is 90, and the title ``007`` loses its zeros.
+    A key that is given twice, of which only the last would count, is refused.
+    """
 
     def construct_mapping(self, node, deep=False):
         first = {}
@@ -474,6 +512,19 @@ class _Loader(yaml.SafeLoader):
                 problem = f"the key `{key.value}` is given already in line {mark.line + 1}. Leave one of them out."
                 raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def _read_json(text):
+    """Read JSON, and refuse as `_Loader` does a key that is given twice."""
+
+    def each_once(pairs):
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"the key `{key}` is given twice. Leave one of them out.")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=each_once)
 
 
 def load_study(name_or_path, overrides=None):
@@ -497,12 +548,14 @@ def load_study(name_or_path, overrides=None):
     """
     path = study_path(name_or_path)
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        settings = _read_json(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:
         mark, told = getattr(error, "problem_mark", None), str(error)
         if mark is not None:
             told = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-        raise SkinTLError(f"{path} is not valid YAML: {' '.join(told.split())}") from None
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise SkinTLError(f"{path} is not valid {kind}: {' '.join(told.split())}") from None
     if not isinstance(settings, dict):
         raise SkinTLError(f"{path} must hold `key: value` lines, as studies/demo.yaml does.")
     study = check_study(settings, overrides, path)

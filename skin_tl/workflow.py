@@ -131,16 +131,16 @@ def run(name_or_path, options):
     terminal = Terminal(sys.stderr)
     handler_class = _register_logger(terminal)
     parser, settings = _parse_options(options)
-    if settings.configfile or settings.snakefile:
+    if settings.configfile or settings.snakefile or settings.directory:
         raise SkinTLError(
-            "--configfile and --snakefile are set by ./run_all.sh: name the study's file as the first argument."
+            "--configfile, --snakefile and --directory are set by ./run_all.sh: name the study's file as the first "
+            "argument, and leave out the others."
         )
     path = study_path(name_or_path)
     study = load_study(os.path.relpath(path, ROOT), _config(settings.config))
     _check_targets(settings.targets, name_or_path)
 
     settings.snakefile = Path("Snakefile")
-    settings.configfile = [Path(os.path.relpath(path, ROOT))]
     settings.rerun_incomplete = True
     settings.max_checksum_file_size = sys.maxsize  # content decides whether an input is another, and not its date
     local = settings.executor in (None, "local")
@@ -150,7 +150,7 @@ def run(name_or_path, options):
         settings.cores = parse_cores("all")
 
     if any(getattr(settings, name, None) for name in QUESTIONS):
-        return 0 if _engine(settings, parser) else 1
+        return 0 if _engine(settings, parser, study) else 1
     folder = Path("runs") / study.name
     check_image_size(study.backbones, study.image_size)
     check_cache()
@@ -160,7 +160,7 @@ def run(name_or_path, options):
     check_sources(study, folder)
     settings.logger = ["skin-tl"]
     if settings.dryrun:
-        succeeded = _engine(settings, parser)
+        succeeded = _engine(settings, parser, study)
         return handler_class.last.finish(succeeded, study, settings, log=None)
 
     _pass_on_library_folders()
@@ -173,7 +173,7 @@ def run(name_or_path, options):
         remember_file(path, folder)
         succeeded = False
         try:
-            succeeded = _engine(settings, parser)
+            succeeded = _engine(settings, parser, study)
         except KeyboardInterrupt:
             interrupted.set()
     terminal.clear()
@@ -322,12 +322,22 @@ def _keep_engine_below_project():
     )
 
 
-def _engine(settings, parser):
-    """Let Snakemake work; return whether it succeeded."""
+def _engine(settings, parser, study):
+    """Let Snakemake work on a study as it was checked; return whether it succeeded.
+
+    The study goes to the Snakefile as JSON: Snakemake reads YAML, and values of ``--config``, by other rules than ours.
+    """
     from snakemake.cli import args_to_api
 
+    from skin_tl.study import save_study
+
+    state = ROOT / ".state"
+    state.mkdir(exist_ok=True)
     try:
-        return bool(args_to_api(settings, parser))
+        with tempfile.TemporaryDirectory(prefix="start-", dir=state) as folder:
+            settings.config, settings.configfile = None, [Path(folder, f"{study.name}.json")]
+            save_study(study, settings.configfile[0])
+            return bool(args_to_api(settings, parser))
     except SystemExit as stop:
         return not stop.code
     except ValueError as error:
@@ -357,22 +367,25 @@ def _parse_options(options):
         ) from None
     except Exception as error:
         raise SkinTLError(f"Snakemake does not take these options: {_one_line(str(error))}") from None
+    if sum(option in ("--config", "-C") for option in options) > 1:
+        raise SkinTLError(
+            "--config is given twice, and only the last would count: write --config key=value other_key=A,B."
+        )
     sys.stderr.write(said.getvalue())
     return parser, settings
 
 
 def _config(entries):
-    """Return ``--config`` entries (["key=value"]) as a dict."""
-    from snakemake.cli import parse_config
-
+    """Return ``--config`` entries (["key=value"]) as a dict of values as they were typed."""
+    typed = {}
     for entry in entries or ():
-        if "=" not in entry:
+        key, equals, value = entry.partition("=")
+        if not equals:
             raise SkinTLError(f"--config {entry}: write it as --config key=value other_key=A,B.")
-    try:
-        return parse_config(entries)
-    except ValueError as error:
-        given = " ".join(entries)
-        raise SkinTLError(f"--config {given}: {_one_line(str(error))}") from None
+        if key in typed:
+            raise SkinTLError(f"--config {key}=…: the key is given twice. Leave one of them out.")
+        typed[key] = value
+    return typed
 
 
 def _check_targets(targets, study):

@@ -1,9 +1,12 @@
 """A study's YAML file and its overrides are read, or refused with one clear message."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
@@ -159,8 +162,8 @@ def test_pictures_are_a_setting_of_the_report_alone():
     assert plain.images and not without.images and without.overrides == ["images"]
     assert without.split_settings() == plain.split_settings()
     assert without.training_settings() == plain.training_settings()
-    (rule,) = [rule for rule in (ROOT / "Snakefile").read_text().split("\nrule ") if "study.images" in rule]
-    assert rule.startswith("report:")
+    (rule,) = [rule for rule in re.split(r"\n *rule\b", (ROOT / "Snakefile").read_text()) if "study.images" in rule]
+    assert "{STEP} report {STUDY}" in rule
 
 
 @pytest.mark.parametrize(
@@ -199,3 +202,88 @@ def test_a_study_by_path_may_live_anywhere(tmp_path):
     path = tmp_path / "a study.yaml"
     path.write_text(yaml.safe_dump(SETTINGS))
     assert load_study(path).title == "Mine"
+
+
+def of_file(folder, text, name="mine.yaml"):
+    """Load a study from the text of its file, with what `SETTINGS` has besides."""
+    given = {line.partition(":")[0] for line in text.splitlines()}
+    rest = yaml.safe_dump({key: value for key, value in SETTINGS.items() if key not in given})
+    (folder / name).write_text(f"{text}\n{rest}", encoding="utf-8")
+    return load_study(folder / name)
+
+
+@pytest.mark.parametrize("typed", ["1_2", "0x10", "0o17", "1:30", "1e3", "1.5", "one", "true"])
+def test_a_number_that_is_not_what_was_typed_is_refused(typed, tmp_path):
+    with pytest.raises(SkinTLError, match=r"seeds.*expected whole numbers from 0"):
+        check_study(SETTINGS, {"seeds": typed})
+    with pytest.raises(SkinTLError, match=r"seeds.*expected whole numbers from 0"):
+        of_file(tmp_path, f"seeds: [{typed}]")
+
+
+@pytest.mark.parametrize("typed", ["1_0.5", "1_0", ".inf", "nan", "0x1", "1:30"])
+def test_a_fraction_that_is_not_what_was_typed_is_refused(typed, tmp_path):
+    with pytest.raises(SkinTLError, match=r"l2.*expected a number in decimal digits"):
+        check_study(SETTINGS, {"l2": typed})
+    with pytest.raises(SkinTLError, match=r"l2.*expected a number in decimal digits"):
+        of_file(tmp_path, f"l2: [{typed}]")
+
+
+def test_numbers_of_a_file_are_read_by_the_rules_of_yaml_1_2(tmp_path):
+    study = of_file(tmp_path, "seeds: [010, 7, +3]\nl2: [1e-3, .5, 2]\nimages: off\nexternal: null\nunfreeze:")
+    assert study.seeds == [10, 7, 3] and study.l2 == [0.001, 0.5, 2.0]
+    assert study.images is False and study.external is None and study.unfreeze is None
+
+
+@settings(deadline=None)
+@given(seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4, unique=True))
+def test_a_seed_is_the_number_that_was_typed(seeds, tmp_path_factory):
+    typed = ",".join(map(str, seeds))
+    assert check_study(SETTINGS, {"seeds": typed}).seeds == seeds
+    assert of_file(tmp_path_factory.mktemp("study"), f"seeds: [{typed}]").seeds == seeds
+
+
+def test_a_seed_that_no_generator_takes_is_refused():
+    with pytest.raises(SkinTLError, match=r"seeds.*below 4294967296"):
+        check_study(SETTINGS, {"seeds": str(2**32)})
+
+
+LINES = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1).filter(
+    lambda text: text == text.strip()
+)
+
+
+@settings(deadline=None)
+@given(title=LINES)
+@example(title="007")
+@example(title="Skin: a study")
+@example(title="#1")
+@example(title="A {study}")
+@example(title="yes")
+@example(title="null")
+@example(title="\ufeff\uffff")
+def test_a_title_comes_back_as_it_was_typed(title, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    study = check_study(SETTINGS, {"title": title})
+    assert study.title == title
+    save_study(study, folder / "study.json")
+    assert load_study(folder / "study.json") == study
+    quoted = title.replace("'", "''")
+    if title.isprintable():
+        assert of_file(folder, f"title: '{quoted}'").title == title
+
+
+@pytest.mark.parametrize("title", ["007", "1.10", "yes", "2026-01-02", "1_000", "null", "A {study}", "Étude"])
+def test_a_title_without_quotes_keeps_what_stands_in_the_file(title, tmp_path):
+    assert of_file(tmp_path, f"title: {title}").title == title
+
+
+@pytest.mark.parametrize("title", ["", " ", "two\nlines", "a\x07bell", "\udc80"])
+def test_a_title_that_is_no_line_of_text_is_refused(title):
+    with pytest.raises(SkinTLError, match=r"title.*expected one line of text"):
+        check_study(SETTINGS, {"title": title})
+
+
+def test_a_key_that_is_given_twice_in_json_is_refused(tmp_path):
+    (tmp_path / "study.json").write_text('{"name": "a", "name": "b"}')
+    with pytest.raises(SkinTLError, match=r"not valid JSON: the key `name` is given twice"):
+        load_study(tmp_path / "study.json")

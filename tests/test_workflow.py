@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import psutil
 import pytest
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from skin_tl import __main__ as steps
 from skin_tl import progress, watching, workflow
 from skin_tl.errors import SkinTLError
 from skin_tl.step_code import code_hash
@@ -38,7 +40,7 @@ TOOLS = "bash dirname uname cat sed awk grep cksum tr mkdir rm mv cp sleep tail 
 SNAKEFILE = """
 import os
 from skin_tl.study import load_study, save_study
-study = load_study(workflow.configfiles[0], config.get("override"))
+study = load_study(workflow.configfiles[0])
 RUNS = f"runs/{study.name}"
 rule all:
     input: f"report/{study.name}/metrics.csv"
@@ -488,6 +490,108 @@ def test_errors_in_the_workflow_file_come_out_in_one_line(ready):
     done = start(ready)
     assert done.returncode == 1 and done.stderr.splitlines()[0] == "error: studies/x.yaml: no."
     assert "File" not in done.stderr
+
+
+# The beginning of the real workflow, which reads the study, with steps that show what they get.
+READING = """
+rule all:
+    input: f"report/{study.name}/metrics.csv"
+rule evaluate:
+    output: f"report/{study.name}/metrics.csv"
+    params: depends=fingerprint(study.title)
+    log: f"{RUNS}/logs/evaluate.log"
+    shell: "{STEP} --help > {log} 2>&1 && jupyter kernelspec list > kernels && env > shown && touch {output}"
+onstart:
+    save_study(study, f"{RUNS}/study.json")
+"""
+
+
+@pytest.fixture
+def reading(ready):
+    """The project with the beginning of the real workflow, in a folder whose name a shell or a format would change."""
+    folder = ready.rename(ready.with_name("a {project}, 50 % $HOME it's"))
+    head, _ = (ROOT / "Snakefile").read_text().split("\nLANGUAGES = ")
+    (folder / "Snakefile").write_text(head + READING)
+    return folder
+
+
+def shown(project):
+    """Return the environment of the step."""
+    return dict(line.split("=", 1) for line in (project / "shown").read_text().splitlines() if "=" in line)
+
+
+def test_a_value_of_the_command_line_reaches_the_steps_as_typed(reading):
+    for title in ("007", "Skin: a study", "#1", "A {study}", "[x, y]", "1_2"):
+        done = start(reading, "--config", f"title={title}", "seeds=3,010", "images=no")
+        assert done.returncode == 0, done.stderr
+        study = json.loads((reading / "runs/demo/study.json").read_text())
+        assert (study["title"], study["seeds"], study["images"]) == (title, [3, 10], False)
+        assert study["overrides"] == ["images", "seeds", "title"]
+        (reading / "report/demo/metrics.csv").unlink()
+    for typed in ("seeds=1_2", "seeds=0x10", "image_size=6_4", "l2=1_0"):
+        done = start(reading, "--config", typed)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and typed.split("=")[0] in done.stderr
+    done = start(reading, "--config", "seeds=1", "--config", "title=x")
+    assert done.returncode == 1 and "--config is given twice" in done.stderr
+    assert not list((reading / ".state").glob("start-*"))
+
+
+def test_a_title_with_braces_is_no_wildcard_of_the_real_workflow(ready):
+    shutil.copy(ROOT / "Snakefile", ready)
+    for folder in ("notebooks", "report/template", "report/text"):
+        shutil.copytree(ROOT / folder, ready / folder)
+    done = start(ready, "--dry-run", "--config", "title=A {study}")
+    assert done.returncode == 0 and "writing the report" in done.stdout, done.stderr
+
+
+def test_settings_of_the_person_for_other_work_change_nothing(reading, tmp_path):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "config.yaml").write_text(f"directory: {tmp_path}/elsewhere\nfrobnicate: true\n")
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["/removed/bin/python"], "display_name": "x", "language": "python"}')
+    done = start(
+        reading,
+        SNAKEMAKE_PROFILE=str(tmp_path / "profile"),
+        JUPYTER_PATH=str(tmp_path / "jupyter"),
+        MATPLOTLIBRC=str(tmp_path / "no such file"),
+        SKIN_TL_CACHE="~/cache {of} mine/",
+    )
+    assert done.returncode == 0 and "profile" not in done.stderr, done.stderr
+    assert str(kernel) not in (reading / "kernels").read_text() and "python3" in (reading / "kernels").read_text()
+    assert "MATPLOTLIBRC" not in shown(reading)
+    assert shown(reading)["SKIN_TL_CACHE"] == f"{os.environ['HOME']}/cache {{of}} mine/"
+
+
+def test_a_user_without_a_name_or_a_home_can_start(reading):
+    before = ["unshare", "--user", "--map-user=12345", "env", "-u", "LOGNAME", "-u", "USER", "-u", "HOME"]
+    if not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody be another user")
+    done = start(reading, before=before)
+    assert done.returncode == 0, done.stderr
+    assert Path(shown(reading)["HOME"]) == reading / ".state" / "home"
+
+
+def test_a_start_from_beside_the_project_does_not_go_where_cdpath_leads(project, tmp_path):
+    (tmp_path / "other" / project.name).mkdir(parents=True)
+    done = subprocess.run(
+        ["bash", f"{project.name}/run_all.sh", "demoo"],
+        cwd=project.parent,
+        env=environment(CDPATH=str(tmp_path / "other")),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Studies: demo, " in done.stderr
+
+
+def test_a_notebook_runs_in_a_folder_with_braces_in_its_path(tmp_path, monkeypatch):
+    root = tmp_path / "a {project}"
+    (root / "notebooks").mkdir(parents=True)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    nbformat.write(notebook, root / "notebooks" / "x.ipynb")
+    monkeypatch.setattr(steps, "ROOT", root)
+    steps.execute("x", root / "x.ipynb", load_study("demo"), root / "runs" / "demo")
+    assert nbformat.read(root / "x.ipynb", as_version=4).cells[0].outputs[0].data["text/plain"] == "2"
 
 
 def test_lab_serves_the_notebooks_with_a_kernel_of_the_environment(ready):
