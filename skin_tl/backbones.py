@@ -7,6 +7,7 @@ network is built, so that reading the registry costs nothing.
 
 import contextlib
 import http.client
+import json
 import logging
 import math
 import os
@@ -72,6 +73,18 @@ BACKBONES = {
     "MobileNetV2": Backbone("mobilenet_v2", "tf", 224, ("block_16", "Conv_1")),
     "ConvNeXtTiny": Backbone("convnext", "none", 224, ("convnext_tiny_stage_3", "layer_normalization")),
 }
+
+
+def import_keras():
+    """Import Keras with what results rest on, whatever a person's own ``keras.json`` says; return it.
+
+    All modules of the package get Keras by this function.
+    """
+    import keras
+
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
+    return keras
 
 
 def transform_of(backbone, preprocessing):
@@ -246,9 +259,7 @@ def _offline():
 
 def _network(name, weights, image_size=224):
     """Build one network of `keras.applications` without classifier; `weights` as its argument, or a file's path."""
-    from keras import applications
-
-    make, about = getattr(applications, name), BACKBONES[name]
+    make, about = getattr(import_keras().applications, name), BACKBONES[name]
     options = {"include_top": False, "pooling": "avg", "input_shape": (image_size, image_size, 3)}
     if weights == "imagenet" and about.module in _WEIGHTS_BY_SIZE and image_size != about.imagenet_size:
         network = make(weights=None, **options)
@@ -294,7 +305,7 @@ def _as_with_imagenet(network):
     Source: keras.applications.efficientnet, which explains that the original weights were trained with
     (x − mean)/variance where Keras's layer divides by the standard deviation.
     """
-    import keras
+    keras = import_keras()
 
     by_channel = [1 / math.sqrt(deviation) for deviation in (0.229, 0.224, 0.225)]
 
@@ -333,7 +344,7 @@ def build_backbone(name, preprocessing, image_size, weights, seed=RANDOM_WEIGHTS
     SkinTLError
         If the weights are of another architecture or their file is gone, or the images are too small for it.
     """
-    import keras
+    keras = import_keras()
 
     check_image_size([name], image_size)
     if weights["source"] == "random":
@@ -364,7 +375,7 @@ def _where_it_is_now(name, weights):
 
 def scale_pixels(pixels, name, preprocessing):
     """Scale pixels, (n_images, size, size, 3) float32 from 0 to 255, as a backbone gets them."""
-    import keras
+    keras = import_keras()
 
     transform = transform_of(name, preprocessing)
     if transform == "none":
@@ -374,14 +385,14 @@ def scale_pixels(pixels, name, preprocessing):
 
 def network_of(model):
     """Return the network of `keras.applications` inside what `build_backbone` made, or a whole model made of it."""
-    import keras
+    keras = import_keras()
 
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
 def all_layers(model):
     """Yield the layers of a model and of the models among them, which are yielded themselves too."""
-    import keras
+    keras = import_keras()
 
     for layer in model.layers:
         yield layer
@@ -407,7 +418,7 @@ def features_model(whole):
     keras.Model
         From (n_images, size, size, 3) uint8 to (n_images, n_features) float32.
     """
-    import keras
+    keras = import_keras()
 
     after = head_layers(whole)
     return keras.models.clone_model(
@@ -418,13 +429,38 @@ def features_model(whole):
 
 
 def model_fingerprint(model):
-    """Return a fingerprint of all weights of a Keras model, in their order."""
-    return fingerprint(*(weight.tobytes() for weight in model.get_weights()))
+    """Return a fingerprint of what a Keras model computes: its operations with their constants, and all weights.
+
+    Keras numbers the operations of a process: names do not count, and neither does what may be trained.
+    """
+    names = {}
+
+    def unnamed(part):
+        if isinstance(part, dict):
+            return {key: unnamed(value) for key, value in part.items() if key != "trainable"}
+        if isinstance(part, list):
+            return [unnamed(value) for value in part]
+        return names.get(part, part) if isinstance(part, str) else part
+
+    structure = json.loads(model.to_json())
+    _number_names(structure, names)
+    return fingerprint(unnamed(structure), *(weight.tobytes() for weight in model.get_weights()))
+
+
+def _number_names(part, names):
+    """Give each name of a layer in a model's configuration its place, in the order in which they stand there."""
+    if isinstance(part, dict):
+        if "class_name" in part and isinstance(name := (part.get("config") or {}).get("name"), str):
+            names.setdefault(name, f"layer {len(names)}")
+        part = list(part.values())
+    if isinstance(part, list):
+        for value in part:
+            _number_names(value, names)
 
 
 def count_parameters_with_classifier(name):
     """Return how many parameters a network has with its 1,000-class ImageNet classifier; no value of them is drawn."""
-    import keras
+    keras = import_keras()
 
     with keras.StatelessScope():
         return getattr(keras.applications, name)(weights=None).count_params()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import fingerprint, read_json, write_atomically, write_json
+from skin_tl.files import alone, fingerprint, read_json, write_atomically, write_json
 from skin_tl.images import cache_folder
 from skin_tl.progress import bar, say
 from skin_tl.study import CLASSES
@@ -124,8 +124,10 @@ def _drawn():
     drawing = fingerprint(Path(synthetic.__file__).read_bytes())
     folder = cache_folder() / "synthetic" / drawing
     if not folder.is_dir():
-        with bar(total=synthetic.count_images(seed=SYNTHETIC_SEED), what="drawing images", unit="img") as shown:
-            synthetic.draw_dataset(folder, seed=SYNTHETIC_SEED, on_image=shown.update)
+        with alone(folder):
+            if not folder.is_dir():
+                with bar(total=synthetic.count_images(seed=SYNTHETIC_SEED), what="drawing images", unit="img") as shown:
+                    synthetic.draw_dataset(folder, seed=SYNTHETIC_SEED, on_image=shown.update)
     return folder
 
 
@@ -541,13 +543,16 @@ def download(folder, server=None, files=HAM10000_FILES, name="HAM10000", check=r
         f"Without access, download {name} elsewhere (https://doi.org/{DOI.removeprefix('doi:')}) and name its "
         f"folder: SKIN_TL_{name}=/path/to/{name} ./run_all.sh …"
     )
-    wanted = [file for file in files if not _present(folder, file)]
-    listing = _listing(server, name, by_hand) if wanted else {}
-    for file in wanted:
-        entry = listing.get(file) or listing.get(file.lower())
-        if entry is None:
-            raise SkinTLError(f"The release {DOI} at {server} lists no file {file}. {by_hand}")
-        _fetch(server, entry, folder, file, check, by_hand)
+    if all(_present(folder, file) for file in files):
+        return folder
+    with alone(folder):
+        wanted = [file for file in files if not _present(folder, file)]
+        listing = _listing(server, name, by_hand) if wanted else {}
+        for file in wanted:
+            entry = listing.get(file) or listing.get(file.lower())
+            if entry is None:
+                raise SkinTLError(f"The release {DOI} at {server} lists no file {file}. {by_hand}")
+            _fetch(server, entry, folder, file, check, by_hand)
     return folder
 
 

@@ -202,13 +202,12 @@ def explain(study, strategy, backbone, folder):
     SkinTLError
         If the run is not finished, or its model is of another form.
     """
-    import keras
-
-    from skin_tl.backbones import features_model
+    from skin_tl.backbones import features_model, import_keras
     from skin_tl.features import find_features
     from skin_tl.gradcam import feature_maps, gradcam, in_batches, shuffle_weights
     from skin_tl.runs import read_images, read_metadata_table, read_splits
 
+    keras = import_keras()
     run, settings = folder / strategy / backbone, study.model_dump()
     predictions = read_predictions(run / "predictions.csv", read_splits(folder))
     chosen = choose(tested_images(predictions, settings))

@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from skin_tl.backbones import all_layers, head_layers, network_of, scale_pixels, transform_of
+from skin_tl.backbones import all_layers, head_layers, import_keras, network_of, scale_pixels, transform_of
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, file_fingerprint, read_json, write_atomically
 from skin_tl.images import ImageSet, check_cache
@@ -122,7 +122,7 @@ def convertible(whole, backbone, preprocessing):
     keras.Model
         From (n, size, size, 3) uint8 to (n, 7) float32.
     """
-    import keras
+    keras = import_keras()
 
     for layer in all_layers(whole):
         if isinstance(layer, keras.layers.Normalization):
@@ -147,7 +147,7 @@ def convertible(whole, backbone, preprocessing):
 
 def convert(model, kind, size, path):
     """Write a model that `convertible` gave in a format, one of `FORMATS`."""
-    import keras
+    keras = import_keras()
 
     pixels = keras.InputSpec(shape=(None, size, size, 3), dtype="uint8", name="pixels")
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it names each operation that it cannot convert; we run it
@@ -414,7 +414,7 @@ def export_run(run, formats, metrics_file):
     kinds = [kind for kind in FORMATS if kind in formats or (folder / FORMATS[kind]).is_file()]
     check_packages(kinds)
     load_keras()
-    import keras
+    keras = import_keras()
 
     from skin_tl.evaluation import read_predictions
     from skin_tl.explanations import explained_head, tested_images

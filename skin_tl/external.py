@@ -268,12 +268,12 @@ def predict_external(study, strategy, backbone, folder):
     SkinTLError
         If a head is missing.
     """
-    import keras
-
+    from skin_tl.backbones import import_keras
     from skin_tl.features import features_of
     from skin_tl.training import PREDICTION_COLUMNS, head_file, predict
     from skin_tl.tuning import predict_images
 
+    keras = import_keras()
     run, images = folder / strategy / backbone, read_images(folder, "external")
     metadata = read_metadata_table(folder, "external").set_index("image_id").loc[images.ids].reset_index()
     same = {"dataset": study.external, "arm": "main", "train_fraction": 1.0, "subset": "test"}

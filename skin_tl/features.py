@@ -1,22 +1,23 @@
 """Features: what a frozen backbone sees in each image, computed once.
 
 Takes decoded images and a built backbone; gives a memory-mapped array (n_images, n_features) float32 in the images'
-order, kept below the cache under a key made of the images, the transform of their pixels and the weights.
+order, kept below the cache under a key made of the images, the network with its scaling and weights, and the code of a
+pass.
 """
 
-import contextlib
-import fcntl
 import json
 import time
 
-import keras
 import numpy as np
 
-from skin_tl.backbones import build_backbone, model_fingerprint, transform_of
+from skin_tl.backbones import build_backbone, import_keras, model_fingerprint
 from skin_tl.errors import SkinTLError
-from skin_tl.files import claim_space, disk_full_message, fingerprint, is_disk_full, read_json
+from skin_tl.files import alone, claim_space, disk_full_message, fingerprint, is_disk_full, read_json
 from skin_tl.images import cache_folder
 from skin_tl.progress import bar
+from skin_tl.step_code import code_hash
+
+keras = import_keras()
 
 BATCH = 32
 """Images per forward pass.  Part of the key: another number may change the last digits."""
@@ -25,12 +26,10 @@ SAVE_EVERY = 20
 """Batches between two notes of how far the work is, so that an interrupted pass goes on from there."""
 
 
-def features_key(images, backbone, preprocessing, model):
-    """Return the key under which `extract` keeps its result."""
-    transform = transform_of(backbone, preprocessing)
-    return fingerprint(
-        images.key, backbone, transform, model_fingerprint(model), "average", BATCH, keras.backend.backend()
-    )
+def features_key(images, model):
+    """Return the key under which `extract` keeps its result: of the images, the network and the code of a pass."""
+    code = code_hash("features._compute")
+    return fingerprint(images.key, model_fingerprint(model), BATCH, keras.backend.backend(), code)
 
 
 def extract(images, backbone, preprocessing, model):
@@ -58,16 +57,18 @@ def extract(images, backbone, preprocessing, model):
     SkinTLError
         If the disk is full or a feature is not finite.
     """
-    key = features_key(images, backbone, preprocessing, model)
+    key = features_key(images, model)
     folder = cache_folder() / "features" / key
-    with _alone(folder):
-        if not (folder / "about.json").is_file():
-            try:
-                _compute(folder, images, model, what=f"{backbone} ({preprocessing})", key=key)
-            except OSError as error:
-                if is_disk_full(error):
-                    raise SkinTLError(disk_full_message(folder)) from error
-                raise
+    if not (folder / "about.json").is_file():
+        with alone(folder):
+            if not (folder / "about.json").is_file():  # another process was not faster
+                try:
+                    folder.mkdir(exist_ok=True)
+                    _compute(folder, images, model, what=f"{backbone} ({preprocessing})", key=key)
+                except OSError as error:
+                    if is_disk_full(error):
+                        raise SkinTLError(disk_full_message(folder)) from error
+                    raise
     return np.load(folder / "features.npy", mmap_mode="r"), json.loads((folder / "about.json").read_text())
 
 
@@ -116,15 +117,6 @@ def find_features(study, folder, images, backbone, preprocessing):
         if (kept / "about.json").is_file():
             return np.load(kept / "features.npy", mmap_mode="r")
     return features_of(study, folder, images, backbone, preprocessing)[0]
-
-
-@contextlib.contextmanager
-def _alone(folder):
-    """Hold a lock, so that two processes never compute the same features side by side."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _compute(folder, images, model, what, key):

@@ -5,12 +5,16 @@ Takes paths and content; gives files that another process sees either complete o
 
 import contextlib
 import errno
+import functools
+import glob
 import hashlib
 import json
 import os
 import pwd
 import shutil
+import socket
 import sys
+import uuid
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
@@ -22,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def write_atomically(path):
     """Give a temporary path beside `path`; rename it to `path` when the block ends without an error.
 
-    What a killed process left of an earlier attempt is removed.
+    What a killed process left of an earlier attempt is removed, but not what may be the work of another machine or
+    container that shares the folder.
 
     Parameters
     ----------
@@ -40,16 +45,20 @@ def write_atomically(path):
         If the disk is full or may not be written.
     """
     path = Path(path)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = path.with_name(f".part-{_here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".part-*-{path.name}"):
-            if not _alive(int(left.name.split("-")[1])):
+        for left in path.parent.glob(f".part-{_here()}-*-{glob.escape(path.name)}"):
+            if not _alive(int(left.name.split("-")[2])):
                 _remove(left)
         yield part
-        if part.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(part, path)
+        if part.is_dir() and path.is_dir():  # which a reader misses between two renames alone
+            old = part.with_name(f".part-{_here()}-{os.getpid()}-old-{path.name}")
+            os.replace(path, old)
+            os.replace(part, path)
+            _remove(old)
+        else:
+            os.replace(part, path)
     except OSError as error:
         of_ours = is_disk_full(error) or str(error.filename) == str(part)
         if told := disk_message(error, path if of_ours else None):
@@ -57,6 +66,39 @@ def write_atomically(path):
         raise
     finally:
         _remove(part)
+
+
+@functools.cache
+def _here():
+    """Return what tells apart where process ids count: machines, and containers, which may share a machine's name."""
+    place = socket.gethostname()
+    with contextlib.suppress(OSError):
+        place += os.readlink("/proc/self/ns/pid")
+    return fingerprint(place)[:8]
+
+
+@contextlib.contextmanager
+def alone(path):
+    """Hold the lock ``<path>.lock``, so that one process at a time works on `path`, on all machines that share it.
+
+    The lock of a process that ends, however it ends, is free.  `filelock.FileLock` asks the file system (flock), which
+    on Linux NFS hands on to its server.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Its parent folder is made.
+    """
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        yield
+
+
+def existing(path):
+    """Return a path, or the nearest of its parent folders that is there."""
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
 def _alive(process):

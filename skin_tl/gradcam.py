@@ -11,11 +11,13 @@ weights, and a layer normalisation (ConvNeXt has one) has a slope of its own at 
 
 from functools import partial
 
-import keras
 import numpy as np
 from PIL import Image
 
+from skin_tl.backbones import import_keras
 from skin_tl.errors import SkinTLError
+
+keras = import_keras()
 
 BATCH = 32
 """Images per forward pass."""

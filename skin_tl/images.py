@@ -17,11 +17,12 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, claim_space, fingerprint, is_disk_full, write_atomically
+from skin_tl.files import ROOT, alone, claim_space, existing, fingerprint, is_disk_full, write_atomically
 from skin_tl.progress import bar
+from skin_tl.step_code import code_hash
 
-DECODER = "pillow-bicubic-squash-1"
-"""Names how pixels come from a file; a change of method needs a new name, since it is part of the cache's key."""
+LAYOUT = "array-1"
+"""Names how the cache keeps pixels.  How they come from a file is told by the hash of `read_image`'s code."""
 
 
 def cache_folder():
@@ -44,7 +45,7 @@ def check_cache(written=True):
     folder = cache_folder()
     if not os.environ.get("SKIN_TL_CACHE") or (folder.is_dir() and not written):
         return
-    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    there = existing(folder)
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".skin-tl-", dir=there))
     except OSError as error:
@@ -109,9 +110,18 @@ def decode(files, size):
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         hashes = pool.map(lambda image_id: _hash(files[image_id]), ids)
         hashes = list(bar(hashes, total=len(ids), what="checking images", unit="img"))
-    images = ImageSet(fingerprint(DECODER, size, list(zip(ids, hashes, strict=True))), size)
-    if images.folder.is_dir():
-        return images
+    code = code_hash("images.read_image")
+    images = ImageSet(fingerprint(LAYOUT, code, size, list(zip(ids, hashes, strict=True))), size)
+    if not images.folder.is_dir():
+        with alone(images.folder):
+            if not images.folder.is_dir():  # another process was not faster
+                _decode(images, files, ids)
+    return images
+
+
+def _decode(images, files, ids):
+    """Fill the folder of an image set."""
+    size = images.size
     with write_atomically(images.folder) as part:
         part.mkdir()
         pixels = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (len(ids), size, size, 3))
@@ -136,7 +146,6 @@ def decode(files, size):
             )
         pixels.flush()
         pd.DataFrame({"image_id": ids}).to_csv(part / "index.csv", index=False, lineterminator="\n")
-    return images
 
 
 def file_sizes(files):

@@ -171,7 +171,9 @@ def load_keras():
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
-            import keras  # noqa: F401
+            from skin_tl.backbones import import_keras
+
+            import_keras()
         except BaseException:
             said.seek(0)
             os.write(terminal, said.read())
@@ -352,9 +354,9 @@ def read_model(run, size, name="model.keras"):
     SkinTLError
         If it cannot be read or is not of that form; the message names the versions.
     """
-    import keras
+    from skin_tl.backbones import features_model, head_layers, import_keras
 
-    from skin_tl.backbones import features_model, head_layers
+    keras = import_keras()
 
     file = run.folder / name
     try:
@@ -475,8 +477,9 @@ class Predictor:
 
 def by_batches(model, values, batch):
     """Return what a model gives for all rows of an array or of `skin_tl.neighbours.Rows`, `batch` at a time."""
-    import keras
+    from skin_tl.backbones import import_keras
 
+    keras = import_keras()
     parts = [model.predict_on_batch(np.asarray(values[i : i + batch])) for i in range(0, len(values), batch)]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
@@ -600,7 +603,7 @@ def _with_images(predictor, run, images, preprocessing, split, written, again):
     from skin_tl.runs import read_metadata_table
 
     ids = np.array(images.ids)
-    kept = Path("features") / features_key(images, run.backbone, preprocessing, predictor.body)
+    kept = Path("features") / features_key(images, predictor.body)
     if not (cache_folder() / kept / "about.json").is_file():
         say(
             f"note: {cache_folder()} has no features by the network of {run.strategy}/{run.backbone}, by which near "

@@ -16,14 +16,19 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from scipy import optimize, special
 from threadpoolctl import threadpool_limits
 
-from skin_tl.backbones import RANDOM_WEIGHTS_SEED, build_backbone, count_parameters_with_classifier, transform_of
+from skin_tl.backbones import (
+    RANDOM_WEIGHTS_SEED,
+    build_backbone,
+    count_parameters_with_classifier,
+    import_keras,
+    transform_of,
+)
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import main_arm
 from skin_tl.features import extract
@@ -34,6 +39,8 @@ from skin_tl.runs import run_record
 from skin_tl.splits import EXPERIMENT, fraction_rows, subset_rows
 from skin_tl.study import CLASSES, RANDOM_WEIGHTS, SMOOTHED, STRATEGIES, Study, penalties_beyond
 from skin_tl.uncertainty import confusion_metrics
+
+keras = import_keras()
 
 PREDICTION_COLUMNS = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"]
 PREDICTION_COLUMNS += ["image_id", "lesion_id", "dx", *(f"p_{name}" for name in CLASSES)]
@@ -424,7 +431,7 @@ def _train_heads(job, heads):
     tables : dict of pandas.DataFrame
         For 'val' and 'test', as from `predict`.
     """
-    trained, labels = {}, labels_of(job.metadata)
+    trained, labels, first = {}, labels_of(job.metadata), next(iter(heads))
     with threadpool_limits(1, "blas"), bar(total=len(heads), what=f"training {job.backbone}", unit="head") as shown:
         for preprocessing, control in _passes(heads):
             model, features = job.features(preprocessing, control)
@@ -444,7 +451,7 @@ def _train_heads(job, heads):
                     tables = {subset: predict(head, features, rows[subset], job.metadata) for subset in ("val", "test")}
                     with write_atomically(job.folder / "heads" / head_file(*name)) as part:
                         head.save(part)
-                    if shown.n == 0:
+                    if name == first:
                         save_model(model, head, job.folder / "model.keras")
                     shown.update()
                     yield name, history.assign(stage="head"), tables
@@ -538,7 +545,5 @@ def save_model(backbone_model, head, path):
 
 def device(cpu=False):
     """Return what the arithmetic ran on, for people: backend, kind of device (`cpu`: not on a GPU, if any), cores."""
-    import keras.distribution
-
     devices = ["cpu"] if cpu else keras.distribution.list_devices() or ["cpu"]
     return f"{keras.backend.backend()} on {', '.join(devices)} ({platform.machine()}, {os.cpu_count()} cores)"

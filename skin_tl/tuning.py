@@ -19,15 +19,21 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
-from keras import ops
 from sklearn.metrics import confusion_matrix
 from threadpoolctl import threadpool_limits
 
 import skin_tl
-from skin_tl.backbones import BACKBONES, all_layers, build_backbone, network_of, scale_pixels, transform_of
+from skin_tl.backbones import (
+    BACKBONES,
+    all_layers,
+    build_backbone,
+    import_keras,
+    network_of,
+    scale_pixels,
+    transform_of,
+)
 from skin_tl.errors import SkinTLError
 from skin_tl.files import fingerprint, read_json, write_atomically, write_json
 from skin_tl.progress import bar, say
@@ -46,6 +52,9 @@ from skin_tl.training import (
     without_preprocessing,
 )
 from skin_tl.watching import EpochLog
+
+keras = import_keras()
+ops = keras.ops
 
 ZOOM, SHIFT = 0.1, 0.05
 """How far images are scaled (factor from 0.9 to 1.1) and shifted (share of their side) at most."""

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import disk_full_message, disk_message, full_folder, is_full
+from skin_tl.files import disk_full_message, disk_message, existing, full_folder, is_full
 
 ROOT = Path(__file__).resolve().parent.parent
 RESERVED = ("template", "text", "published")
@@ -983,12 +983,14 @@ def check_room(need):
     SkinTLError
         If less than nine tenths of what is missing is free.
     """
-    cache = Path(os.environ.get("SKIN_TL_CACHE") or ROOT / "cache")
+    from skin_tl.images import cache_folder
+
+    cache = cache_folder()
     missing = sum(
         max(0, wanted - size_of(cache / folder))
         for folder, wanted in (("downloads", need.download), ("images", need.images), ("features", need.features))
     )
-    place = cache if cache.exists() else ROOT
+    place = existing(cache)
     free = shutil.disk_usage(place).free
     if free < 0.9 * missing:
         raise SkinTLError(

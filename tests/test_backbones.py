@@ -2,9 +2,14 @@
 
 import http.server
 import importlib
+import json
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,3 +300,31 @@ def test_real_weights_load_where_they_are_at_hand(name, monkeypatch):
     )
     expected = network.predict_on_batch(_documented(name, PIXELS))
     np.testing.assert_allclose(features, expected, atol=1e-4 * abs(expected).max())
+
+
+@pytest.mark.parametrize("settings", [{"floatx": "float16"}, {"image_data_format": "channels_first"}])
+def test_a_persons_own_settings_of_keras_change_nothing(tmp_path, settings):
+    """Nor do they end in an error: each is the `keras.json` of a home folder."""
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    code = (
+        "import numpy as np; from skin_tl import backbones, training\n"
+        "model = backbones.build_backbone('MobileNetV2', 'native', 32, {'source': 'random'})\n"
+        "pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)\n"
+        "values = backbones.import_keras().ops.convert_to_numpy(model.predict_on_batch(pixels))\n"
+        "head = training.build_head(values, np.arange(2))\n"
+        "print(values.dtype, float(values.sum()), np.asarray(head.predict_on_batch(values)).dtype)"
+    )
+    said = []
+    for home in ({}, {"KERAS_HOME": str(tmp_path)}):
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ | home, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1] and said[0].startswith("float32") and said[0].endswith("float32\n")
+
+
+def test_keras_is_imported_in_one_place():
+    modules = Path(backbones.__file__).parent.glob("*.py")
+    importing = [
+        file.name for file in modules if re.search(r"^ *(import|from) keras\b", file.read_text(), re.MULTILINE)
+    ]
+    assert importing == ["backbones.py"]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -46,6 +47,35 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     with write_atomically(path) as part:
         part.write_text("whole")
     assert [file.name for file in tmp_path.iterdir()] == ["big.npy"]
+
+
+def test_what_another_machine_or_container_writes_is_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "shared.npy"
+    with write_atomically(path) as theirs:
+        theirs.touch()
+    name = theirs.name
+    monkeypatch.setattr("skin_tl.files._here", lambda: "elsewhere")
+    foreign = tmp_path / name.replace(f"-{os.getpid()}-", "-99999999-")  # of a process that is not one of ours
+    foreign.write_text("half")
+    with write_atomically(path) as part:
+        part.write_text("whole")
+    assert foreign.read_text() == "half"
+
+
+def test_a_replaced_folder_is_there_at_any_time_but_between_two_renames(tmp_path, monkeypatch):
+    path = tmp_path / "images"
+    with write_atomically(path) as part:
+        part.mkdir()
+    seen, remove = [], shutil.rmtree
+
+    def watched(folder, **how):
+        seen.append(path.is_dir())
+        remove(folder, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    with write_atomically(path) as part:
+        part.mkdir()
+    assert seen == [True]  # the old state goes once the new one is in its place
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

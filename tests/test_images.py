@@ -1,5 +1,9 @@
 """Image files become one array, whatever their size and mode; bad ones are named."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +28,22 @@ def picture(tmp_path):
         return path
 
     return write
+
+
+def test_processes_that_share_a_cache_decode_once(picture, tmp_path, monkeypatch):
+    """Each gets the same array, though all begin at once."""
+    files = {f"ISIC_{k}": picture(f"{k}.png") for k in range(40)}
+    code = (
+        "import sys, json; from skin_tl import images; real = images._decode\n"
+        "images._decode = lambda *given: (print('decoded'), real(*given))\n"
+        "print(images.decode(json.loads(sys.argv[1]), 64).pixels.sum())"
+    )
+    command = [sys.executable, "-c", code, json.dumps({name: str(file) for name, file in files.items()})]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=120)[0].split() for process in running]
+    assert all(process.returncode == 0 for process in running)
+    assert sum("decoded" in words for words in said) == 1
+    assert len({words[-1] for words in said}) == 1
 
 
 @pytest.mark.parametrize("size", [(60, 45), (45, 60), (32, 32), (5, 7), (300, 10)])

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
+from tqdm import tqdm
 
 from skin_tl.errors import SkinTLError
 from skin_tl.splits import fraction_rows, subset_rows
@@ -42,6 +43,7 @@ class Counting:
     """
 
     output_shape = (None, 5)
+    to_json = staticmethod(lambda: "{}")
 
     def __init__(self, stop_after=None):
         self.batches, self.stop_after = 0, stop_after
@@ -95,6 +97,38 @@ def test_a_full_disk_is_said_before_arrays_are_written(small_study, decoded, tmp
     monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "other"))
     with pytest.raises(SkinTLError, match="no space left"):
         runs.prepare_images(small_study, tmp_path / "runs")
+
+
+def test_networks_that_differ_in_their_scaling_alone_have_other_keys(decoded, monkeypatch):
+    """And the same network built again has the same one, whatever Keras calls its operations."""
+    made = {name: build_small(name) for name in ("none", "tf", "caffe", "torch")}
+    keys = {name: features.features_key(decoded, model) for name, model in made.items()}
+    assert len({*keys.values()}) == 4
+    assert {name: features.features_key(decoded, build_small(name)) for name in made} == keys
+    monkeypatch.setattr(features, "BATCH", 7)
+    assert features.features_key(decoded, made["tf"]) != keys["tf"]
+
+
+def build_small(transform):
+    """Build a network without weights of its own: a scaling, then the mean of each channel."""
+    pixels = keras.Input((8, 8, 3), dtype="uint8")
+    values = keras.ops.cast(pixels, "float32")
+    if transform != "none":
+        values = keras.applications.imagenet_utils.preprocess_input(values, mode=transform)
+    return keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(values))
+
+
+def test_an_edited_scaling_computes_features_again(small_study, tmp_path, monkeypatch):
+    _, images = runs.prepare_images(small_study, tmp_path / "runs")
+    random = {"source": "random"}
+
+    def computed():
+        model = backbones.build_backbone("MobileNetV2", "native", images.size, random)
+        return features.extract(images, "MobileNetV2", "native", model)[0]
+
+    before, scale = np.array(computed()), backbones.scale_pixels
+    monkeypatch.setattr(backbones, "scale_pixels", lambda pixels, *how: 2 * scale(pixels, *how))
+    assert not np.array_equal(computed(), before)
 
 
 def test_features_that_are_not_finite_are_refused(decoded):
@@ -381,6 +415,18 @@ def test_the_same_run_writes_the_same_bytes(run, tmp_path, monkeypatch):
     training.train_run(study, "feature_extraction", "MobileNetV2", runs.prepare(study, again), again)
     for name, content in first.items():
         assert (again / name).read_bytes() == content
+
+
+def test_the_saved_model_does_not_depend_on_what_is_shown(run, tmp_path, monkeypatch):
+    study, data, folder = run
+    monkeypatch.setattr(training, "bar", lambda **about: tqdm(total=about["total"], disable=True))  # TQDM_DISABLE=1
+    training.train_run(study, "feature_extraction", "MobileNetV2", data, tmp_path / "hidden")
+    for name in ("model.keras", "heads/lesion_native_seed1.keras"):
+        shown, hidden = (
+            keras.models.load_model(place / name, compile=False) for place in (folder, tmp_path / "hidden")
+        )
+        for value, other in zip(shown.get_weights(), hidden.get_weights(), strict=True):
+            np.testing.assert_array_equal(value, other)
 
 
 def test_the_saved_model_takes_raw_pixels_and_needs_keras_alone(run, tmp_path):
