@@ -25,7 +25,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.facts import Facts
 from skin_tl.files import ROOT, write_csv
 from skin_tl.report import Report
-from skin_tl.study import CLASSES
+from skin_tl.study import CLASSES, load_study
 from skin_tl.tables import AVERAGES, SETUP, TEXTS
 from skin_tl.texts import NARROW_SPACE, Labels, format_number, languages, typeset
 
@@ -829,6 +829,16 @@ def test_strings_of_the_metadata_are_escaped(root):
     page = rendering.to_html(notebook_of(pieces))
     assert "<script>alert" not in page
     assert parse(page).all("title")[0].text == HOSTILE == parse(page).all("h1")[0].text
+
+
+def test_a_study_shows_the_title_it_has_in_every_language(rendered):
+    """Of a study of the project, another title than its file's has no translation; with its own, it has one."""
+    title, name = rendered["report"].study["title"], rendered["report"].study["name"]
+    assert load_study(name).title != title  # the study `demo`, as it is after `--config title=…`
+    assert rendered["report"].header().page["title"] == title
+    labels = Labels("fr")
+    for file in (ROOT / "studies").glob("*.yaml"):
+        assert labels.known("title", load_study(file).title) != load_study(file).title
 
 
 def copied_texts(folder):

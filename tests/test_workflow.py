@@ -369,6 +369,8 @@ def test_a_failed_step_says_why_and_the_next_start_goes_on(ready, how, told):
         (["--config", "sedes=1"], "sedes"),
         (["--config", "seeds"], "--config seeds"),
         (["--frobnicate"], "--frobnicate"),
+        (["--directory", "elsewhere"], "--directory"),
+        (["--config", "seeds=1", "seeds=2"], "--config seeds=…: the key is given twice"),
         (["demo", "presentation"], "One study at a time"),
     ],
 )
