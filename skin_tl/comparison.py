@@ -68,6 +68,10 @@ CONTRAST_COLUMNS = [
 ]
 
 
+LEAST_P = float(np.finfo(float).tiny)
+"""A p-value is never 0: what is smaller than a computer's numbers is this."""
+
+
 def lesion_predictions(predictions):
     """Average the test predictions of each lesion over its images and the seeds.
 
@@ -199,17 +203,19 @@ def paired_interval(difference, draws, n_units):
     Returns
     -------
     low, high, p : float
-        p is two-sided; it is under 0.05 just where the interval leaves zero out.
+        p is two-sided, above 0, and under 0.05 just where the interval leaves zero out.  A difference that no draw
+        changes, as of two lesions that one side alone gets right, has no error to test it by: p is NaN then, "not
+        testable", and the interval is all that a difference of shares can be, −1 to 1.
     """
     draws = draws[np.isfinite(draws)]
     if len(draws) < 2 or not np.isfinite(difference):
         return np.nan, np.nan, np.nan
     error = draws.std(ddof=1)
     if error == 0:
-        return difference, difference, float(difference == 0)
+        return (0.0, 0.0, 1.0) if difference == 0 else (-1.0, 1.0, np.nan)
     freedom = max(n_units - 1, 1)
     half = stats.t.ppf((1 + uncertainty.LEVEL) / 2, freedom) * error
-    return difference - half, difference + half, float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return difference - half, difference + half, max(2 * stats.t.sf(abs(difference) / error, freedom), LEAST_P)
 
 
 def with_holm(rows, family):

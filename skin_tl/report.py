@@ -613,7 +613,7 @@ class Report:
         return _data(value, format_number(value, spec, self.language), part)
 
     def _p_value(self, value):
-        return _data(value, format_p(value, self.language), "p_holm")
+        return self.labels("not_testable") if pd.isna(value) else _data(value, format_p(value, self.language), "p_holm")
 
     def _cells(self, row, specs):
         return [self._cell(row[name], spec) for name, spec in specs.items()]

@@ -198,7 +198,9 @@ class Texts:
         return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, shown)
 
     def _p_value(self, key):
-        """Return a p-value as HTML that carries its key: ``p = 0.012``, or ``p < 0.001``."""
+        """Return a p-value as HTML that carries its key: ``p = 0.012``, or ``p < 0.001``; in words if there is none."""
+        if key not in self.facts and f"{key.rpartition('.')[0]}.real" in self.facts:
+            return self.labels("not_testable")
         value = self._look_up(key).value
         shown = format_p(value, self.language)
         return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, shown)
