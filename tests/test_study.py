@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
-from skin_tl.study import check_study, load_study, save_study
+from skin_tl.study import Study, check_study, load_study, save_study
+from skin_tl.texts import Labels, languages
 
 SETTINGS = {"name": "mine", "title": "Mine", "dataset": "synthetic", "backbones": ["VGG16"], "seeds": [1, 2]}
 
@@ -287,3 +288,9 @@ def test_a_key_that_is_given_twice_in_json_is_refused(tmp_path):
     (tmp_path / "study.json").write_text('{"name": "a", "name": "b"}')
     with pytest.raises(SkinTLError, match=r"not valid JSON: the key `name` is given twice"):
         load_study(tmp_path / "study.json")
+
+
+@pytest.mark.parametrize("language", languages())
+def test_every_key_that_a_command_line_may_change_has_a_name_in_the_report(language):
+    for key in {*Study.model_fields} - {"name", "images", "overrides"}:  # which no banner names
+        assert Labels(language)(f"setting.{key}")
