@@ -145,7 +145,7 @@ class Report:
         self.published_backbones = [name for name in self.study["backbones"] if name in published]
         self.external = self.study.get("external")
         self.pictures = self.study.get("images", True)
-        self.narrowed = [key for key in self.study.get("overrides", []) if key != "images"]
+        self.narrowed = [key for key in self.study.get("overrides", []) if key not in ("images", "title")]
         self.texts = Texts(language, self.facts, self._context(), texts)
         self._numbers = {}
         self._semicolon = typeset(" ;", language).lstrip(" ")  # with French's narrow space before it

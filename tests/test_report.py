@@ -710,7 +710,8 @@ def test_a_fraction_that_was_not_scored_is_named(root):
 @pytest.mark.parametrize("language", languages())
 @pytest.mark.parametrize(("name", "changes"), [("shared", {}), ("shared_real", {"dataset": "ham10000"})])
 def test_a_report_without_pictures_shows_none_and_says_so(make, monkeypatch, name, changes, language):
-    changes = {"images": False, "overrides": ["images"], "seeds": [1], "backbones": ["VGG16", "ResNet50"]} | changes
+    overrides = ["images", "title"]
+    changes = {"images": False, "overrides": overrides, "seeds": [1], "backbones": ["VGG16", "ResNet50"]} | changes
     report = make(name, changes, language)
     assert not report.pictures and make("fits_demo").pictures
     monkeypatch.setattr(runs, "read_images", lambda folder: pytest.fail("the images are read"))
@@ -721,7 +722,7 @@ def test_a_report_without_pictures_shows_none_and_says_so(make, monkeypatch, nam
         cell.outputs = [nbformat.v4.new_output("display_data", data, metadata=about)]
     page = rendering.to_html(nbformat.v4.new_notebook(cells=cells))
     assert "images: false" in parse(page).text and "figure-examples" not in page
-    assert "banner narrowed" not in page, "leaving pictures out narrows nothing"
+    assert "banner narrowed" not in page, "neither leaving pictures out nor another title narrows anything"
     deck = pieces[-1].slides["html"]
     assert "#figure-class-balance" in deck and "#figure-examples" not in deck
 
