@@ -9,6 +9,7 @@ import functools
 import glob
 import hashlib
 import json
+import math
 import os
 import pwd
 import shutil
@@ -206,6 +207,12 @@ def claim_space(file, n_bytes):
         os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
+def printable(text):
+    """Return a name as text for a terminal or JSON: what is no UTF-8 and control characters are escaped."""
+    text = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def write_text(path, text):
     """Write `text` (UTF-8) to `path`, whole or not at all."""
     with write_atomically(path) as part:
@@ -214,7 +221,17 @@ def write_text(path, text):
 
 def write_json(path, content):
     """Write `content` as sorted, indented JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    content = without_nan(content)
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def without_nan(content):
+    """Return JSON's content with null where a number is not finite, for which JSON has no word."""
+    if isinstance(content, dict):
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path, made_by="./run_all.sh"):

@@ -6,6 +6,7 @@ the order of the sorted image ids, kept below the cache under a key made of the 
 
 import hashlib
 import os
+import re
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +15,28 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, alone, claim_space, existing, fingerprint, is_disk_full, write_atomically
+from skin_tl.files import ROOT, alone, claim_space, existing, fingerprint, is_disk_full, printable, write_atomically
 from skin_tl.progress import bar
 from skin_tl.step_code import code_hash
 
 LAYOUT = "array-1"
 """Names how the cache keeps pixels.  How they come from a file is told by the hash of `read_image`'s code."""
+
+MOST_PIXELS = 180_000_000
+"""Pixels of the largest image that is read."""
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which is told by a Python warning
+
+OTHER_FORMATS = {
+    "HEIC": rb".{4}ftyp(hei|hev|mif1|msf1)",
+    "DICOM": rb".{128}DICM",
+    "PDF": rb"%PDF-",
+    "SVG": rb"(\xef\xbb\xbf)?\s*<(svg|(\?xml|!).*<svg)",
+}
+"""Formats of images that are not read, by how their files begin."""
 
 
 def cache_folder():
@@ -182,7 +196,8 @@ def _hash(path):
 def read_image(path, size):
     """Read one image file as the backbones see it.
 
-    Grey-scale pictures are spread over three channels and an alpha channel is dropped.
+    It is turned upright by its EXIF orientation.  Samples of 9 to 16 bits are scaled to 8 bits by their bit depth, and
+    grey-scale pictures are spread over three channels.
 
     Parameters
     ----------
@@ -198,20 +213,57 @@ def read_image(path, size):
     Raises
     ------
     SkinTLError
-        If the file is missing, empty, truncated or no image.
+        If the file is missing, empty, truncated or no image; or if the file does not determine the pixels: it is
+        transparent, has several frames, or samples without a known range.
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+            return np.asarray(_rgb(image).resize((size, size), Image.Resampling.BICUBIC))
+    except SkinTLError as error:
+        reason = str(error)
     except UnidentifiedImageError:
-        empty = Path(path).stat().st_size == 0
-        reason = "is empty (0 bytes)" if empty else "is not an image"
-    except Image.DecompressionBombError:
-        reason = "claims to be far too large an image"
+        with open(path, "rb") as stream:
+            begin = stream.read(1024)
+        reason = "is not an image" if begin else "is empty (0 bytes)"
+        for name, pattern in OTHER_FORMATS.items():
+            if re.match(pattern, begin, re.DOTALL):
+                reason = f"is in the format {name}, which is not read: convert it to PNG or JPEG"
     except FileNotFoundError:
         reason = "does not exist"
+    except IsADirectoryError:
+        reason = "is a folder (name the image files in it)"
     except PermissionError:
         reason = "may not be read: its permissions forbid it"
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = f"is damaged ({error})"
-    raise SkinTLError(f"{path} {reason}")
+    except (OSError, EOFError, SyntaxError, ValueError) as error:
+        unread = getattr(error, "errno", None)
+        reason = f"cannot be read: {error.strerror}" if unread else f"is damaged ({error})"
+    raise SkinTLError(f"{printable(path)} {reason}")
+
+
+def _rgb(image):
+    """Return an opened image upright in RGB, 8 bits a sample; see `read_image`."""
+    if image.width * image.height > MOST_PIXELS:
+        raise SkinTLError(
+            f"has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are read: make it smaller"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a JPEG of a telephone, whose first frame is the photograph
+        raise SkinTLError(f"has {frames} frames: save the one that is meant as PNG or JPEG")
+    transparent = image.info.get("transparency")
+    tags = getattr(image, "tag_v2", {})
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        bits = tags.get(258, (16,))[0]  # BitsPerSample of TIFF
+        values = np.asarray(image)
+        hidden = transparent is not None and (values == transparent).any()
+        values = np.rint(values * (255 / (2**bits - 1))).astype(np.uint8)
+        image = Image.fromarray(255 - values if tags.get(262) == 0 else values)  # WhiteIsZero of TIFF
+    elif image.mode in ("I", "F"):
+        raise SkinTLError(
+            "has samples of 32 bits or with a sign, whose range is unknown: save it as PNG of 8 or 16 bits, or as JPEG"
+        )
+    else:
+        hidden = image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    if hidden:
+        raise SkinTLError("is transparent in places: save it without transparency, on the background that is meant")
+    return image.convert("RGB")

@@ -1,11 +1,15 @@
 """Image files become one array, whatever their size and mode; bad ones are named."""
 
 import json
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from skin_tl.errors import SkinTLError
@@ -24,6 +28,7 @@ def picture(tmp_path):
     def write(name="a.jpg", size=(60, 45), mode="RGB", seed=0):
         noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 4), np.uint8)
         path = tmp_path / name
+        noise[:, :, 3] = 255
         Image.fromarray(noise, "RGBA").convert(mode).save(path)
         return path
 
@@ -59,11 +64,117 @@ def test_images_of_other_modes_are_converted(picture, mode):
     assert pixels.dtype == np.uint8
 
 
-def test_grey_spreads_over_three_channels_and_alpha_is_dropped(tmp_path):
+def test_grey_spreads_over_three_channels(tmp_path):
     Image.new("L", (8, 8), 77).save(tmp_path / "grey.png")
     assert (read_image(tmp_path / "grey.png", 4) == 77).all()
-    Image.new("RGBA", (8, 8), (10, 20, 30, 0)).save(tmp_path / "alpha.png")
-    assert (read_image(tmp_path / "alpha.png", 4) == [10, 20, 30]).all()
+
+
+samples = st.integers(0, 2**16 - 1)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jp2", "a.pgm"])
+@given(st.lists(samples, min_size=16, max_size=16))
+def test_samples_of_16_bits_are_scaled_to_8_bits(tmp_path_factory, name, values):
+    folder = tmp_path_factory.mktemp("deep")
+    deep = np.array(values, np.uint16).reshape(4, 4)
+    Image.fromarray(deep).save(folder / name, **({"irreversible": False} if name == "a.jp2" else {}))
+    Image.fromarray(np.rint(deep / 257).astype(np.uint8)).save(folder / "b.png")
+    difference = read_image(folder / name, 4).astype(int) - read_image(folder / "b.png", 4)
+    assert np.abs(difference).max() <= 1
+
+
+def _tiff(bits, photometric, packed, width):
+    """Return a little-endian TIFF of one row of grey samples."""
+    entries = [(256, 4, width), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
+    entries += [(277, 3, 1), (278, 4, 1), (279, 4, len(packed))]
+    packed += b"\0" * (len(packed) % 2)
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + len(packed)) + packed + struct.pack("<H", len(entries)) + table + b"\0" * 4
+    )
+
+
+def test_samples_of_12_bits_and_inverted_ones_are_scaled(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(_tiff(12, 1, bytes([0x00, 0x0F, 0xFF, 0x80, 0x08, 0x00]), 4))  # 0, 4095, 2048, 2048
+    np.testing.assert_allclose(read_image(path, 4)[0, :, 0].astype(int), [0, 255, 127.5, 127.5], atol=1)
+    path.write_bytes(_tiff(16, 0, struct.pack("<4H", 0, 65535, 32768, 32768), 4))
+    np.testing.assert_allclose(read_image(path, 4)[0, :2, 0].astype(int), [255, 0], atol=1)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_turns_the_picture_upright(tmp_path, name, orientation):
+    upright = np.zeros((16, 16, 3), np.uint8)
+    upright[:8, :8], upright[:8, 8:], upright[8:, :8] = 250, 170, 90
+    stored = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1)}
+    stored |= {6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: lambda a: np.rot90(a, -1)}
+    exif = Image.Exif()
+    exif[274] = orientation
+    turned = Image.fromarray(np.ascontiguousarray(stored[orientation](upright)))
+    turned.save(tmp_path / name, exif=exif, **({} if name == "a.tif" else {"quality": 100}))
+    found = read_image(tmp_path / name, 16).astype(int)[4::8, 4::8]
+    np.testing.assert_allclose(found, upright[4::8, 4::8].astype(int), atol=8)
+
+
+def _frames(path):
+    pages = [Image.new("RGB", (8, 8), (40 * page, 0, 0)) for page in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+
+
+def _sees_through(path):
+    Image.new("RGBA", (8, 8), (10, 20, 30, 254)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "reason"),
+    [
+        *((f"a.{ending}", _frames, "has 3 frames") for ending in ("gif", "tif", "png", "webp")),
+        ("a.png", _sees_through, "is transparent in places"),
+        ("a.webp", _sees_through, "is transparent in places"),
+        ("a.tif", lambda path: Image.new("F", (8, 8), 0.5).save(path), "whose range is unknown"),
+        ("a.tif", lambda path: Image.new("I", (8, 8), 70000).save(path), "whose range is unknown"),
+    ],
+)
+def test_a_picture_whose_pixels_its_file_does_not_determine_is_refused(tmp_path, name, write, reason):
+    write(tmp_path / name)
+    with pytest.raises(SkinTLError, match=reason) as error:
+        read_image(tmp_path / name, 4)
+    assert str(error.value).startswith(f"{tmp_path / name} ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("begin", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0" * 128 + b"DICM\2\0", "DICOM"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+    ],
+)
+def test_other_formats_are_named_with_the_remedy(tmp_path, begin, name):
+    (tmp_path / "a.jpg").write_bytes(begin)
+    with pytest.raises(SkinTLError, match=f"is in the format {name}, .*: convert it to PNG or JPEG"):
+        read_image(tmp_path / "a.jpg", 4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_very_large_image_is_told_by_its_size_and_the_limit(tmp_path):
+    header = struct.pack(">IIBBBBB", 14000, 14000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    data = b"IDAT" + zlib.compress(b"")
+    parts = [struct.pack(">I", len(of) - 4) + of + struct.pack(">I", zlib.crc32(of)) for of in (chunk, data)]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(SkinTLError, match="14000 x 14000 pixels, and at most 180,000,000 are read"):
+        read_image(tmp_path / "a.png", 4)
+
+
+def test_a_name_that_is_too_long_or_has_control_characters_is_one_plain_line(tmp_path):
+    with pytest.raises(SkinTLError, match="cannot be read: File name too long"):
+        read_image(tmp_path / ("a" * 304), 4)
+    with pytest.raises(SkinTLError, match=r"\\x1b\[2J\.jpg does not exist"):
+        read_image(tmp_path / "\x1b[2J.jpg", 4)
 
 
 def test_the_array_holds_what_pillow_reads_in_the_order_of_ids(picture):
