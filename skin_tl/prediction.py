@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, exit_status, read_json
+from skin_tl.files import ROOT, exit_status, printable, read_json, without_nan
 from skin_tl.images import check_cache, read_image
 from skin_tl.progress import bar, say
 from skin_tl.study import CLASSES, TUNED, Study, command_of, load_study
@@ -83,6 +83,8 @@ class Predictions:
         What the study lacks to be finished: runs, as ``strategy/backbone``, or else its report.
     left_out : str
         Why neighbours, unlikeness and whether a model has seen an image are left out; empty where they are not.
+    unread : dict
+        By image that cannot be read and is not predicted, why.
     """
 
     study: Study
@@ -93,6 +95,7 @@ class Predictions:
     maps: dict = field(repr=False)
     missing: list = field(default_factory=list)
     left_out: str = ""
+    unread: dict = field(default_factory=dict)
 
     @property
     def images(self):
@@ -319,26 +322,18 @@ def read_files(paths, size, base=None):
 
     Returns
     -------
-    dict
+    pixels : dict
         By path (as given, str), (size, size, 3) uint8.
-
-    Raises
-    ------
-    SkinTLError
-        If any cannot be read: one message that names them.
+    unread : dict
+        By path, why it cannot be read.
     """
-    pixels, bad = {}, []
+    pixels, unread = {}, {}
     for path in dict.fromkeys(map(str, paths)):
         try:
-            if (Path(base or "") / path).is_dir():
-                raise SkinTLError(f"{path} is a folder (name the image files in it)")
             pixels[path] = read_image(Path(base or "") / path, size)
         except SkinTLError as error:
-            bad.append(str(error))
-    if bad:
-        rest = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise SkinTLError(f"{'; '.join(bad[:5])}{rest}. Nothing was predicted.")
-    return pixels
+            unread[path] = str(error)
+    return pixels, unread
 
 
 def read_model(run, size, name="model.keras"):
@@ -665,13 +660,15 @@ def predict_images(
     Raises
     ------
     SkinTLError
-        If an image cannot be read, the study is unknown or has no finished run, or a run cannot be used.
+        If no image can be read, the study is unknown or has no finished run, or a run cannot be used.
     """
     folder = find_study(study, root)
     runs = finished_runs(folder, backbones)
     check_cache(written=False)
     settings = load_study(folder / "study.json")
-    pixels = read_files(paths, settings.image_size, base)
+    pixels, unread = read_files(paths, settings.image_size, base)
+    if unread and not pixels:
+        raise SkinTLError(f"{in_short(unread)}. Nothing was predicted.")
     if not pixels:
         raise SkinTLError("No image is named. Name at least one image file.")
 
@@ -708,7 +705,7 @@ def predict_images(
     )
     columns = ["image", "strategy", "backbone", "rank", "image_id", "lesion_id", "dx", "distance"]
     missing = _lacking(folder, settings)
-    return Predictions(settings, random, table, neighbours[columns], pixels, maps, missing, left_out)
+    return Predictions(settings, random, table, neighbours[columns], pixels, maps, missing, left_out, unread)
 
 
 # --- ./run_all.sh predict ---------------------------------------------------------------------------------------------
@@ -741,14 +738,15 @@ def as_json(predictions):
             said.append(
                 {name: row[name] for name in rest} | {"seen": seen, "probabilities": chances, "nearest": nearest}
             )
-        images.append({"image": image, "warnings": predictions.warnings(image), "predictions": said})
+        images.append({"image": printable(image), "warnings": predictions.warnings(image), "predictions": said})
     content = {
         "study": predictions.study.name,
         "warnings": predictions.warnings(),
         "left_out": predictions.left_out or None,
         "images": images,
+        "errors": [{"image": printable(image), "error": told} for image, told in predictions.unread.items()],
     }
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    return json.dumps(without_nan(content), indent=2, allow_nan=False)  # ASCII, which every terminal has
 
 
 def as_text(predictions, width=80):
@@ -767,7 +765,7 @@ def as_text(predictions, width=80):
     header = f"  {'backbone':14} {'says':5}" + "".join(f"{dx:>6}" for dx in CLASSES) + f"{'malig':>7}{'unlike':>8}"
     for image in predictions.images:
         rows = predictions.table[predictions.table["image"] == image]
-        lines += ["", image]
+        lines += ["", printable(image)]
         for told in predictions.warnings(image):
             lines += wrapped(f"WARNING: {told}", "  ", "  ")
         for strategy, of_strategy in rows.groupby("strategy", sort=False):
@@ -840,10 +838,17 @@ def run_command(run):
         return INTERRUPTED
 
 
+def in_short(unread):
+    """Name images that cannot be read, and why, in one line."""
+    rest = f"; and {len(unread) - 5} more" if len(unread) > 5 else ""
+    return "; ".join(list(unread.values())[:5]) + rest
+
+
 def show(text):
     """Print a text; where nobody reads on, as behind ``| head``, what is printed from now on goes nowhere."""
+    encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of a name
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -860,6 +865,10 @@ def main(arguments=None, root=ROOT):
         given = (options.images, options.study, options.backbone)
         predictions = predict_images(*given, root=root, base=options.base, watch=watch)
         show(as_json(predictions) if options.json else as_text(predictions))
+        if predictions.unread:
+            n_given = len(predictions.unread) + len(predictions.images)
+            told = "; ".join(predictions.unread.values())
+            raise SkinTLError(f"{len(predictions.unread)} of {n_given} images cannot be read: {told}.")
 
     return run_command(run)
 

@@ -1,6 +1,7 @@
 """Images of one's own: calibrated probabilities, the lesions most like them, and a warning where none is like them."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -354,8 +355,36 @@ def _truncated(path):
 def test_a_file_that_is_no_image_is_told_in_one_line(project, files, tmp_path, capsys, spoil, reason):
     path = tmp_path / "mine.png"
     spoil(path)
-    line = refused(project, capsys, "--study", "small", next(iter(files.values())), path)
+    line = refused(project, capsys, "--study", "small", path)
     assert f"{path} {reason}" in line and "Nothing was predicted" in line
+
+
+def test_one_bad_file_does_not_stop_the_others(project, files, tmp_path, capsys):
+    good = list(files.values())[:2]
+    arguments = ["--study", "small", good[0], str(tmp_path / "none.png"), good[1]]
+    assert prediction.main(arguments, project) == 1
+    shown = capsys.readouterr()
+    assert all(path in shown.out for path in good) and "none.png" not in shown.out
+    assert shown.err == f"error: 1 of 3 images cannot be read: {tmp_path / 'none.png'} does not exist.\n"
+    assert prediction.main([*arguments, "--json"], project) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert [of["image"] for of in content["images"]] == good
+    assert content["errors"] == [{"image": arguments[3], "error": f"{arguments[3]} does not exist"}]
+
+
+def test_names_that_a_terminal_cannot_show_lose_no_result(project, files, tmp_path, monkeypatch):
+    for name in (b"\xff.jpg", "é\x1b[2J.jpg".encode()):
+        shutil.copy(next(iter(files.values())), os.path.join(os.fsencode(tmp_path), name))
+        for encoding in ("utf-8", "ascii"):
+            for how in ([], ["--json"]):
+                written = io.BytesIO()
+                monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+                named = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+                assert prediction.main(["--study", "small", named, *how], project) == 0
+                shown = written.getvalue().decode(encoding)
+                assert ".jpg" in shown and "MobileNetV2" in shown and "\x1b" not in shown
+                if how:
+                    json.loads(shown)
 
 
 def test_unknown_studies_and_backbones_are_told_with_those_that_there_are(project, files, tmp_path, capsys):
