@@ -152,10 +152,11 @@ def collect_facts(tables):
     values |= {"seed_min": ".min", "seed_max": ".max", "n_seeds_best": ".n_seeds_best", "n_images": ".n_images"}
     values |= {f"random_{end}": f".random_{end}" for end in ("value", "low", "high")}
     facts.add(f"score.{setup}.{{backbone}}.{{metric}}", "scores.csv", [*SETUP, "backbone", "metric"], values)
-    names = ["best", "best_value", "second", "second_value", "last", "last_value", "gap", "gap_to_last"]
+    names = ["best", "best_value", "val_macro_f1", "first", "first_value", "second", "second_value"]
+    names += ["last", "last_value", "gap", "gap_to_last"]
     names += ["n_seeds", "n_seeds_best", "majority_value", "gain"]
     names += ["baseline", "baseline_value", "above_baseline", "ensemble_value", "ensemble_gain"]
-    names += ["lead", "lead_low", "lead_high", "lead_p", "real"]
+    names += ["lead", "lead_low", "lead_high", "lead_p", "real", "behind"]
     facts.add(f"best.{setup}.{{metric}}", "setups.csv", [*SETUP, "metric"], {name: f".{name}" for name in names})
     shape = ["precision", "recall", "f1_score", "support"]
     shape += [f"published_{name}" for name in shape] + [f"{name}_difference" for name in shape[:3]] + ["missed"]

@@ -214,7 +214,7 @@ class Report:
     def _against_scratch(self):
         """Return the key of the main strategy less training from scratch, and whether it is not clearly above."""
         setup = self.main
-        best = self.facts[f"best.{setup.key}.macro_f1.best"].value
+        best = self.best(setup)
         of_both = f"{setup.strategy}/from_scratch.{setup.split_policy}.{setup.preprocessing}"
         key = f"gain.{of_both}.{best}.macro_f1"
         if f"{key}.difference" not in self.facts:
@@ -289,6 +289,10 @@ class Report:
         if len(self.study["strategies"]) > 1:
             words.insert(0, self.labels(f"strategy.{setup.strategy}"))
         return ", ".join(words)
+
+    def best(self, setup):
+        """Return the backbone of a set-up that the validation subset selects, by macro F1."""
+        return self.facts[f"best.{setup.key}.macro_f1.best"].value
 
     def ranked(self, setup, metric):
         """Return the backbones of a set-up, the highest score first."""

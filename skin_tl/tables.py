@@ -141,17 +141,24 @@ class StudyFiles:
         preprocessing = "native" if "native" in preprocessings else preprocessings[0]
         strategies = [name for name in self.study["strategies"] if name != "from_scratch"] or self.study["strategies"]
         setups = [Setup(strategy, policy, preprocessing) for strategy in strategies]
-        return max(setups, key=self._validated) if len(setups) > 1 else setups[0]
+        return max(setups, key=lambda setup: setup.of(self.validated)["val_macro_f1"].max())
 
-    def _validated(self, setup):
-        """Return the highest macro F1 of a backbone on the validation subset under a set-up, mean over the seeds."""
-        rows = setup.of(main_arm(self.predictions))
+    @cached_property
+    def validated(self):
+        """Macro F1 of each backbone on the validation subset, by which one is selected.
+
+        A table with strategy, split_policy, preprocessing, backbone and val_macro_f1, the mean over the seeds;
+        backbones in the study's order.
+        """
+        rows = main_arm(self.predictions)
         rows = rows[(rows["subset"] == "val") & rows["backbone"].isin(self.study["backbones"])]
+        keys = [*SETUP, "backbone"]
         found = {
             key: point_metrics(part, ["confusion"])["macro_f1", "all"]
-            for key, part in rows.groupby(["backbone", "seed"])
+            for key, part in rows.groupby([*keys, "seed"], sort=False)
         }
-        return pd.Series(found).groupby(level=0).mean().max()
+        means = pd.Series(found).groupby(level=list(range(len(keys))), sort=False).mean()
+        return means.rename_axis(keys).reset_index(name="val_macro_f1")
 
     @property
     def train_fractions(self):
@@ -314,7 +321,7 @@ def report_tables(files, evaluated):
         "settings.csv": settings_table(files),
         "backbones.csv": backbone_table(files, literature),
         "scores.csv": scores,
-        "setups.csv": setup_table(scores, evaluated["comparisons.csv"]),
+        "setups.csv": setup_table(scores, evaluated["comparisons.csv"], files.validated),
         "classification_reports.csv": reports,
         "confusion.csv": confusion,
         "extremes.csv": extreme_table(reports, confusion),
@@ -607,36 +614,52 @@ def _lead(comparisons, setup, first, second):
     rows = rows[(rows["metric"] == setup["metric"]) & rows["backbone_a"].isin([first, second])]
     rows = rows[rows["backbone_b"].isin([first, second])]
     if rows.empty:
-        return dict.fromkeys(("lead", "lead_low", "lead_high", "lead_p", "real"), np.nan)
+        return dict.fromkeys(("lead", "lead_low", "lead_high", "lead_p", "real", "behind"), np.nan)
     row = rows.iloc[0]
     ends = [row["ci_low"], row["ci_high"]]
     if row["backbone_a"] != first:
         ends = [-end for end in reversed(ends)]
     lead = row["difference"] if row["backbone_a"] == first else -row["difference"]
     found = {"lead": lead, "lead_low": ends[0], "lead_high": ends[1], "lead_p": row["p_holm"]}
-    return found | {"real": bool(row["real"] and lead > 0)}
+    return found | {"real": bool(row["real"] and lead > 0), "behind": bool(row["real"] and lead < 0)}
 
 
-def setup_table(scores, comparisons):
-    """Say for each set-up and metric which backbone comes first and how far ahead it is.
+def setup_table(scores, comparisons, validated):
+    """Say for each set-up which backbone the validation subset selects, and how it compares by each metric.
+
+    The test subset ranks the backbones and selects none: a score that has won on it is optimistically biased.
+
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        From `score_table`.
+    comparisons : pandas.DataFrame
+        ``comparisons.csv``.
+    validated : pandas.DataFrame
+        See `StudyFiles.validated`.
 
     Returns
     -------
     pandas.DataFrame
-        strategy, split_policy, preprocessing, metric, best, best_value, second, second_value, last, last_value,
-        gap (best less second), gap_to_last, n_seeds, n_seeds_best, majority_value (the baseline ``majority``), gain
-        (best less that), baseline and baseline_value (the best of the baselines, the plainest of equal ones),
-        above_baseline (whether the interval of the first lies above that one's), ensemble_value and ensemble_gain
-        (ensemble less best; empty for one backbone), and of the paired comparison of best and second (empty for
-        weighted F1, which is not compared) lead, lead_low, lead_high, lead_p (corrected) and real.
+        strategy, split_policy, preprocessing, metric, best (the highest macro F1 on the validation subset), best_value,
+        val_macro_f1 (which selected it), first and first_value (the highest on the test subset), second and
+        second_value (the highest of the others there), last, last_value, gap (best less second), gap_to_last, n_seeds,
+        n_seeds_best, majority_value (the baseline ``majority``), gain (best less that), baseline and baseline_value
+        (the best of the baselines, the plainest of equal ones), above_baseline (whether the interval of best lies above
+        that one's), ensemble_value and ensemble_gain (ensemble less best; empty for one backbone), and of the paired
+        comparison of best and second (empty for weighted F1, which is not compared) lead, lead_low, lead_high, lead_p
+        (corrected),
+        real and behind (whether it is statistically significant, for best or against it).
     """
     rows = []
     own = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
     for keys, part in own.groupby([*SETUP, "metric"], sort=False):
-        part = part.sort_values("rank")
-        best, last = part.iloc[0], part.iloc[-1]
-        second = part.iloc[1] if len(part) > 1 else None
         setup = dict(zip([*SETUP, "metric"], keys, strict=True))
+        part = part.sort_values("rank")
+        selected = Setup(*keys[:3]).of(validated).set_index("backbone")["val_macro_f1"]
+        chosen = part["backbone"] == selected.idxmax()
+        first, best, last = part.iloc[0], part[chosen].iloc[0], part.iloc[-1]
+        second = part[~chosen].iloc[0] if len(part) > 1 else None
         of_metric = scores[scores["metric"] == setup["metric"]]
         of_baselines = Setup(*keys[:3]).baselines_of(of_metric).set_index("backbone").loc[list(BASELINES)]
         baselines = of_baselines["value"]
@@ -646,6 +669,9 @@ def setup_table(scores, comparisons):
             | {
                 "best": best["backbone"],
                 "best_value": best["value"],
+                "val_macro_f1": selected.max(),
+                "first": first["backbone"],
+                "first_value": first["value"],
                 "second": "" if second is None else second["backbone"],
                 "second_value": np.nan if second is None else second["value"],
                 "last": last["backbone"],

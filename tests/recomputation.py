@@ -332,6 +332,11 @@ class Recomputation:
             values.append(temperature if metric == "temperature" else metric_of(rows, metric, label, temperature))
         return values
 
+    def validated(self, setup, backbone):
+        """Return the macro F1 on the validation subset, mean over the seeds, which selects a backbone."""
+        table = self.rows(setup, backbone, "val")
+        return np.mean([metric_of(rows, "macro_f1", "all", None) for _, rows in table.groupby("seed")])
+
     def temperature(self, setup, backbone, seed):
         """Return the report's temperature of a seed, once it is seen that no other has a smaller log loss."""
         validation = self.rows(setup, backbone, "val")
@@ -525,11 +530,14 @@ class Recomputation:
         setup = (strategy, policy, preprocessing)
         values = {name: self.by_seed(setup, name, metric) for name in self.study["backbones"]}
         ranked = sorted(values, key=lambda name: -np.mean(values[name]))
-        best, last = ranked[0], ranked[-1]
+        first, last = ranked[0], ranked[-1]
+        validated = {name: self.validated(setup, name) for name in self.study["backbones"]}
+        best = max(validated, key=validated.get)
         ours = np.mean(values[best])
         baselines = {name: self.score(setup, name, metric) for name in BASELINES}
         baseline = max(baselines, key=baselines.get)
-        found = {"best": best, "best_value": ours, "last": last, "last_value": np.mean(values[last])}
+        found = {"best": best, "best_value": ours, "first": first, "first_value": np.mean(values[first])}
+        found |= {"val_macro_f1": validated[best], "last": last, "last_value": np.mean(values[last])}
         found |= {"gap_to_last": ours - np.mean(values[last]), "n_seeds": len(values[best])}
         found |= {"n_seeds_best": sum(values[best] >= np.max(list(values.values()), axis=0))}
         found |= {"majority_value": baselines["majority"], "gain": ours - baselines["majority"]}
@@ -538,7 +546,7 @@ class Recomputation:
             return found[ending]
         if ending == "above_baseline":
             return bool(self.interval(setup, best, metric)[0] > self.interval(setup, baseline, metric)[1])
-        second = ranked[1]
+        second = next(name for name in ranked if name != best)
         if ending.startswith("ensemble"):
             together = self.score(setup, "ensemble", metric)
             return {"ensemble_value": together, "ensemble_gain": together - ours}[ending]
@@ -549,7 +557,9 @@ class Recomputation:
         pair = self.pair(setup, *((best, second) if turned else (second, best)), metric)
         lead = pair["difference"] if turned else -pair["difference"]
         ends = (pair["low"], pair["high"]) if turned else (-pair["high"], -pair["low"])
-        found = {"lead": lead, "lead_p": pair["p_holm"], "real": bool(pair["p_holm"] < LEVEL and lead > 0)}
+        significant = pair["p_holm"] < LEVEL
+        found = {"lead": lead, "lead_p": pair["p_holm"]}
+        found |= {"real": bool(significant and lead > 0), "behind": bool(significant and lead < 0)}
         return (found | {f"lead_{end}": value for end, value in near(ends).items()})[ending]
 
     def of_ranking(self, strategy, policy, preprocessing, backbone, dx, metric, ending="value"):
