@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import alone, fingerprint, read_json, write_atomically, write_json
+from skin_tl.files import alone, fingerprint, is_formula, read_json, write_atomically, write_json
 from skin_tl.images import cache_folder
 from skin_tl.progress import bar, say
 from skin_tl.study import CLASSES
@@ -412,15 +412,16 @@ def check_metadata(table, path, dx_types=DX_TYPES):
     bad_ages = table.index[ages.notna() & table["age"].isna()]
     if len(bad_ages):
         raise SkinTLError(f"{path}, line {bad_ages[0] + 2}: age {ages[bad_ages[0]]!r} is not a number of years.")
+    plain = pa.Check(lambda cell: not is_formula(cell), element_wise=True)
     schema = pa.DataFrameSchema(
         {
-            "lesion_id": pa.Column(str, pa.Check.str_length(min_value=1)),
-            "image_id": pa.Column(str, pa.Check.str_matches(r"^[\w.-]+$"), unique=True),
+            "lesion_id": pa.Column(str, [pa.Check.str_length(min_value=1), plain]),
+            "image_id": pa.Column(str, [pa.Check.str_matches(r"^[\w.-]+$"), plain], unique=True),
             "dx": pa.Column(str, pa.Check.isin(CLASSES)),
             "dx_type": pa.Column(str, pa.Check.isin(dx_types)),
             "age": pa.Column(float, pa.Check.in_range(0, 120), nullable=True),
             "sex": pa.Column(str, pa.Check.isin(["female", "male", "unknown"])),
-            "localization": pa.Column(str),
+            "localization": pa.Column(str, plain),
         }
     )
     try:
@@ -451,12 +452,13 @@ def _text(path):
 def _explain(path, cases, dx_types):
     """Turn pandera's failure cases into one message: per column what is wrong, how often, and where first."""
     allowed = {
-        "lesion_id": "a lesion's id",
+        "lesion_id": "a lesion's id, which a spreadsheet does not execute",
         "image_id": "an id of letters, digits, '.', '_' or '-', once per table",
         "dx": f"one of {', '.join(CLASSES)}",
         "dx_type": f"one of {', '.join(dx_types)}",
         "age": "0 to 120 years, or empty",
         "sex": "female, male or unknown",
+        "localization": "a body site, which a spreadsheet does not execute",
     }
     lines = []
     for column, group in cases.groupby("column", sort=False):

@@ -229,7 +229,7 @@ def roc_points(predictions, strategy, backbone):
     -------
     pandas.DataFrame
         Columns `ROC_COLUMNS`, in rising order; points on a straight line are left out (`sklearn.metrics.roc_curve`).
-        The first point flags nothing and has an infinite threshold.
+        The first point flags nothing; its threshold is infinite, which is an empty cell in a file.
     """
     tables = []
     test = predictions[predictions["subset"] == "test"]

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pwd
+import re
 import shutil
 import socket
 import sys
@@ -250,8 +251,19 @@ def read_json(path, made_by="./run_all.sh"):
         raise SkinTLError(f"{path} is not valid JSON ({error}). Delete it and run `{made_by}` again.") from None
 
 
+FORMULA = r"[=@\t\r]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$)"
+"""How text begins that spreadsheets execute."""
+
+
+def is_formula(cell):
+    """Tell whether a cell is text that a spreadsheet would execute, such as ``=1+1``."""
+    return isinstance(cell, str) and re.match(FORMULA, cell, re.IGNORECASE) is not None
+
+
 def write_csv(path, table):
     """Write a table whole or not at all, with Unix line ends and floats that read back to the same value.
+
+    A number that is not finite is an empty cell, and text that a spreadsheet would execute gets an apostrophe.
 
     Parameters
     ----------
@@ -259,6 +271,9 @@ def write_csv(path, table):
     table : pandas.DataFrame
         Its index is not written.
     """
+    numbers, texts = table.select_dtypes("floating"), table.select_dtypes(["object", "string"])
+    harmless = {name: texts[name].map(lambda cell: f"'{cell}" if is_formula(cell) else cell) for name in texts}
+    table = table.assign(**numbers.where(numbers.abs() != math.inf), **harmless)
     with write_atomically(path) as part:
         table.to_csv(part, index=False, lineterminator="\n")
 

@@ -133,6 +133,9 @@ def test_a_missing_column_is_named(release, column):
         ("image_id", "../../etc/passwd", "an id of letters"),
         ("image_id", "ISIC_0000000", "repeated"),
         ("lesion_id", "", "lesion"),
+        ("lesion_id", "@SUM(A1)", "does not execute"),
+        ("localization", "=1+1", "does not execute"),
+        ("image_id", "-ISIC_5", "an id of letters"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_its_line(release, column, value, said):

@@ -1,6 +1,8 @@
 """Files land whole or not at all."""
 
+import csv
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -137,7 +139,29 @@ def test_floats_of_a_table_read_back_as_they_were(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     table = pd.DataFrame({"p": pd.Series(values, dtype="float32")})
     write_csv(path, table)
-    assert (pd.read_csv(path)["p"].astype("float32") == table["p"]).all()
+    expected = table["p"].replace([float("inf"), float("-inf")], float("nan"))
+    pd.testing.assert_series_equal(pd.read_csv(path)["p"].astype("float32"), expected)
+
+
+def test_a_table_holds_no_infinity_and_no_cell_that_a_spreadsheet_executes(tmp_path):
+    texts = ["=1+1", "@SUM(A1)", "+A1", "-2+3", "\t=1", "-0.5", "+1e-05", "back", None]
+    numbers = [float("inf"), float("-inf"), float("nan"), 1.5, -2.0, 0.0, 1.0, 2.0, 3.0]
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"text": texts, "number": numbers}))
+    with open(tmp_path / "t.csv", newline="") as file:
+        written = list(csv.reader(file))[1:]
+    assert [row[0] for row in written] == [f"'{cell}" for cell in texts[:5]] + [*texts[5:8], ""]
+    assert [row[1] for row in written] == ["", "", "", "1.5", "-2.0", "0.0", "1.0", "2.0", "3.0"]
+
+
+def test_json_that_is_written_is_strict(tmp_path):
+    content = {"a": [float("nan"), (1.5, float("inf"))], "b": {"c": float("-inf")}, "d": "NaN"}
+    write_json(tmp_path / "a.json", content)
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert read == {"a": [None, [1.5, None]], "b": {"c": None}, "d": "NaN"}
 
 
 @given(st.lists(st.text(max_size=5), max_size=4), st.lists(st.text(max_size=5), max_size=4))

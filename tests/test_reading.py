@@ -277,6 +277,16 @@ def test_every_table_is_copied_as_csv(read):
             assert len({len(line) for line in copied}) == 1
 
 
+def test_a_copied_cell_is_not_executed_by_a_spreadsheet(read):
+    change = "document.querySelector('.table tbody tr').cells[0].textContent = '=1+1'"
+    with read(allowed=["clipboard-read", "clipboard-write"]) as page:
+        page.evaluate(change)
+        page.get_by_role("button", name=read.labels("page.copy")).first.click()
+        page.wait_for_function("document.querySelector('.said').textContent !== ''")
+        copied = list(csv.reader(io.StringIO(page.evaluate("navigator.clipboard.readText()"))))
+        assert copied[1][0] == "'=1+1"
+
+
 def test_where_copying_is_refused_the_text_is_shown_to_be_copied_by_hand(read):
     refuse = "navigator.clipboard.writeText = () => Promise.reject(new DOMException('no', 'NotAllowedError'));"
     with read(before=refuse) as page:

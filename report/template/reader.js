@@ -172,8 +172,10 @@ function csvOf(table) {
       return textOf(row[column]).replace(/^–$/, "");
     })));
   }
+  const formula = /^([=@\t\r]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$))/i; // which spreadsheets execute
+  const harmless = (text) => (formula.test(text) ? `'${text}` : text);
   const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  return lines.map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
+  return lines.map((line) => line.map(harmless).map(quoted).join(",")).join("\r\n") + "\r\n";
 }
 
 async function copy(block, table) {
