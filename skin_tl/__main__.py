@@ -20,6 +20,7 @@ from skin_tl.study import BASELINES, ENSEMBLE, load_study
 def weights(study, folder, options):
     """Find the weights of all backbones."""
     from skin_tl.runs import prepare_weights
+    from skin_tl.workflow import has_gpu
 
     if study.device == "gpu" or study.gpus != 1:  # known before anything is computed
         from skin_tl.tuning import gpus, on_device
@@ -27,6 +28,12 @@ def weights(study, folder, options):
         on_device(study)
         if study.gpus == "all" and not gpus():
             say("  note: `gpus: all`, and none is found: networks are trained on the processor.")
+    if study.device == "auto" and has_gpu():
+        from skin_tl.tuning import gpus, why_no_gpu
+
+        if not gpus():
+            say(f"  WARNING: an NVIDIA driver is here, but networks are computed on the processor{why_no_gpu()}.")
+            say("  README.md says how a GPU is used.")
     found = prepare_weights(study, folder)
     if found["source"] == study.weights == "random":
         say("  note: random weights for all backbones, as the study asks. The report will say so.")

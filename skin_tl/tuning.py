@@ -14,6 +14,9 @@ import importlib.metadata
 import json
 import math
 import os
+import re
+import subprocess
+import sys
 import time
 import zipfile
 from collections import Counter
@@ -579,6 +582,15 @@ def gpus():
         return []
 
 
+def why_no_gpu():
+    """Return the last that Keras's backend says of GPUs when it looks for them, after a colon; empty if nothing."""
+    code = "import keras; keras.distribution.list_devices('gpu')"
+    told = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0", "KERAS_BACKEND": keras.backend.backend()}
+    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, errors="replace")
+    lines = [line for line in done.stderr.splitlines() if re.search("gpu|cuda", line, re.IGNORECASE)]
+    return ": " + lines[-1].split("] ", 1)[-1].strip().rstrip(".") if lines else ""
+
+
 def precision_of(study):
     """Return what a study's networks compute in while they learn on this machine, ``float32`` or ``bfloat16``."""
     if study.precision != "auto":
@@ -619,8 +631,8 @@ def on_device(study):
     """
     if study.device == "gpu" and not gpus():
         raise SkinTLError(
-            f"`device: gpu`, but {keras.backend.backend()} finds no GPU on this machine. Look at `nvidia-smi` and at "
-            "what README.md says of GPUs, or set `device: auto`."
+            f"`device: gpu`, but {keras.backend.backend()} finds no GPU on this machine{why_no_gpu()}. Do what "
+            "README.md says of GPUs, or set `device: auto`."
         )
     shared = sharing_gpus(study)
     if shared:

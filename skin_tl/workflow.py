@@ -847,7 +847,7 @@ class Estimate:
     seconds : float
         Of the forward passes on this machine's processor, very roughly.
     gpu : bool
-        Whether a GPU is there, which is many times faster.
+        Whether an NVIDIA driver is there; a GPU that is used is many times faster.
     """
 
     download: float
@@ -871,7 +871,7 @@ class Estimate:
             ("models", self.models),
         )
         held = ", ".join(f"{name} {size / GIGA:.1f}" for name, size in parts if size > 0)
-        speed = "far less on the GPU" if self.gpu else "roughly, from this processor's speed"
+        speed = "far less if the GPU is used" if self.gpu else "roughly, from this processor's speed"
         return (
             f"This study takes at most {self.disk / GIGA:.1f} GB of disk ({held}).\n"
             f"Its networks compute for about {roughly(self.seconds)} ({speed}); less where parts are cached."

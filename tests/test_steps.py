@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 
 import nbformat
 import pytest
@@ -59,3 +60,19 @@ def test_a_full_disk_outside_of_notebooks_is_told(tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(steps.STEPS, "images", step)
     assert steps.main(["images", "--study", "studies/demo.yaml"]) == 1
     assert capsys.readouterr().err.startswith("error: HAM10000_images_part_1.zip: no space left on the disk")
+
+
+def test_a_gpu_that_is_not_used_although_a_driver_is_there_is_said_with_the_reason(tmp_path, monkeypatch, capsys):
+    from skin_tl import tuning
+
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.setattr(tuning, "gpus", lambda: [])
+    study = load_study("demo", {"weights": "random"})
+    steps.weights(study, tmp_path, None)
+    shown = capsys.readouterr().err
+    assert re.search(r"an NVIDIA driver is here, but networks are computed on the processor: .*(GPU|CUDA)", shown)
+    with pytest.raises(SkinTLError, match=r"finds no GPU on this machine: .*(GPU|CUDA)"):
+        steps.weights(study.model_copy(update={"device": "gpu"}), tmp_path, None)
