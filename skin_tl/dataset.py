@@ -4,13 +4,19 @@ Takes a study (and the environment variable ``SKIN_TL_HAM10000``); gives the che
 every image.  The rest of the package never asks where they came from.
 """
 
+import codecs
+import csv
+import io
 import os
 import re
 import zipfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import alone, fingerprint, is_formula, read_json, write_atomically, write_json
@@ -27,6 +33,11 @@ DOWNLOAD = "download"
 """State of a release that is not in a folder of the user's, see `source_state`."""
 SYNTHETIC_SEED = 0
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+PACKED_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+SYSTEM_FOLDERS = (".", "@", "#", "$", "~", "__")
+"""How names of folders begin that are hidden or the system's (.Trash-1000, @eaDir, __MACOSX): nothing is read there."""
+MISSING = ("", "na", "n/a", "nan", "<na>", "null", "none", "unknown")
+"""What stands for a missing value in lower case, besides an empty cell."""
 DATAVERSE = "https://dataverse.harvard.edu"
 DOI = "doi:10.7910/DVN/DBW86T"
 HAM10000_FILES = ("HAM10000_metadata", "HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
@@ -176,11 +187,12 @@ def images_of(metadata, folder, table):
     Raises
     ------
     SkinTLError
-        If images are missing.
+        If images are missing, or several files of different content bear the id of one.
     """
     found = find_images(folder)
-    files = match_images(metadata["image_id"], found, folder)
-    unused = len(found) - len(files)
+    matched = match_images(metadata["image_id"], found, folder)
+    files = choose_images(matched, folder)
+    unused = sum(map(len, found.values())) - sum(map(len, matched.values()))
     if unused:
         say(f"  note: {unused} image files below {folder} have no row in {table.name} and are not used.")
     return files
@@ -214,7 +226,10 @@ def source_state(name, folder=None):
     except (SkinTLError, OSError):
         content = b""
     images = find_images(place)
-    sizes = [(image_id, os.path.isfile(path) and os.path.getsize(path)) for image_id, path in sorted(images.items())]
+    sizes = [
+        (image_id, sorted(os.path.isfile(path) and os.path.getsize(path) for path in paths))
+        for image_id, paths in sorted(images.items())
+    ]
     state = fingerprint(content, sizes)
     return last["state"] if state in last["same"] else state
 
@@ -310,13 +325,13 @@ def find_metadata(folder, name="HAM10000_metadata"):
         If there is none, or several of different content.
     """
     pattern = re.compile(rf"{name}(\.(csv|tab|tsv|txt))?", re.IGNORECASE)
-    tables = sorted(path for path in Path(folder).rglob("*") if pattern.fullmatch(path.name) and path.is_file())
+    tables = [path for path in map(Path, _files(folder)) if pattern.fullmatch(path.name) and path.is_file()]
     if not tables:
         raise SkinTLError(
             f"{folder} holds no metadata table. Expected a file {name}.csv (also without ending, or .tab, as Harvard "
-            f"Dataverse serves it); it belongs to the release, {DOI}."
+            f"Dataverse serves it); it belongs to the release, {DOI}.{_packed(folder)}"
         )
-    if len({path.read_bytes() for path in tables}) > 1:
+    if len({path.read_bytes() for path in tables}) > 1 and len({_content(path) for path in tables}) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in tables)
         raise SkinTLError(f"{folder} holds several metadata tables that differ: {names}. Keep one.")
     return tables[0]
@@ -342,8 +357,23 @@ def read_metadata(path):
     return check_metadata(read_table(path), path)
 
 
+def _content(path):
+    """Return what a table says, whatever its form: one text for a .csv and a .tab of the same rows."""
+    table = read_table(path)
+    table = table[list(COLUMNS) if set(COLUMNS) <= set(table) else sorted(table)]
+    table = table.map(lambda cell: "" if cell.lower() in MISSING else cell)
+    for name in table:
+        if name not in ("lesion_id", "image_id", "image"):
+            numbers = pd.to_numeric(table[name], errors="coerce")
+            table[name] = table[name].where(numbers.isna(), numbers.map(repr))
+    return table.sort_values(list(table)).to_csv(index=False)
+
+
 def read_table(path):
-    """Read a comma- or tab-separated table as text.
+    """Read a table of separated values (comma, tab, semicolon or bar) as text.
+
+    Every row must have as many fields as the header, but for a separator at the end of all of them.  Decimal commas of
+    a table with semicolons become points.
 
     Parameters
     ----------
@@ -352,7 +382,7 @@ def read_table(path):
     Returns
     -------
     pandas.DataFrame
-        Of str, stripped, nothing missing; names of columns in lower case.
+        Of str, stripped, nothing missing; names of columns in lower case; its index is the line in the file.
 
     Raises
     ------
@@ -361,16 +391,35 @@ def read_table(path):
     """
     path = Path(path)
     text = _text(path)
-    header = text.split("\n", 1)[0]
-    separator = "\t" if header.count("\t") > header.count(",") else ","
+    said = re.match(r'\s*"?sep=(.)"?[^\S\n]*\n', text, re.IGNORECASE)  # as spreadsheets write it
+    header = text[said.end() if said else 0 :].lstrip("\n").split("\n", 1)[0]
+    separator = said[1] if said else max(",\t;|", key=header.count)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True, skipinitialspace=True)
     try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise SkinTLError(f"{path} is not a table that can be read: {_short(error)}. {RESTORE}") from None
-    table.columns = [str(name).strip().strip('"').lower() for name in table.columns]
-    if table.empty:
+        rows = [(reader.line_num, [field.strip() for field in fields]) for fields in reader]
+    except csv.Error as error:
+        raise SkinTLError(
+            f"{path}, line {reader.line_num}: not a table that can be read ({error}). {RESTORE}"
+        ) from None
+    rows = [(line, fields) for line, fields in rows if any(fields)][1 if said else 0 :]
+    if len(rows) < 2:
         raise SkinTLError(f"{path} has a header but no rows. Expected one row per image. {RESTORE}")
-    return table.fillna("").apply(lambda column: column.str.strip())
+    names = [name.lower() for name in rows.pop(0)[1]]
+    if all(len(fields) == len(names) + 1 and not fields[-1] for _, fields in rows):
+        names.append("")
+    odd = [(line, len(fields)) for line, fields in rows if len(fields) != len(names)]
+    if odd:
+        raise SkinTLError(
+            f"{path}, line {odd[0][0]}: {odd[0][1]} fields where the header has {len(names)} ({_rows(len(odd))} in "
+            f"all). A separator is missing or too many, or the file was cut off. Correct the row. {RESTORE}"
+        )
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise SkinTLError(f"{path} has several columns {twice[0]!r}, whatever the case of their names. Keep one.")
+    lines = [line for line, _ in rows]
+    table = pd.DataFrame([fields for _, fields in rows], index=lines, columns=names, dtype=str)
+    table = table.loc[:, [bool(name) for name in names]]
+    return table.replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True) if separator == ";" else table
 
 
 def check_metadata(table, path, dx_types=DX_TYPES):
@@ -400,18 +449,19 @@ def check_metadata(table, path, dx_types=DX_TYPES):
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise SkinTLError(
-            f"{path}: no column {', '.join(missing)}. Expected the columns {', '.join(COLUMNS)}. {RESTORE}"
+            f"{path}: no column {', '.join(missing)}. Expected the columns {', '.join(COLUMNS)}.{origin(table)} "
+            f"{RESTORE}"
         )
     table = table[list(COLUMNS)].copy()
     for name in ("dx", "dx_type", "sex", "localization"):
         table[name] = table[name].str.lower()
     table["dx_type"] = table["dx_type"].replace(DX_TYPE_SPELLINGS)
-    table[["sex", "localization"]] = table[["sex", "localization"]].replace("", "unknown")
-    ages = table["age"].replace({"": None, "unknown": None, "nan": None, "NA": None})
-    table["age"] = pd.to_numeric(ages, errors="coerce").where(ages.notna())
+    table[["sex", "localization"]] = table[["sex", "localization"]].replace(list(MISSING), "unknown")
+    ages = table["age"].where(~table["age"].str.lower().isin(MISSING))
+    table["age"] = pd.to_numeric(ages, errors="coerce").astype(float)
     bad_ages = table.index[ages.notna() & table["age"].isna()]
     if len(bad_ages):
-        raise SkinTLError(f"{path}, line {bad_ages[0] + 2}: age {ages[bad_ages[0]]!r} is not a number of years.")
+        raise SkinTLError(f"{path}, line {bad_ages[0]}: age {ages[bad_ages[0]]!r} is not a number of years.")
     plain = pa.Check(lambda cell: not is_formula(cell), element_wise=True)
     schema = pa.DataFrameSchema(
         {
@@ -437,16 +487,34 @@ def check_metadata(table, path, dx_types=DX_TYPES):
     return table.sort_values("image_id", ignore_index=True)
 
 
+def origin(table):
+    """Say where a table comes from that stands in the place of HAM10000's, as far as its columns tell, else nothing."""
+    if {"mel", "nv"} <= set(table):
+        return " This is a table of labels of an ISIC challenge, with one column for each diagnosis."
+    if {"isic_id", "image_name", "age_approx", "anatom_site_general"} & set(table):
+        return " This is a table of the ISIC archive, which has other columns."
+    return f" It has the columns {', '.join(table)[:200]}."
+
+
 def _text(path):
+    """Return the text of a table with Unix line ends, from UTF-8, or from UTF-16 where a mark at its start says so."""
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise SkinTLError(
-            f"{path} is not a text table in UTF-8. Expected comma- or tab-separated values. {RESTORE}"
-        ) from None
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        old = (
+            ""
+            if wide or b"\0" in content
+            else " It may be in Windows-1252, as older programs write it: save it as UTF-8."
+        )
+        raise SkinTLError(f"{path}, line {line}: not a text table in UTF-8.{old} {RESTORE}") from None
+    if "\0" in text:
+        raise SkinTLError(f"{path} is not a text table in UTF-8. Expected comma- or tab-separated values. {RESTORE}")
     if not text.strip():
         raise SkinTLError(f"{path} is empty. Expected a table with a header and one row per image. {RESTORE}")
-    return text
+    return io.StringIO(text, newline=None).read()
 
 
 def _explain(path, cases, dx_types):
@@ -465,7 +533,7 @@ def _explain(path, cases, dx_types):
         first = group.iloc[0]
         repeated = column == "image_id" and "unique" in str(first["check"])
         what = "a repeated value" if repeated else "the value"
-        where = f"line {int(first['index']) + 2}" if pd.notna(first["index"]) else "the table"
+        where = f"line {int(first['index'])}" if pd.notna(first["index"]) else "the table"
         lines.append(
             f"column {column}, {where}: {what} {first['failure_case']!r} ({_rows(len(group))} in all); "
             f"expected {allowed.get(column, 'text')}"
@@ -477,36 +545,149 @@ def _rows(n):
     return f"{n} row{'s' * (n != 1)}"
 
 
+def _files(folder):
+    """Yield the path of every file below a folder, sorted.
+
+    Links to folders are followed, each folder once and none that leads back up; `SYSTEM_FOLDERS` and hidden files are
+    left out.
+    """
+    seen = {str(parent) for parent in Path(folder).resolve().parents}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(root)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith(SYSTEM_FOLDERS))
+        yield from (os.path.join(root, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _packed(folder):
+    """Say which archives still lie packed below a folder, and to unpack them; else nothing."""
+    names = [os.path.relpath(path, folder) for path in _files(folder) if path.lower().endswith(PACKED_SUFFIXES)]
+    more = " …" if len(names) > 5 else ""
+    return f" Archives are still packed there: {', '.join(names[:5])}{more}. Unpack them." if names else ""
+
+
 def find_images(folder):
-    """Return every image file below a folder by its id (its name without ending), sorted; copies count once."""
+    """Return the paths of all image files below a folder by image id (their name without ending), both sorted."""
     found = {}
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                found.setdefault(stem, os.path.join(root, name))
-    return found
+    for path in _files(folder):
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if suffix.lower() in IMAGE_SUFFIXES:
+            found.setdefault(stem, []).append(path)
+    return dict(sorted(found.items()))
 
 
 def match_images(image_ids, found, folder):
-    """Return the path of each image of a table.
+    """Return the files that bear the id of each image of a table, whatever its case where one id alone claims them.
+
+    Parameters
+    ----------
+    image_ids : iterable of str
+    found : dict
+        From `find_images`.
+    folder : str or pathlib.Path
+
+    Returns
+    -------
+    dict
+        List of paths by image id, see `choose_images`.
 
     Raises
     ------
     SkinTLError
         If images are missing; the message counts them and names the first.
     """
-    by_lower = {stem.lower(): path for stem, path in found.items()}
-    files = {image_id: found.get(image_id) or by_lower.get(image_id.lower()) for image_id in image_ids}
-    missing = [image_id for image_id, path in files.items() if path is None]
+    image_ids, by_lower = list(image_ids), {}
+    for stem, paths in found.items():
+        by_lower.setdefault(stem.lower(), []).extend(paths)
+    claims = Counter(image_id.lower() for image_id in image_ids)
+    files = {
+        image_id: found.get(image_id, []) if claims[image_id.lower()] > 1 else by_lower.get(image_id.lower(), [])
+        for image_id in image_ids
+    }
+    missing = [image_id for image_id, paths in files.items() if not paths]
     if missing:
+        advice = _packed(folder) or (
+            " Expected <image_id>.jpg in the folder or below it (hidden folders are left out): add these files, or, "
+            "where they are left out on purpose, remove their rows from the metadata."
+        )
         raise SkinTLError(
             f"{folder}: {len(missing)} of {len(files)} images of the table are missing: {', '.join(missing[:5])}"
-            f"{' …' if len(missing) > 5 else ''}. Expected <image_id>.jpg in the folder or below it: add these files, "
-            "or remove their rows from the metadata."
+            f"{' …' if len(missing) > 5 else ''}.{advice}"
         )
     return files
+
+
+def choose_images(files, folder):
+    """Return the one picture of each image.
+
+    Black-and-white masks are no pictures; files of the same content are one.  Whatever else bears the same id is a
+    doubt that nothing here can settle.
+
+    Parameters
+    ----------
+    files : dict
+        From `match_images`.
+    folder : str or pathlib.Path
+
+    Returns
+    -------
+    dict
+        Path by image id.
+
+    Raises
+    ------
+    SkinTLError
+        If an image has no picture or several.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pictures = dict(zip(files, pool.map(_pictures, files.values()), strict=True))
+    masked = [image_id for image_id, paths in pictures.items() if not paths]
+    if masked:
+        raise SkinTLError(
+            f"{folder}: {len(masked)} of {len(files)} images have a black-and-white mask and no picture, among them "
+            f"{files[masked[0]][0]}. Add their pictures.{_packed(folder)}"
+        )
+    doubtful = [paths for paths in pictures.values() if len(paths) > 1]
+    if doubtful:
+        raise SkinTLError(
+            f"{folder}: {len(doubtful)} of {len(files)} images have several files of different content, among them "
+            f"{doubtful[0][0]} and {doubtful[0][1]}. Move those that are not the pictures out of this folder."
+        )
+    return {image_id: paths[0] for image_id, paths in pictures.items()}
+
+
+def _pictures(paths):
+    distinct = []
+    for path in paths:
+        if not _is_mask(path) and not any(_same(path, other) for other in distinct):
+            distinct.append(path)
+    return distinct
+
+
+def _is_mask(path):
+    """Tell whether an image has one channel and two values at most, as segmentations have and no photograph has."""
+    try:
+        with Image.open(path) as image:
+            return len(image.getbands()) == 1 and image.getcolors(2) is not None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False  # which decoding tells
+
+
+def _same(path, other, tail=4096):
+    """Tell whether two image files are the same by size and last bytes, which all pixels shape."""
+    try:
+        with open(path, "rb") as one, open(other, "rb") as two:
+            size = os.fstat(one.fileno()).st_size
+            if size != os.fstat(two.fileno()).st_size:
+                return False
+            for file in (one, two):
+                file.seek(max(size - tail, 0))
+            return one.read() == two.read()
+    except OSError:
+        return False
 
 
 def download(folder, server=None, files=HAM10000_FILES, name="HAM10000", check=read_metadata):

@@ -106,8 +106,9 @@ def read_labels(path):
     table = read_table(path)
     classes = list(CLASSES)
     if {"image", *classes} <= set(table):
-        told = {"lesion_id": table["image"], "image_id": table["image"], "dx": _decoded(table[classes], path)}
-        table = pd.DataFrame(told, index=table.index).reindex(columns=COLUMNS, fill_value="")
+        table = table.assign(image_id=table["image"], dx=_decoded(table[classes], path))
+        table = table.reindex(columns=COLUMNS, fill_value="")
+        table["lesion_id"] = table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])
     elif "dx" not in table:
         raise SkinTLError(
             f"{path} has the columns {', '.join(table)}. Expected those of HAM10000 ({', '.join(COLUMNS)}) or of the "
@@ -128,7 +129,7 @@ def _decoded(marks, path):
         rows = marks.index[wrong]
         if len(rows):
             raise SkinTLError(
-                f"{path}, line {rows[0] + 2}: {what} ({len(rows)} rows in all). Expected a 1 for one diagnosis and 0 "
+                f"{path}, line {rows[0]}: {what} ({len(rows)} rows in all). Expected a 1 for one diagnosis and 0 "
                 "for the others. Correct these rows."
             )
     return values.idxmax(axis=1)

@@ -3,9 +3,11 @@
 import os
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from dataverse import Dataverse, archive, jpeg
+from PIL import Image
 
 from skin_tl import dataset
 from skin_tl.errors import SkinTLError
@@ -317,3 +319,92 @@ def test_the_place_of_a_source_does_not_matter_and_without_one_the_last_stays(re
         dataset.refuse_download("HAM10000", tmp_path)
     (tmp_path / "source.json").unlink()
     dataset.refuse_download("HAM10000", tmp_path)
+
+
+# Which file is an image's
+
+
+def picture(path, seed, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (9, 12, 3), np.uint8)
+    image = Image.fromarray(noise)
+    (image.convert("L").point(lambda value: 255 * (value > 99)) if mode == "mask" else image).save(path)
+
+
+def test_masks_and_hidden_folders_are_not_trained_on(release):
+    folder = release()
+    for place in ("A_masks", ".Trash-1000/files", "@eaDir", "__MACOSX"):
+        picture(folder / place / "ISIC_0000002.png", 7, "mask" if place == "A_masks" else "RGB")
+    assert dataset.read_folder(folder).files["ISIC_0000002"] == str(folder / "HAM10000_images_part_1/ISIC_0000002.jpg")
+    (folder / "HAM10000_images_part_1" / "ISIC_0000002.jpg").unlink()
+    with pytest.raises(SkinTLError, match=r"1 of 14 images have a black-and-white mask and no picture.*A_masks"):
+        dataset.read_folder(folder)
+
+
+def test_two_pictures_of_one_image_are_refused_with_both_paths(release):
+    folder = release()
+    picture(folder / "thumbnails" / "ISIC_0000002.jpg", 99)
+    with pytest.raises(SkinTLError, match=r"different content.*part_1.ISIC_0000002.jpg and .*thumbnails.ISIC_0000002"):
+        dataset.read_folder(folder)
+
+
+def test_linked_folders_are_followed_without_end_and_packed_archives_named(release, tmp_path):
+    folder = release()
+    (folder / "HAM10000_images_part_1").rename(tmp_path / "elsewhere")
+    (folder / "HAM10000_images_part_1.zip").write_bytes(b"PK")
+    with pytest.raises(SkinTLError, match=r"7 of 14 .*HAM10000_images_part_1\.zip. Unpack them") as error:
+        dataset.read_folder(folder)
+    assert "remove" not in str(error.value)
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+    assert len(dataset.read_folder(folder).files) == 14
+
+
+# Columns shifted or cut
+
+
+@pytest.mark.parametrize("edit", [lambda t: t.replace("back", "back,x", 1), lambda t: t[: t.rstrip().rindex(",") - 6]])
+def test_a_row_with_other_fields_than_the_header_is_refused(release, edit):
+    path = release() / "HAM10000_metadata"
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(SkinTLError, match=r"line \d+: \d fields where the header has 7 \(1 row in all\)"):
+        dataset.read_metadata(path)
+
+
+def test_tables_as_spreadsheets_write_them_are_read(release):
+    path = release() / "HAM10000_metadata"
+    text, expected = path.read_text(), dataset.read_metadata(path)
+    semicolons = text.replace(",", ";").replace(".0;", ",0;")
+    lines = text.splitlines()
+    for content in (
+        semicolons.encode(),
+        ("sep=;\n" + semicolons).encode(),
+        text.encode("utf-16"),
+        "\n".join([lines[0], *(line + "," for line in lines[1:])]).encode(),
+        text.replace("nv,histo,,", "nv,histo,NaN,").replace(",histo,,", ",histo,NaN,").encode(),
+    ):
+        path.write_bytes(content)
+        assert dataset.read_metadata(path).equals(expected)
+    path.write_bytes(text.replace("back", "Rücken").encode("cp1252"))
+    with pytest.raises(SkinTLError, match=r"line 2.*Windows-1252"):
+        dataset.read_metadata(path)
+
+
+def test_one_table_in_two_forms_is_one_and_a_column_given_twice_is_refused(release):
+    folder = release(name="HAM10000_metadata.csv")
+    rows().to_csv(folder / "HAM10000_metadata.tab", sep="\t", index=False)
+    assert len(dataset.read_folder(folder).metadata) == 14
+    rows().assign(Age="5").to_csv(folder / "HAM10000_metadata.csv", index=False)
+    with pytest.raises(SkinTLError, match="several columns 'age'"):
+        dataset.read_metadata(folder / "HAM10000_metadata.csv")
+
+
+def test_tables_of_other_releases_are_named(tmp_path):
+    path = tmp_path / "HAM10000_metadata.csv"
+    for text, named in (
+        ("isic_id,diagnosis\nISIC_1,nv\n", "ISIC archive"),
+        ("image,MEL,NV\nISIC_1,0,1\n", "challenge"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SkinTLError, match=named):
+            dataset.read_metadata(path)

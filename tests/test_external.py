@@ -168,6 +168,12 @@ def test_what_ham10000s_columns_leave_empty_is_unknown(release):
     assert metadata["age"].isna().all()
 
 
+def test_lesions_of_challenge_labels_are_kept(release):
+    table = as_challenge(names(6)).assign(lesion_id=["a", "a", "b", "b", "", "c"])
+    read = external.read_labels(release(table) / f"{external.LABELS}.csv")
+    assert read["lesion_id"].tolist() == ["a", "a", "b", "b", names(6)[4], "c"]
+
+
 def edited(form, row, column, value):
     table = FORMS[form](names(14))
     table.loc[row, column] = value
