@@ -25,6 +25,9 @@ COLOUR_LEVELS = 6
 STRENGTHS = (1.0, 10.0, 100.0)
 """Inverse penalties of the logistic regression; the validation subset chooses."""
 
+MAX_SITES = 253
+"""Body sites that gradient boosting tells apart; scikit-learn takes 255 categories at most."""
+
 BATCH = 64
 """Images of which the histograms are counted at once."""
 
@@ -54,14 +57,18 @@ def metadata_only(metadata, splits):
     Parameters
     ----------
     metadata : pandas.DataFrame
-        image_id, lesion_id, dx, age, sex, localization; age may be empty.
+        image_id, lesion_id, dx, age, sex, localization; age may be empty.  Of body sites, the most frequent
+        `MAX_SITES` count; the others are one.
     splits : pandas.DataFrame
     """
+    site = metadata["localization"].fillna("unknown").astype(str)
+    frequent = sorted(site.value_counts().items(), key=lambda item: (-item[1], item[0]))[:MAX_SITES]
+    site = site.where(site.isin([name for name, _ in frequent]), "other")
     features = pd.DataFrame(
         {
             "age": pd.to_numeric(metadata["age"], errors="coerce").to_numpy(float),
             "sex": pd.Categorical(metadata["sex"].fillna("unknown").astype(str)),
-            "localization": pd.Categorical(metadata["localization"].fillna("unknown").astype(str)),
+            "localization": pd.Categorical(site),
         },
         index=metadata["image_id"],
     )
@@ -146,6 +153,8 @@ def _probabilities(model, x):
 
 
 def _boost(train, val, seed):
+    if train[0]["age"].isna().all():  # of which no bins can be made
+        train, val = ((x.assign(age=0.0), y) for x, y in (train, val))
     model = HistGradientBoostingClassifier(
         categorical_features="from_dtype", early_stopping=True, n_iter_no_change=10, random_state=seed
     )

@@ -175,22 +175,22 @@ def _check_probabilities(predictions, source):
 
 def _check_subsets(predictions, splits, source):
     ours = predictions[(predictions["dataset"] == "internal") & (predictions["arm"] == "main")]
-    ours = ours[ours["subset"] == "test"]
     expected = {
-        (policy, int(seed)): set(part["image_id"])
-        for (policy, seed), part in splits[splits["subset"] == "test"].groupby(["split_policy", "seed"])
+        (policy, int(seed), subset): set(part["image_id"])
+        for (policy, seed, subset), part in splits.groupby(["split_policy", "seed", "subset"])
     }
-    for (policy, preprocessing, fraction, seed), part in ours.groupby([*CELL[2:], "seed"]):
+    for (policy, preprocessing, fraction, seed, subset), part in ours.groupby([*CELL[2:], "seed", "subset"]):
         images = set(part["image_id"])
-        wanted = expected.get((policy, int(seed)))
+        wanted = expected.get((policy, int(seed), subset))
         where = f"{source}: split {policy}, preprocessing {preprocessing}, seed {seed}"
         where += "" if fraction == 1 else f", train fraction {fraction:g}"
         if wanted is None:
             raise SkinTLError(f"{where}: splits.csv has no such split. Delete the file and run the study again.")
-        for odd, what in ((wanted - images, "missing"), (images - wanted, "not of that subset")):
+        absent = wanted - images if subset == "test" else set()
+        for odd, what in ((absent, "missing"), (images - wanted, "not of that subset")):
             if odd:
                 raise SkinTLError(
-                    f"{where}: {len(odd)} test image(s) {what}, among them {min(odd)}. "
+                    f"{where}: {len(odd)} {subset} image(s) {what}, among them {min(odd)}. "
                     "Delete the file and run the study again."
                 )
 

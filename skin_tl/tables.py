@@ -278,8 +278,10 @@ def published_results():
 
 def read_table(path, command, **options):
     """Read a CSV file that `command` writes; errors name both."""
+    ids = dict.fromkeys(("image_id", "lesion_id", "nearest_image_id"), str)  # which may be numbers, 007 among them
+    dtype = options.pop("dtype", {})
     try:
-        return pd.read_csv(path, **options)
+        return pd.read_csv(path, dtype=ids | dtype if isinstance(dtype, dict) else dtype, **options)
     except FileNotFoundError:
         raise SkinTLError(f"{path} is missing. It is written by `{command}`: run that first.") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:

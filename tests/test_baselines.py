@@ -99,3 +99,10 @@ def test_images_of_another_data_set_are_refused(study):
     metadata, splits, images = study
     with pytest.raises(SkinTLError, match="I6"):
         baselines.colour_histogram(metadata, splits, images[:-1], metadata["image_id"].iloc[:-1])
+
+
+def test_no_age_at_all_and_hundreds_of_body_sites_are_taken(study):
+    metadata, splits = study[:2]
+    metadata = metadata.assign(age=np.nan, localization=[f"site {k}" for k in range(len(metadata))])
+    table = baselines.metadata_only(metadata, splits)
+    assert len(table) and np.isfinite(table[baselines.PROBABILITIES].to_numpy(float)).all()

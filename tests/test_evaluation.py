@@ -330,3 +330,26 @@ def test_arms_of_experiments_have_the_metrics_of_the_diagnosis_alone():
     assert {"roc_auc", "ece", "log_loss"} <= of_arm["main"]
     assert not {"roc_auc", "ece", "log_loss"} & of_arm["leak_with_siblings"]
     assert {"macro_f1", "recall", "support"} <= of_arm["leak_with_siblings"]
+
+
+def test_a_training_image_passed_as_validation_is_refused():
+    from fabricated import fabricate_metadata
+
+    from skin_tl.baselines import majority
+    from skin_tl.splits import draw_splits
+
+    metadata = fabricate_metadata(np.random.default_rng(0))
+    splits = draw_splits(metadata, ["lesion"], [1])
+    table = majority(metadata, splits)
+    evaluation.check_predictions(table, splits)
+    known = splits.loc[splits["subset"] == "train", "image_id"].iloc[0]
+    table.loc[table.index[table["subset"] == "val"][0], "image_id"] = known
+    with pytest.raises(SkinTLError, match=f"1 val image.*not of that subset, among them {known}"):
+        evaluation.check_predictions(table, splits)
+
+
+def test_ids_that_are_numbers_are_read_as_text(tmp_path):
+    from skin_tl.tables import read_table
+
+    (tmp_path / "splits.csv").write_text("image_id,lesion_id\n007,08\n")
+    assert read_table(tmp_path / "splits.csv", "x").iloc[0].tolist() == ["007", "08"]
