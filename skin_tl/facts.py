@@ -121,22 +121,25 @@ def collect_facts(tables):
     Returns
     -------
     Facts
-        Keys begin with ``data`` (the data set), ``image_size`` (of the image files, the most frequent size is 1),
-        ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one backbone under one set-up), ``class`` (one row
-        of a classification report), ``extreme`` (its easiest and hardest diagnosis), ``best`` (who comes first under
-        one set-up), ``contrast`` (two set-ups that differ in one thing), ``training``, ``ending`` (how that of whole
-        networks ended), ``published`` and ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage,
-        of the scaling or of pretrained weights), ``decision``, ``other_splits``, ``external``, ``subgroup`` and
-        ``ranking`` (ROC AUC and average precision of a diagnosis); ``explained`` (Grad-CAM and errors of one run) and
-        ``feature_map`` (how the features of one backbone lie in two dimensions); ``curve`` (macro F1 with a share of
-        the training lesions), ``needed`` (lesions to reach what training from scratch does with all) and ``gain`` (one
-        strategy less another).
+        Keys begin with ``data`` (the data set), ``dx_type`` (images by way of diagnosis), ``image_size`` (of the image
+        files, the most frequent size is 1), ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one backbone
+        under one set-up), ``class`` (one row of a classification report), ``extreme`` (its easiest and hardest
+        diagnosis), ``best`` (who comes first under one set-up), ``contrast`` (two set-ups that differ in one thing),
+        ``training``, ``ending`` (how that of whole networks ended), ``published`` and ``literature``; ``pair`` (two
+        backbones compared), ``effect`` (of leakage, of the scaling or of pretrained weights), ``decision``,
+        ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis);
+        ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features of one backbone lie in two
+        dimensions); ``curve`` (macro F1 with a share of the training lesions), ``needed`` (lesions to reach what
+        training from scratch does with all) and ``gain`` (one strategy less another).
     """
     facts = Facts(tables)
     setup = "{strategy}.{split_policy}.{preprocessing}"
     counts = {"n_images": ".n_images", "n_lesions": ".n_lesions", "share_images": ".share_images"}
     counts |= {"images_per_lesion": ".images_per_lesion", "n_lesions_seen_again": ".n_lesions_seen_again"}
     facts.add("data.{dx}", "classes.csv", ["dx"], counts)
+    ways = tables["metadata_counts.csv"]
+    ways = ways[ways["field"] == "dx_type"]
+    facts.add("dx_type.{value}", "metadata_counts.csv", ["field", "value"], {"share_images": ".share_images"}, ways)
     shape = {name: f".{name}" for name in ("width", "height", "n_images", "share_images")}
     facts.add("image_size.{place}", "image_sizes.csv", ["place"], shape)
     known = {"n_images_known": ".n_images_known", "share_known": ".share_known"}
@@ -244,9 +247,8 @@ def _collect_evaluation(facts):
     names = {name: f".{name}" for name in names} | ends
     identity = ["dataset", "arm", "train_fraction", *SETUP, "backbone", "metric"]
     facts.add(f"external.{setup}.{{backbone}}.{{metric}}", "external.csv", identity, names)
-    names = ["n_subgroups", "n_conclusive", "lowest", "lowest_value", "highest", "highest_value", "apart"]
-    names += ["highest_share_nv"]
-    names += [f"{side}_{end}" for side in ("lowest", "highest") for end in ("low", "high")]
+    names = ["n_subgroups", "n_conclusive", "lowest", "lowest_value", "highest", "highest_value"]
+    names += [f"{side}_{end}" for side in ("lowest", "highest") for end in ("low", "high", "share_nv")]
     identity = [*SETUP, "backbone", "variable", "metric", "class"]
     pattern = f"subgroup.{setup}.{{backbone}}.{{variable}}.{{metric}}"
     facts.add(pattern, "subgroup_ranges.csv", identity, {name: f".{name}" for name in names})

@@ -28,6 +28,9 @@ MIN_LESIONS = 30
 MIN_CLASS_LESIONS = 5
 """Lesions of each diagnosis present that a mean over diagnoses must rest on for a conclusion."""
 
+UNKNOWN = "unknown"
+"""The value of a trait that the table does not tell."""
+
 MAX_WIDTH = 0.2
 """Width of the interval beyond which a value allows no conclusion."""
 
@@ -54,7 +57,7 @@ def subgroups(metadata):
     if missing:
         raise SkinTLError(f"The metadata table has no column {', '.join(missing)}, which the subgroups need.")
     age = pd.to_numeric(metadata["age"], errors="coerce")
-    bands = pd.Series("unknown", index=metadata.index, dtype=object)
+    bands = pd.Series(UNKNOWN, index=metadata.index, dtype=object)
     for name, (start, end) in AGE_BANDS.items():
         bands[(age >= start) & (age < end)] = name
     table = pd.DataFrame(
@@ -65,7 +68,7 @@ def subgroups(metadata):
             "dx_type": metadata["dx_type"],
         }
     )
-    table = table.fillna("unknown").replace("", "unknown").astype(str)
+    table = table.fillna(UNKNOWN).replace("", UNKNOWN).astype(str)
     return table.set_index(metadata["image_id"].astype(str))
 
 
@@ -120,7 +123,8 @@ def conclusive(rows):
     """Tell which values rest on enough lesions for a conclusion.
 
     A value does if it rests on at least `MIN_LESIONS` lesions and its interval is no wider than `MAX_WIDTH`; a mean
-    over diagnoses also needs two diagnoses, and `MIN_CLASS_LESIONS` lesions of each that is present.
+    over diagnoses also needs two diagnoses, and `MIN_CLASS_LESIONS` lesions of each that is present.  Images whose
+    trait is `UNKNOWN` are no subgroup to conclude about.
 
     Parameters
     ----------
@@ -139,4 +143,5 @@ def conclusive(rows):
     enough = (rows["n_lesions"] >= MIN_LESIONS) & (rows["ci_high"] - rows["ci_low"] <= MAX_WIDTH)
     mean_of_classes = rows["metric"].isin(uncertainty.MEANS_OF_CLASSES) & (rows["class"] == "all")
     balanced = (found["min"] >= MIN_CLASS_LESIONS) & (found["size"] >= 2)
-    return enough & (balanced | ~mean_of_classes)
+    known = ~rows["subgroup"].str.endswith(f"={UNKNOWN}")
+    return known & enough & (balanced | ~mean_of_classes)

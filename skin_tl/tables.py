@@ -30,7 +30,7 @@ from skin_tl.study import (
     kind_of,
     penalties_beyond,
 )
-from skin_tl.subgroups import MAX_WIDTH, MIN_LESIONS
+from skin_tl.subgroups import MAX_WIDTH, MIN_LESIONS, UNKNOWN
 
 TEXTS = ROOT / "report" / "text"
 """The sources of the report's words, with the tables of published numbers beside them."""
@@ -787,20 +787,22 @@ def ranking_table(metrics):
 def subgroup_range_table(subgroups):
     """Say for each set-up, backbone, variable and metric between which subgroups a score ranges.
 
-    Only subgroups that allow a conclusion count, see `skin_tl.subgroups.conclusive`.
+    Only subgroups that allow a conclusion count, see `skin_tl.subgroups.conclusive`; images whose trait is unknown are
+    no subgroup.
 
     Returns
     -------
     pandas.DataFrame
         strategy, split_policy, preprocessing, backbone, variable (sex, age, site, dx_type), metric, class, n_subgroups,
         n_conclusive and, with two conclusive ones at least, lowest, lowest_value, lowest_low, lowest_high, highest,
-        highest_value, highest_low, highest_high, apart (whether their intervals do not overlap) and highest_share_nv
-        (share of nevi among the test images of the highest).
+        highest_value, highest_low, highest_high and, for both ends, lowest_share_nv and highest_share_nv (share of
+        nevi among their test images).
     """
     rows = []
     support = subgroups[subgroups["metric"] == "support"].set_index([*SETUP, "backbone", "subgroup", "class"])["value"]
     table = subgroups[subgroups["metric"] != "support"]
     table = table.assign(variable=table["subgroup"].str.partition("=")[0], name=table["subgroup"].str.partition("=")[2])
+    table = table[table["name"] != UNKNOWN]
     keys = [*SETUP, "backbone", "variable", "metric", "class"]
     for names, part in table.groupby(keys, sort=False):
         told = part[part["conclusive"].astype(bool)]
@@ -810,12 +812,11 @@ def subgroup_range_table(subgroups):
             for end, of in ends.items():
                 row |= {end: of["name"], f"{end}_value": of["value"]}
                 row |= {f"{end}_low": of["ci_low"], f"{end}_high": of["ci_high"]}
-            row["apart"] = bool(row["lowest_high"] < row["highest_low"])
-            where = (*(row[name] for name in [*SETUP, "backbone"]), f"{row['variable']}={row['highest']}")
-            row["highest_share_nv"] = support[(*where, "nv")] / support[(*where, "all")]
+                where = (*(row[name] for name in [*SETUP, "backbone"]), of["subgroup"])
+                row[f"{end}_share_nv"] = support[(*where, "nv")] / support[(*where, "all")]
         rows.append(row)
-    columns = [f"{end}{part}" for end in ("lowest", "highest") for part in ("", "_value", "_low", "_high")]
-    return pd.DataFrame(rows, columns=[*keys, "n_subgroups", "n_conclusive", *columns, "apart", "highest_share_nv"])
+    columns = [f"{end}{part}" for end in ("lowest", "highest") for part in ("", "_value", "_low", "_high", "_share_nv")]
+    return pd.DataFrame(rows, columns=[*keys, "n_subgroups", "n_conclusive", *columns])
 
 
 def confusion_table(predictions):

@@ -378,6 +378,10 @@ class Recomputation:
             "n_lesions_seen_again": (part.groupby("lesion_id").size() > 1).sum(),
         }[ending]
 
+    def of_dx_type(self, way, ending):
+        assert ending == "share_images"
+        return (self.metadata["dx_type"] == way).mean()
+
     def of_image_size(self, place, ending):
         about = json.loads((self.runs / "dataset" / "images.json").read_text(encoding="utf-8"))
         sizes = sorted(about["file_sizes"], key=lambda size: size["n_images"], reverse=True)
@@ -956,7 +960,7 @@ class Recomputation:
                 ends = wilson(value, draws, units_of(metric, lesions) if label == "all" else n_lesions)
                 self.check_interval(row, ends)
             low, high = row["ci_low"], row["ci_high"]
-            enough = n_lesions >= MIN_LESIONS and high - low <= MAX_WIDTH
+            enough = name != "unknown" and n_lesions >= MIN_LESIONS and high - low <= MAX_WIDTH
             if metric in ("balanced_accuracy", "macro_f1"):
                 sizes = lesions.value_counts()
                 enough = enough and len(sizes) > 1 and sizes.min() >= MIN_CLASS_LESIONS
@@ -965,14 +969,13 @@ class Recomputation:
 
     def of_subgroup(self, strategy, policy, preprocessing, backbone, variable, metric, ending):
         groups = self.subgroups((strategy, policy, preprocessing), backbone, variable, metric)
+        groups = groups.drop(index="unknown", errors="ignore")
         told = groups[groups["conclusive"].astype(bool)].astype(float)
         if ending in ("n_subgroups", "n_conclusive"):
             return len(groups) if ending == "n_subgroups" else len(told)
         found = {"lowest": told["value"].idxmin(), "highest": told["value"].idxmax()}
-        if ending == "apart":
-            return bool(told.loc[found["lowest"], "high"] < told.loc[found["highest"], "low"])
-        if ending == "highest_share_nv":
-            rows = self.rows((strategy, policy, preprocessing), backbone)
-            return (rows.loc[rows["image_id"].map(self.groups(variable)) == found["highest"], "dx"] == "nv").mean()
         side, _, column = ending.partition("_")
+        if column == "share_nv":
+            rows = self.rows((strategy, policy, preprocessing), backbone)
+            return (rows.loc[rows["image_id"].map(self.groups(variable)) == found[side], "dx"] == "nv").mean()
         return told.loc[found[side], column] if column else found[side]

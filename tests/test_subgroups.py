@@ -10,6 +10,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import PROBABILITIES, check_predictions
 from skin_tl.study import CLASSES
 from skin_tl.subgroups import AGE_BANDS, conclusive, subgroup_table, subgroups
+from skin_tl.tables import subgroup_range_table
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,18 @@ def test_a_wide_interval_or_a_scarce_class_allows_no_conclusion():
     rows.loc[4, "n_lesions"] = 4
     assert not conclusive(rows)[3] and conclusive(rows)[0]
     assert not conclusive(rows.drop(index=4))[3]  # a single diagnosis is no mean over diagnoses
+
+
+def test_unknown_is_no_subgroup_to_conclude_about(table, metadata):
+    half_told = metadata.assign(sex=np.where(metadata["sex"] == "male", "unknown", "female"), dx_type="")
+    found = subgroup_table(table, half_told, "s", "b", n_boot=50)
+    accuracy = found[found["metric"] == "accuracy"].set_index("subgroup")
+    assert accuracy.loc["sex=unknown", "n_lesions"] > 30  # its rows are kept
+    assert accuracy.loc["sex=female", "conclusive"]
+    assert not accuracy.loc[["sex=unknown", "dx_type=unknown"], "conclusive"].any()
+    ranges = subgroup_range_table(found).set_index(["variable", "metric"])
+    assert ranges.loc[("sex", "accuracy"), "n_subgroups"] == 1
+    assert "dx_type" not in ranges.index.get_level_values("variable")
 
 
 def test_images_without_metadata_are_refused(table, metadata):
