@@ -17,7 +17,7 @@ from skin_tl.evaluation import CELL, METRIC_COLUMNS, N_BOOT, PROBABILITIES, mean
 from skin_tl.study import CLASSES
 
 DECISIONS = {"melanoma": ("mel",), "malignant": ("mel", "bcc", "akiec")}
-"""Each decision and the diagnoses that it looks for."""
+"""Each decision and the diagnoses that it looks for; ``malignant`` is malignant or in situ/premalignant."""
 
 BENIGN = ("bkl", "df", "nv", "vasc")
 """Diagnoses for which a flag is a false alarm whatever is looked for."""

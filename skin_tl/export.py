@@ -50,7 +50,7 @@ BATCHES = (1, 3, 8)
 """Images per forward pass of the check: the first, the second, and all further ones."""
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "ece_scaled")
-"""What the card tells of all diagnoses; of each alone it tells F1, and of malignant ones how many are found."""
+"""What the card tells of all diagnoses; of each alone F1, and sensitivity if malignant or in situ/premalignant."""
 
 
 @dataclass(frozen=True)

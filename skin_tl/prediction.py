@@ -786,7 +786,7 @@ def as_text(predictions, width=80):
                 known = map(NO_BREAK_SPACE.join, told)
                 lines += wrapped(f"nearest by {row['backbone']}: {', '.join(known)}", "  ", "    ")
     lines.append("")
-    legend = "Calibrated probabilities in %; malig: mel, bcc and akiec together."
+    legend = "Calibrated probabilities in %; malig: malignant or in situ/premalignant (mel, bcc, akiec)."
     if not predictions.left_out:
         legend += (
             " unlike: distance to the training images, as a share of its limit; above 1, the image is unlike them. "

@@ -492,7 +492,10 @@ def test_operating_points_write_what_is_missed_and_flagged():
     assert set(intervals(flagged).values()) == {(0.03, 0.05), (0.33, 0.4)}
     hollow = [x for x, _, face in markers(missed) if to_rgb(face) == (1, 1, 1)]
     assert len(hollow) == 1 and round(hollow[0]) == 12  # the point `diagnosis`
-    assert any("malignant lesions missed number and share, n = 20 per seed" in text for text in shown(missed))
+    assert any(
+        "malignant or in situ/premalignant lesions missed number and share, n = 20 per seed" in text
+        for text in shown(missed)
+    )
     assert any("n = 200 per seed" in text for text in shown(flagged))
     missed, flagged = figures.operating_points(operating_rows(), Labels("fr"))
     assert {"12,3 (62 %)", "3,0 (15 %)"} <= set(shown(missed)) and "37 % (73)" in shown(flagged)
