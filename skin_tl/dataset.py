@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import sparse
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import alone, fingerprint, is_formula, read_json, write_atomically, write_json
@@ -485,6 +487,50 @@ def check_metadata(table, path, dx_types=DX_TYPES):
             f"{path}: lesion {lesion} has images with different diagnoses. A lesion has one `dx`: correct its rows."
         )
     return table.sort_values("image_id", ignore_index=True)
+
+
+def merge_lesions(metadata, hashes):
+    """Make one lesion of lesions that share a picture, lest it stands in training and test.
+
+    Lesions of different diagnoses stay apart: one of the two rows is wrong, and nothing here tells which.
+
+    Parameters
+    ----------
+    metadata : pandas.DataFrame
+        Columns image_id, lesion_id, dx; row order does not matter.
+    hashes : dict
+        Of the pictures by image id, see `skin_tl.images.picture_hashes`.
+
+    Returns
+    -------
+    metadata : pandas.DataFrame
+        With the first lesion id, in the order of the alphabet, of each group.
+    merged : dict
+        The new lesion id by the old one, of lesions that have another now.
+    contradictory : list of tuple
+        Image ids of one picture with several diagnoses.
+    """
+    pictures = metadata["image_id"].map(hashes)
+    shared = metadata[pictures.duplicated(keep=False)].groupby(pictures)
+    several = shared["dx"].transform("nunique") > 1
+    contradictory = [
+        tuple(sorted(ids))
+        for _, ids in metadata[several.reindex(metadata.index, fill_value=False)].groupby(pictures)["image_id"]
+    ]
+    lesions = sorted(metadata["lesion_id"].unique())
+    code = {name: place for place, name in enumerate(lesions)}
+    links = [
+        (code[part["lesion_id"].iloc[0]], code[other])
+        for _, part in shared
+        if part["dx"].nunique() == 1
+        for other in part["lesion_id"]
+    ]
+    rows, columns = np.array(links, int).reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(lesions), len(lesions)))
+    _, group = sparse.csgraph.connected_components(graph, directed=False)
+    first = pd.Series(lesions).groupby(group).transform("first")
+    merged = {old: new for old, new in zip(lesions, first, strict=True) if old != new}
+    return metadata.assign(lesion_id=metadata["lesion_id"].replace(merged)), merged, contradictory
 
 
 def origin(table):

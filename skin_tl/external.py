@@ -212,7 +212,7 @@ def prepare_external(study, folder):
     """
     data = open_part(study, "external", folder)
     refuse_known(data.metadata["image_id"], read_metadata_table(folder)["image_id"])
-    return data.metadata, write_images(data, study.external, study.image_size, folder / "external")
+    return write_images(data, study.external, study.image_size, folder / "external")
 
 
 def find_duplicates(study, folder):

@@ -162,6 +162,14 @@ def _decode(images, files, ids):
         pd.DataFrame({"image_id": ids}).to_csv(part / "index.csv", index=False, lineterminator="\n")
 
 
+def picture_hashes(images):
+    """Return a hash of the pixels of each image of an `ImageSet`, by image id: dict of str."""
+    pixels = images.pixels
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashes = pool.map(lambda row: hashlib.sha256(pixels[row].tobytes()).hexdigest(), range(len(pixels)))
+        return dict(zip(images.ids, bar(hashes, total=len(pixels), what="comparing images", unit="img"), strict=True))
+
+
 def file_sizes(files):
     """Count the sizes of image files, from their headers alone.
 

@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from skin_tl.backbones import resolve_weights
-from skin_tl.dataset import PARTS, open_dataset, refuse_download, remember_source
+from skin_tl.dataset import PARTS, merge_lesions, open_dataset, refuse_download, remember_source
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_csv, write_json
-from skin_tl.images import ImageSet, decode, file_sizes
+from skin_tl.images import ImageSet, decode, file_sizes, picture_hashes
+from skin_tl.progress import say
 from skin_tl.splits import draw_experiments, draw_splits, split_fingerprints
 from skin_tl.step_code import step_code
 from skin_tl.study import load_study
@@ -120,11 +121,14 @@ def prepare_images(study, folder):
     images : skin_tl.images.ImageSet
     """
     data = open_part(study, "dataset", folder)
-    return data.metadata, write_images(data, study.dataset, study.image_size, folder / "dataset")
+    return write_images(data, study.dataset, study.image_size, folder / "dataset")
 
 
 def write_images(data, name, size, folder):
     """Decode the images of a data set and write metadata.csv and images.json, which also says how large the files are.
+
+    Lesions that share a picture are one lesion from here on, see `skin_tl.dataset.merge_lesions`; which they are is
+    said, and kept in images.json.
 
     Parameters
     ----------
@@ -138,10 +142,23 @@ def write_images(data, name, size, folder):
 
     Returns
     -------
-    skin_tl.images.ImageSet
+    metadata : pandas.DataFrame
+        As written.
+    images : skin_tl.images.ImageSet
     """
     images = decode(data.files, size)
-    write_csv(folder / "metadata.csv", data.metadata)
+    metadata, merged, contradictory = merge_lesions(data.metadata, picture_hashes(images))
+    if merged:
+        say(
+            f"  note: {len(merged)} lesions share a picture with another one, and count as one lesion with it, such as "
+            f"{next(iter(merged))}. {folder / 'images.json'} lists them."
+        )
+    if contradictory:
+        say(
+            f"  WARNING: {len(contradictory)} pictures stand in the table with several diagnoses, such as "
+            f"{' and '.join(contradictory[0][:2])}. Correct their rows: a score on them tells nothing."
+        )
+    write_csv(folder / "metadata.csv", metadata)
     about = {
         "key": images.key,
         "folder": os.path.relpath(images.folder),
@@ -152,12 +169,14 @@ def write_images(data, name, size, folder):
         "fingerprint": data.fingerprint,
         "source": data.source,
         "file_sizes": file_sizes(data.files.values()),
+        "merged_lesions": merged,
+        "contradictory_images": contradictory,
         "code": step_of(folder.name),
     }
     write_json(folder / "images.json", about)
     if not data.synthetic:
         remember_source(name.upper(), folder)
-    return images
+    return metadata, images
 
 
 def step_of(part):

@@ -473,6 +473,7 @@ def settings_table(files):
         "min_lesions": MIN_LESIONS,
         "max_width": MAX_WIDTH,
         "level": round(1 - CONFIDENCE, 6),
+        "n_merged_lesions": len(files.images.get("merged_lesions", ())),
     }
     for strategy in files.tuned:
         rates = study[f"{strategy}_rate"]

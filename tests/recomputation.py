@@ -403,6 +403,11 @@ class Recomputation:
         lists = {"n_backbones": "backbones", "n_seeds": "seeds"}
         fixed = {"confidence": CONFIDENCE, "level": LEVEL, "sensitivity": SENSITIVITY, "n_classes": len(CLASSES)}
         fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH, "n_penalties": len(study["l2"])}
+        fixed |= {
+            "n_merged_lesions": len(
+                json.loads((self.runs / "dataset" / "images.json").read_text()).get("merged_lesions", [])
+            )
+        }
         fixed |= {"lowest_penalty": sorted(study["l2"])[0], "highest_penalty": sorted(study["l2"])[-1]}
         if {"feature_extraction", "fine_tuning"} & {*study["strategies"]}:
             fixed |= self.penalties()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skin_tl.dataset import merge_lesions
 from skin_tl.errors import SkinTLError
 from skin_tl.splits import draw_fraction, draw_splits, fraction_rows, split_fingerprints, subset_rows
 from skin_tl.study import CLASSES
@@ -33,6 +34,37 @@ def test_a_split_by_lesion_keeps_lesions_whole_and_classes_everywhere(table, see
     order = list(range(len(table)))
     random.shuffle(order)
     pd.testing.assert_frame_equal(draw_splits(table.iloc[order], ["lesion"], [seed]), splits)
+
+
+@settings(max_examples=25, deadline=None)
+@given(tables(), st.integers(0, 2**31 - 1), st.data())
+def test_a_picture_under_two_lesions_is_never_on_both_sides(table, seed, data):
+    """Nor are other images of these lesions, however the copies are chained."""
+    hashes = {name: name for name in table["image_id"]}
+    for dx, names in table.groupby("dx")["image_id"]:
+        for copy, original in data.draw(
+            st.lists(st.tuples(*[st.sampled_from(sorted(names))] * 2), max_size=3), label=dx
+        ):
+            hashes[copy] = hashes[original]
+    merged, renamed, contradictory = merge_lesions(table, hashes)
+    assert not contradictory
+    assert merged.drop(columns="lesion_id").equals(table.drop(columns="lesion_id"))
+    groups = merged.groupby(merged["image_id"].map(hashes))["lesion_id"].nunique()
+    assert (groups == 1).all() and (merged.groupby(table["lesion_id"])["lesion_id"].nunique() == 1).all()
+    changed = table.loc[table["lesion_id"] != merged["lesion_id"], "lesion_id"]
+    assert {*changed} == {*renamed} and not {*renamed} & {*merged["lesion_id"]}
+    if merged.groupby("dx")["lesion_id"].nunique().min() >= 5:
+        subsets = draw_splits(merged, ["lesion"], [seed]).set_index("image_id")["subset"]
+        assert (subsets.groupby(subsets.index.map(hashes)).nunique() == 1).all()
+
+
+def test_a_picture_with_two_diagnoses_is_no_reason_to_merge():
+    table = _table()
+    one, other = table.groupby("dx")["image_id"].first()[:2]
+    hashes = {name: name for name in table["image_id"]} | {other: one}
+    merged, renamed, contradictory = merge_lesions(table.sample(frac=1, random_state=0), hashes)
+    assert contradictory == [tuple(sorted((one, other)))] and not renamed
+    assert merged.sort_index().equals(table)
 
 
 @settings(max_examples=25, deadline=None)

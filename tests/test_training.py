@@ -99,6 +99,25 @@ def test_a_full_disk_is_said_before_arrays_are_written(small_study, decoded, tmp
         runs.prepare_images(small_study, tmp_path / "runs")
 
 
+def test_planted_copies_under_other_lesions_are_told_and_stand_on_one_side(small_study, tmp_path, capsys):
+    folder = tmp_path / "HAM10000"
+    table = runs.prepare_images(small_study, tmp_path / "before")[0]
+    assert "share a picture" not in capsys.readouterr().err
+    pairs = [
+        part["image_id"].iloc[[0, -1]].tolist() for _, part in table.groupby("dx") if part["lesion_id"].nunique() > 1
+    ]
+    for original, copy in pairs:
+        (folder / f"{copy}.png").write_bytes((folder / f"{original}.png").read_bytes())
+    metadata, _ = runs.prepare_images(small_study, tmp_path / "after")
+    assert f"{len(pairs)} lesions share a picture" in capsys.readouterr().err
+    lesions = metadata.set_index("image_id")["lesion_id"]
+    assert all(lesions[original] == lesions[copy] for original, copy in pairs)
+    splits, _ = runs.prepare_splits(small_study, metadata, tmp_path / "after")
+    for _, split in splits.groupby("seed"):
+        subsets = split.set_index("image_id")["subset"]
+        assert all(subsets[original] == subsets[copy] for original, copy in pairs)
+
+
 def test_networks_that_differ_in_their_scaling_alone_have_other_keys(decoded, monkeypatch):
     """And the same network built again has the same one, whatever Keras calls its operations."""
     made = {name: build_small(name) for name in ("none", "tf", "caffe", "torch")}
