@@ -848,7 +848,7 @@ def show(text):
     """Print a text; where nobody reads on, as behind ``| head``, what is printed from now on goes nowhere."""
     encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of a name
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(str(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
