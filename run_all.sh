@@ -264,7 +264,7 @@ unset PYTHONHOME PYTHONSTARTUP
 unset SNAKEMAKE_PROFILE JUPYTER_PATH JUPYTER_CONFIG_PATH MATPLOTLIBRC MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH=1
 # A user without a name or a home, as in a container: libraries ask for both.
-if ! id -un >/dev/null 2>&1; then export LOGNAME="${LOGNAME:-user-$(id -u)}"; fi
+if ! id -un >/dev/null 2>&1; then export LOGNAME="${LOGNAME:-user-$(id -u 2>/dev/null)}"; fi
 if [ ! -d "${HOME-}" ] || [ ! -w "${HOME-}" ]; then
     export HOME="$state/home"
     mkdir -p -- "$HOME" 2>/dev/null || : # where it cannot be made, the check below tells

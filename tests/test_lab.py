@@ -168,7 +168,7 @@ def test_clicks_in_the_explorer_show_the_right_images_and_figures(project, page)
     assert errors(run_all(page, file)) == []
 
     predictions = pd.read_csv(project / "runs/tiny/feature_extraction/VGG16/predictions.csv")
-    test = predictions[(predictions["seed"] == 1) & (predictions["subset"] == "test")]
+    test = predictions.query("seed == 1 and subset == 'test' and arm == 'main'")
     said = np.array([name[2:] for name in PROBABILITIES])[test[PROBABILITIES].to_numpy().argmax(1)]
     of_cell = test.groupby([test["dx"], said])["image_id"].agg(set)
     clicked = 0
