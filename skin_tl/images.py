@@ -23,12 +23,12 @@ from skin_tl.progress import bar
 from skin_tl.step_code import code_hash
 
 LAYOUT = "array-1"
-"""Names how the cache keeps pixels.  How they come from a file is told by the hash of `read_image`'s code."""
+"""Names how the cache keeps pixels.  The hash of `read_image`'s code identifies how they come from a file."""
 
 MOST_PIXELS = 180_000_000
 """Pixels of the largest image that is read."""
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which is told by a Python warning
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, at which it gives a Python warning
 
 OTHER_FORMATS = {
     "HEIC": rb".{4}ftyp(hei|hev|mif1|msf1)",
