@@ -102,7 +102,12 @@ def test_images_of_another_data_set_are_refused(study):
 
 
 def test_no_age_at_all_and_hundreds_of_body_sites_are_taken(study):
-    metadata, splits = study[:2]
+    copies = [
+        [part.assign(image_id=part["image_id"] + f"_{k}", lesion_id=part["lesion_id"] + f"_{k}") for part in study[:2]]
+        for k in range(8)
+    ]
+    metadata, splits = (pd.concat(parts, ignore_index=True) for parts in zip(*copies, strict=True))
+    assert (splits["subset"] == "train").sum() > 255  # as many sites as a tree's bins, and more
     metadata = metadata.assign(age=np.nan, localization=[f"site {k}" for k in range(len(metadata))])
     table = baselines.metadata_only(metadata, splits)
     assert len(table) and np.isfinite(table[baselines.PROBABILITIES].to_numpy(float)).all()
