@@ -120,8 +120,14 @@ rule images:
     output:
         metadata=f"{RUNS}/dataset/metadata.csv",
         images=f"{RUNS}/dataset/images.json",
+        pairs=f"{RUNS}/dataset/near_duplicates.csv",
     params:
-        depends=depends(dataset=study.dataset, image_size=study.image_size, source=STATES.get("HAM10000", "")),
+        depends=depends(
+            dataset=study.dataset,
+            image_size=study.image_size,
+            group_near_duplicates=study.group_near_duplicates,
+            source=STATES.get("HAM10000", ""),
+        ),
         code=step_code("images"),
     threads: max(1, (workflow.cores or 1) - 1)  # uses all; the search for weights, beside it, mostly waits
     log: f"{RUNS}/logs/images.log"
@@ -237,13 +243,10 @@ if study.external:
     rule external_duplicates:
         message: "looking for images of the data set in the external test set"
         input:
-            rules.images.output.metadata,
-            f"{RUNS}/features/{'_'.join(study.features_of_duplicates)}.json",
-            f"{RUNS}/external/features_{'_'.join(study.features_of_duplicates)}.json",
+            rules.images.output,
+            rules.external_images.output,
         output: f"{RUNS}/external/duplicates.csv"
-        params:
-            depends=depends(by=study.features_of_duplicates),
-            code=step_code("external_duplicates"),
+        params: code=step_code("external_duplicates")
         threads: workflow.cores
         log: f"{RUNS}/logs/external_duplicates.log"
         shell: "{STEP} external_duplicates {STUDY} > {log} 2>&1"

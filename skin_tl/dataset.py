@@ -489,10 +489,10 @@ def check_metadata(table, path, dx_types=DX_TYPES):
     return table.sort_values("image_id", ignore_index=True)
 
 
-def merge_lesions(metadata, hashes):
-    """Make one lesion of lesions that share a picture, lest it stands in training and test.
+def shared_pictures(metadata, hashes):
+    """Find lesions that share a picture, pixel by pixel.
 
-    Lesions of different diagnoses stay apart: one of the two rows is wrong, and nothing here tells which.
+    Lesions of different diagnoses are not linked: one of the two rows is wrong, and nothing here tells which.
 
     Parameters
     ----------
@@ -503,34 +503,46 @@ def merge_lesions(metadata, hashes):
 
     Returns
     -------
-    metadata : pandas.DataFrame
-        With the first lesion id, in the order of the alphabet, of each group.
-    merged : dict
-        The new lesion id by the old one, of lesions that have another now.
+    links : list of tuple
+        Pairs of lesion ids, for `merge_lesions`.
     contradictory : list of tuple
         Image ids of one picture with several diagnoses.
     """
     pictures = metadata["image_id"].map(hashes)
-    shared = metadata[pictures.duplicated(keep=False)].groupby(pictures)
-    several = shared["dx"].transform("nunique") > 1
-    contradictory = [
-        tuple(sorted(ids))
-        for _, ids in metadata[several.reindex(metadata.index, fill_value=False)].groupby(pictures)["image_id"]
-    ]
+    links, contradictory = [], []
+    for _, part in metadata[pictures.duplicated(keep=False)].groupby(pictures):
+        if part["dx"].nunique() > 1:
+            contradictory.append(tuple(sorted(part["image_id"])))
+        else:
+            links += [(part["lesion_id"].iloc[0], other) for other in part["lesion_id"]]
+    return links, contradictory
+
+
+def merge_lesions(metadata, links):
+    """Make one lesion of linked lesions, so that no split separates them.
+
+    Parameters
+    ----------
+    metadata : pandas.DataFrame
+        Column lesion_id; row order does not matter.
+    links : list of tuple
+        Pairs of lesion ids; chains of them are one lesion.
+
+    Returns
+    -------
+    metadata : pandas.DataFrame
+        With the first lesion id, in alphabetical order, of each group.
+    merged : dict
+        The new lesion id by the old one, of lesions that have another now.
+    """
     lesions = sorted(metadata["lesion_id"].unique())
     code = {name: place for place, name in enumerate(lesions)}
-    links = [
-        (code[part["lesion_id"].iloc[0]], code[other])
-        for _, part in shared
-        if part["dx"].nunique() == 1
-        for other in part["lesion_id"]
-    ]
-    rows, columns = np.array(links, int).reshape(-1, 2).T
+    rows, columns = np.array([[code[one], code[other]] for one, other in links], int).reshape(-1, 2).T
     graph = sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(lesions), len(lesions)))
     _, group = sparse.csgraph.connected_components(graph, directed=False)
     first = pd.Series(lesions).groupby(group).transform("first")
     merged = {old: new for old, new in zip(lesions, first, strict=True) if old != new}
-    return metadata.assign(lesion_id=metadata["lesion_id"].replace(merged)), merged, contradictory
+    return metadata.assign(lesion_id=metadata["lesion_id"].replace(merged)), merged
 
 
 def origin(table):

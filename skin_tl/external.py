@@ -24,9 +24,10 @@ from skin_tl.dataset import (
     images_of,
     read_table,
 )
+from skin_tl.duplicates import RATIO, descriptors, nearest_of_other_lesions
 from skin_tl.errors import SkinTLError
 from skin_tl.files import write_csv
-from skin_tl.neighbours import nearest
+from skin_tl.images import decode
 from skin_tl.progress import say
 from skin_tl.runs import open_part, read_images, read_metadata_table, write_images
 from skin_tl.study import CLASSES, TUNED
@@ -39,26 +40,7 @@ NOT_RELEASED = "ISIC_0035068"
 
 Source: the challenge's scoring code (ImageMarkup/isic-challenge-scoring), which leaves it out of its scores."""
 
-NEAR_DUPLICATE = 0.6
-"""Images are near-duplicates if their distance is at most this share of that to the nearest image of any other lesion.
-
-Distance is 1 − similarity of standardised features, see `skin_tl.neighbours.nearest`; the test is that of Lowe
-(International Journal of Computer Vision 60, 2004).
-
-Measured on HAM10000 reduced to 200×150 by ``tests/benchmarks/near_duplicates.py``, MobileNetV2: of 10,015 images, 24
-(0.2 %) pass with one of another lesion, and not by chance: all share its diagnosis, 23 its age, sex and body site too.
-(Up to 0.65 there are 15 more, of which 3 do.)  Of changed copies of 1,000 images pass: resized by 0.9 and back 99.9 %,
-brighter by 5 % 99.9 %, cropped by 2 % 98 %, JPEG of quality 60 86 %, all of these at once 72 %.
-
-The same with other networks: ResNet50 21 images, Xception 24, VGG16 (pixels −1…1) 21 of 3,200, and 98 % of 64 JPEGs.
-A bound on similarity alone does not hold for all: 0.80 lets pass 39 images (6 of such agreement) and 75 % of JPEGs with
-MobileNetV2, but 20 % of all images with VGG16.  What mostly escapes is another photograph of the same lesion: of those
-in HAM10000, 12 % pass."""
-
-SAME = 1e-4
-"""Distance up to which two images are the same, whatever else there is."""
-
-DUPLICATE_COLUMNS = ["image_id", "nearest_image_id", "similarity"]
+DUPLICATE_COLUMNS = ["image_id", "nearest_image_id", "ratio"]
 
 
 # --- Reading --------------------------------------------------------------------------------------------------------
@@ -161,33 +143,6 @@ def refuse_known(image_ids, known_ids):
         )
 
 
-def near_duplicates(features, reference, lesions):
-    """Tell which images are near-duplicates of one of another set, by `NEAR_DUPLICATE`.
-
-    Parameters
-    ----------
-    features : numpy.ndarray
-        (n_images, n_features) float32.
-    reference : numpy.ndarray
-        (n_reference, n_features) float32, of two lesions or more.
-    lesions : numpy.ndarray
-        Of `reference`, (n_reference,) int.
-
-    Returns
-    -------
-    rows : numpy.ndarray
-        (n_images,) int, the nearest rows of `reference`.
-    similarity : numpy.ndarray
-        (n_images,) float64 to them, −1…1.
-    found : numpy.ndarray
-        (n_images,) bool.
-    """
-    distances, rows = nearest(features, reference, standardise=True)
-    to_others, _ = nearest(features, reference, lesions=(lesions[rows[:, 0]], lesions), standardise=True)
-    distances = distances[:, 0].astype(float)
-    return rows[:, 0], 1 - distances, distances <= np.maximum(NEAR_DUPLICATE * to_others[:, 0], SAME)
-
-
 # --- The steps --------------------------------------------------------------------------------------------------------
 
 
@@ -212,11 +167,15 @@ def prepare_external(study, folder):
     """
     data = open_part(study, "external", folder)
     refuse_known(data.metadata["image_id"], read_metadata_table(folder)["image_id"])
-    return write_images(data, study.external, study.image_size, folder / "external")
+    images = decode(data.files, study.image_size)
+    write_images(data, data.metadata, images, study.external, folder / "external")
+    return data.metadata, images
 
 
 def find_duplicates(study, folder):
-    """List external images that look like an image of the data set in external/duplicates.csv, and say so.
+    """List external images that are near-duplicates of one of the data set in external/duplicates.csv, and say so.
+
+    Patient data are not compared: the challenge's labels have none.
 
     Parameters
     ----------
@@ -229,14 +188,12 @@ def find_duplicates(study, folder):
     pandas.DataFrame
         Columns `DUPLICATE_COLUMNS`, sorted by image_id.
     """
-    from skin_tl.features import features_of
-
     images, known = read_images(folder, "external"), read_images(folder)
-    values, reference = (features_of(study, folder, some, *study.features_of_duplicates)[0] for some in (images, known))
     lesions = read_metadata_table(folder).set_index("image_id")["lesion_id"].loc[known.ids]
-    rows, similarity, found = near_duplicates(values, reference, pd.factorize(lesions)[0])
-    table = {"image_id": images.ids, "nearest_image_id": np.array(known.ids)[rows], "similarity": similarity.round(4)}
-    table = pd.DataFrame(table).loc[found, DUPLICATE_COLUMNS]
+    values, reference = descriptors(images.pixels), descriptors(known.pixels)
+    rows, ratio = nearest_of_other_lesions(values, reference, pd.factorize(lesions)[0])
+    table = {"image_id": images.ids, "nearest_image_id": np.array(known.ids)[rows], "ratio": ratio.round(4)}
+    table = pd.DataFrame(table).loc[ratio <= RATIO, DUPLICATE_COLUMNS]
     write_csv(folder / "external" / "duplicates.csv", table)
     if len(table):
         say(

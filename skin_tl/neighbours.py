@@ -42,7 +42,7 @@ class Rows:
         return self.values[self.rows[part]]
 
 
-def nearest(features, reference, n=1, lesions=None, standardise=False, chunk=CHUNK):
+def nearest(features, reference, n=1, chunk=CHUNK):
     """Find for each image the most similar ones of another set.
 
     Distance is 1 − cosine: a picture of more contrast, all of whose features are stronger, is not farther for that.
@@ -53,12 +53,6 @@ def nearest(features, reference, n=1, lesions=None, standardise=False, chunk=CHU
         (n_images, n_features) and (n_reference, n_features) float32.
     n : int
         How many are looked for.
-    lesions : (numpy.ndarray, numpy.ndarray), optional
-        Of the images and of `reference`, (n_images,) and (n_reference,) int: two images of one lesion are not compared.
-    standardise : bool
-        Whether both are first standardised by the mean and spread of each feature over `reference`, so that what all
-        images have in common counts for nothing: it parts lesions from their near-duplicates, but hides that an image
-        lacks just that (see `unlikeness`).
     chunk : int
         Images of each that are compared at a time.
 
@@ -69,16 +63,8 @@ def nearest(features, reference, n=1, lesions=None, standardise=False, chunk=CHU
     rows : numpy.ndarray
         (n_images, n) int, rows of `reference`; −1 where the distance is ∞.
     """
-    if standardise:
-        from sklearn.preprocessing import StandardScaler
-
-        scaler = StandardScaler()
-        for j in range(0, len(reference), chunk):
-            scaler.partial_fit(reference[j : j + chunk])
 
     def directions(values):
-        if standardise:
-            values = scaler.transform(values)
         return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
     distances, rows = np.full((len(features), n), np.inf, np.float32), np.full((len(features), n), -1)
@@ -87,8 +73,6 @@ def nearest(features, reference, n=1, lesions=None, standardise=False, chunk=CHU
         mine, best, at = directions(features[part]), distances[part], rows[part]
         for j in range(0, len(reference), chunk):
             found = np.maximum(1 - mine @ directions(reference[j : j + chunk]).T, 0)
-            if lesions is not None:
-                found[lesions[0][part, None] == lesions[1][j : j + chunk]] = np.inf
             places = np.broadcast_to(np.arange(j, j + found.shape[1]), found.shape)
             both, of_both = np.hstack([best, found]), np.hstack([at, places])
             kept = np.argpartition(both, n - 1, axis=1)[:, :n]

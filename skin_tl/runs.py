@@ -13,7 +13,15 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from skin_tl.backbones import resolve_weights
-from skin_tl.dataset import PARTS, merge_lesions, open_dataset, refuse_download, remember_source
+from skin_tl.dataset import (
+    PARTS,
+    merge_lesions,
+    open_dataset,
+    refuse_download,
+    remember_source,
+    shared_pictures,
+)
+from skin_tl.duplicates import near_duplicates
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_csv, write_json
 from skin_tl.images import ImageSet, decode, file_sizes, picture_hashes
@@ -113,32 +121,11 @@ def open_part(study, part, folder):
 
 
 def prepare_images(study, folder):
-    """Open the data set, decode its images and write dataset/metadata.csv and dataset/images.json.
+    """Open the data set, decode its images, group lesions that are one, and write the tables of dataset/.
 
-    Returns
-    -------
-    metadata : pandas.DataFrame
-    images : skin_tl.images.ImageSet
-    """
-    data = open_part(study, "dataset", folder)
-    return write_images(data, study.dataset, study.image_size, folder / "dataset")
-
-
-def write_images(data, name, size, folder):
-    """Decode the images of a data set and write metadata.csv and images.json, which also says how large the files are.
-
-    Lesions that share a picture are one lesion from here on, see `skin_tl.dataset.merge_lesions`; which they are is
-    said, and kept in images.json.
-
-    Parameters
-    ----------
-    data : skin_tl.dataset.Dataset
-    name : str
-        Of the data set, as a study calls it.
-    size : int
-        Side of the decoded images, in pixels.
-    folder : pathlib.Path
-        Where the two files go.
+    Lesions that share a picture are one lesion from here on (see `skin_tl.dataset.merge_lesions`), and with the key
+    `group_near_duplicates` those of one diagnosis that have near-duplicate images too (see `skin_tl.duplicates`).
+    metadata.csv has the lesion ids that result; near_duplicates.csv lists what was found.
 
     Returns
     -------
@@ -146,18 +133,50 @@ def write_images(data, name, size, folder):
         As written.
     images : skin_tl.images.ImageSet
     """
-    images = decode(data.files, size)
-    metadata, merged, contradictory = merge_lesions(data.metadata, picture_hashes(images))
+    data = open_part(study, "dataset", folder)
+    images = decode(data.files, study.image_size)
+    links, contradictory = shared_pictures(data.metadata, picture_hashes(images))
+    metadata, merged = merge_lesions(data.metadata, links)
+    pairs = near_duplicates(images.pixels, metadata.set_index("image_id").loc[images.ids].reset_index())
+    pairs["grouped"] = (pairs["dx"] == pairs["nearest_dx"]) & study.group_near_duplicates
+    lesions = pairs.loc[pairs["grouped"], ["lesion_id", "nearest_lesion_id"]]
+    metadata, _ = merge_lesions(metadata, list(lesions.itertuples(index=False)))
+    write_csv(folder / "dataset" / "near_duplicates.csv", pairs)
     if merged:
         say(
             f"  note: {len(merged)} lesions share a picture with another one, and count as one lesion with it, such as "
-            f"{next(iter(merged))}. {folder / 'images.json'} lists them."
+            f"{next(iter(merged))}. {folder / 'dataset' / 'images.json'} lists them."
         )
     if contradictory:
         say(
             f"  WARNING: {len(contradictory)} pictures stand in the table with several diagnoses, such as "
             f"{' and '.join(contradictory[0][:2])}. Correct their rows: a score on them tells nothing."
         )
+    found = {
+        "merged_lesions": merged,
+        "contradictory_images": contradictory,
+        "near_duplicates": {"n_pairs": len(pairs), "n_grouped": len(lesions)},
+    }
+    write_images(data, metadata, images, study.dataset, folder / "dataset", **found)
+    return metadata, images
+
+
+def write_images(data, metadata, images, name, folder, **more):
+    """Write metadata.csv, and images.json, which says what was decoded from where and how large the files are.
+
+    Parameters
+    ----------
+    data : skin_tl.dataset.Dataset
+    metadata : pandas.DataFrame
+        Its metadata, with the lesion ids to use.
+    images : skin_tl.images.ImageSet
+    name : str
+        Of the data set, as a study calls it.
+    folder : pathlib.Path
+        Where the two files go.
+    **more
+        Further entries of images.json.
+    """
     write_csv(folder / "metadata.csv", metadata)
     about = {
         "key": images.key,
@@ -169,14 +188,11 @@ def write_images(data, name, size, folder):
         "fingerprint": data.fingerprint,
         "source": data.source,
         "file_sizes": file_sizes(data.files.values()),
-        "merged_lesions": merged,
-        "contradictory_images": contradictory,
         "code": step_of(folder.name),
     }
-    write_json(folder / "images.json", about)
+    write_json(folder / "images.json", about | more)
     if not data.synthetic:
         remember_source(name.upper(), folder)
-    return metadata, images
 
 
 def step_of(part):

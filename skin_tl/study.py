@@ -219,6 +219,8 @@ class Study(BaseModel):
     random_control : bool
         Whether heads are also trained on features of the same backbones with random weights: the control of what
         ImageNet's weights add, see `control`.  Of `feature_extraction` alone.
+    group_near_duplicates : bool
+        Whether lesions of one diagnosis that have near-duplicate images count as one lesion, see `skin_tl.duplicates`.
     images : bool
         Whether report and slides show pictures of the data set; without them they may be shared whatever its licence.
     l2, max_epochs, patience
@@ -283,6 +285,7 @@ class Study(BaseModel):
     leakage: bool = False
     other_splits: Whole = Field(0, ge=0, le=1000)
     random_control: bool = True
+    group_near_duplicates: bool = True
     external: Annotated[Literal["isic2018"] | None, BeforeValidator(_or_none)] = None
     images: bool = True
     l2: _numbers(ge=0) = [1e-4, 1e-3, 1e-2]
@@ -440,11 +443,6 @@ class Study(BaseModel):
     def run_folder(self, runs="runs"):
         """Return the folder of the study's runs, below the project's root."""
         return ROOT / runs / self.name
-
-    @property
-    def features_of_duplicates(self):
-        """Backbone and preprocessing by whose features near-duplicates are told: the first, native if it is listed."""
-        return self.backbones[0], "native" if "native" in self.preprocessings else self.preprocessings[0]
 
     @property
     def control(self):

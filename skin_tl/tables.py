@@ -473,7 +473,9 @@ def settings_table(files):
         "min_lesions": MIN_LESIONS,
         "max_width": MAX_WIDTH,
         "level": round(1 - CONFIDENCE, 6),
-        "n_merged_lesions": len(files.images.get("merged_lesions", ())),
+        "n_merged_lesions": len(files.images["merged_lesions"]),
+        "n_near_duplicates": files.images["near_duplicates"]["n_pairs"],
+        "n_near_duplicates_grouped": files.images["near_duplicates"]["n_grouped"],
     }
     for strategy in files.tuned:
         rates = study[f"{strategy}_rate"]

@@ -114,6 +114,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
     elsewhere = _fabricate_external(folder, study, np.random.default_rng(seed + 1))
     key = _write_images(root / "cache" / "images", sorted(metadata["image_id"]), study["image_size"], rng)
     about = {"key": key, "folder": f"cache/images/{key}", "n_images": len(metadata), "image_size": study["image_size"]}
+    about |= {"merged_lesions": {}, "near_duplicates": {"n_pairs": 3, "n_grouped": 2}}
     about |= {"dataset": study["dataset"], "synthetic": study["dataset"] == "synthetic", "fingerprint": key}
     odd = len(metadata) // 10  # a tenth of the files has another size
     sizes = [{"width": 600, "height": 450, "n_images": len(metadata) - odd}]

@@ -403,11 +403,9 @@ class Recomputation:
         lists = {"n_backbones": "backbones", "n_seeds": "seeds"}
         fixed = {"confidence": CONFIDENCE, "level": LEVEL, "sensitivity": SENSITIVITY, "n_classes": len(CLASSES)}
         fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH, "n_penalties": len(study["l2"])}
-        fixed |= {
-            "n_merged_lesions": len(
-                json.loads((self.runs / "dataset" / "images.json").read_text()).get("merged_lesions", [])
-            )
-        }
+        about = json.loads((self.runs / "dataset" / "images.json").read_text())
+        fixed |= {"n_merged_lesions": len(about["merged_lesions"])}
+        fixed |= dict(zip(("n_near_duplicates", "n_near_duplicates_grouped"), self.near_duplicates(), strict=True))
         fixed |= {"lowest_penalty": sorted(study["l2"])[0], "highest_penalty": sorted(study["l2"])[-1]}
         if {"feature_extraction", "fine_tuning"} & {*study["strategies"]}:
             fixed |= self.penalties()
@@ -418,6 +416,15 @@ class Recomputation:
         fixed |= {name: len(study[key]) for name, key in lists.items()}
         kinds = ("strategies", "split_policies", "preprocessings")
         return (fixed | {"n_setups": np.prod([len(study[kind]) for kind in kinds])} | study)[name]
+
+    def near_duplicates(self):
+        """Count the pairs that were found, and those that were grouped."""
+        file = self.runs / "dataset" / "near_duplicates.csv"
+        if file.is_file():
+            pairs = pd.read_csv(file)
+            return len(pairs), int(pairs["grouped"].sum())
+        about = json.loads((self.runs / "dataset" / "images.json").read_text())
+        return about["near_duplicates"]["n_pairs"], about["near_duplicates"]["n_grouped"]
 
     @stored
     def penalties(self):

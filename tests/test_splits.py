@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skin_tl.dataset import merge_lesions
+from skin_tl.dataset import merge_lesions, shared_pictures
 from skin_tl.errors import SkinTLError
 from skin_tl.splits import draw_fraction, draw_splits, fraction_rows, split_fingerprints, subset_rows
 from skin_tl.study import CLASSES
@@ -46,8 +46,9 @@ def test_a_picture_under_two_lesions_is_never_on_both_sides(table, seed, data):
             st.lists(st.tuples(*[st.sampled_from(sorted(names))] * 2), max_size=3), label=dx
         ):
             hashes[copy] = hashes[original]
-    merged, renamed, contradictory = merge_lesions(table, hashes)
+    links, contradictory = shared_pictures(table, hashes)
     assert not contradictory
+    merged, renamed = merge_lesions(table, links)
     assert merged.drop(columns="lesion_id").equals(table.drop(columns="lesion_id"))
     groups = merged.groupby(merged["image_id"].map(hashes))["lesion_id"].nunique()
     assert (groups == 1).all() and (merged.groupby(table["lesion_id"])["lesion_id"].nunique() == 1).all()
@@ -62,9 +63,10 @@ def test_a_picture_with_two_diagnoses_is_no_reason_to_merge():
     table = _table()
     one, other = table.groupby("dx")["image_id"].first()[:2]
     hashes = {name: name for name in table["image_id"]} | {other: one}
-    merged, renamed, contradictory = merge_lesions(table.sample(frac=1, random_state=0), hashes)
-    assert contradictory == [tuple(sorted((one, other)))] and not renamed
-    assert merged.sort_index().equals(table)
+    links, contradictory = shared_pictures(table.sample(frac=1, random_state=0), hashes)
+    assert contradictory == [tuple(sorted((one, other)))]
+    merged, renamed = merge_lesions(table, links)
+    assert not renamed and merged.equals(table)
 
 
 @settings(max_examples=25, deadline=None)

@@ -167,14 +167,6 @@ def test_pictures_are_a_setting_of_the_report_alone():
     assert "{STEP} report {STUDY}" in rule
 
 
-@pytest.mark.parametrize(
-    ("preprocessings", "chosen"), [(["unit", "native"], "native"), (["unit"], "unit"), (["native"], "native")]
-)
-def test_near_duplicates_are_told_by_the_first_backbone(preprocessings, chosen):
-    study = check_study(SETTINGS | {"backbones": ["Xception", "VGG16"], "preprocessings": preprocessings})
-    assert study.features_of_duplicates == ("Xception", chosen)
-
-
 def test_a_wrong_override_is_named_as_the_user_typed_it():
     with pytest.raises(SkinTLError, match="--config backbones="):
         check_study(SETTINGS, {"backbones": "AlexNet"})

@@ -1,11 +1,10 @@
-"""How alike the features of changed copies are, and those of different lesions: where `NEAR_DUPLICATE` comes from.
+"""How many near-duplicates HAM10000 has, and which changed copies are found: the source of the ratios in `duplicates`.
 
-    SKIN_TL_HAM10000=FOLDER SKIN_TL_WEIGHTS=FOLDER python tests/benchmarks/near_duplicates.py [--backbone MobileNetV2]
-        [--images 10015] [--copies 1000]
+    SKIN_TL_HAM10000=FOLDER python tests/benchmarks/near_duplicates.py [--images 10015] [--copies 1000] [--sheet FILE]
 
-Prints for each threshold of the rule of `skin_tl.external.near_duplicates` how many images pass as near-duplicates of
-one of another lesion, how many of these share its diagnosis, and its age, sex and body site too, and which share of
-changed copies passes as near-duplicates of their own lesion.  The last column is a bound on similarity alone.
+Prints for several ratios how many pairs of lesions pass, how many of them share the patient data, and the share of
+changed copies that pass as near-duplicates of their own lesion; then how many pairs stand on both sides of the splits
+that ignore them.  With ``--sheet``, a picture shows the pairs that are found.
 """
 
 import argparse
@@ -14,20 +13,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance
-from sklearn.preprocessing import StandardScaler, normalize
+from PIL import Image, ImageDraw, ImageEnhance
 
 sys.path[:0] = [str(Path(__file__).parent.parent.parent)]
 
-from skin_tl.backbones import build_backbone, resolve_weights  # noqa: E402
+from skin_tl import duplicates  # noqa: E402
 from skin_tl.dataset import find_release, read_folder  # noqa: E402
-from skin_tl.external import NEAR_DUPLICATE  # noqa: E402
-from skin_tl.features import extract  # noqa: E402
 from skin_tl.images import decode  # noqa: E402
+from skin_tl.splits import draw_splits  # noqa: E402
 
 SIZE = 224
-RATIOS = sorted({0.5, 0.55, 0.6, 0.65, 0.7, NEAR_DUPLICATE})
-SIMILARITY = 0.8
+RATIOS = (0.4, 0.45, 0.5, 0.6, 0.7, 0.75, 0.8)
 BICUBIC = Image.Resampling.BICUBIC
 
 
@@ -63,62 +59,60 @@ CHANGES = {
 }
 
 
+def draw_pairs(pairs, pixels, ids, file, side=150, columns=6):
+    """Draw the pairs side by side with their ratios into a PNG file."""
+    place = {image_id: row for row, image_id in enumerate(ids)}
+    sheet = Image.new("RGB", (columns * (2 * side + 10), -(-len(pairs) // columns) * (side + 18)), "white")
+    for n, pair in enumerate(pairs.itertuples()):
+        x, y = n % columns * (2 * side + 10), n // columns * (side + 18)
+        for k, image_id in enumerate((pair.image_id, pair.nearest_image_id)):
+            sheet.paste(Image.fromarray(pixels[place[image_id]]).resize((side, side)), (x + k * side, y))
+        ImageDraw.Draw(sheet).text((x, y + side), f"{pair.ratio:.2f} {pair.dx}/{pair.nearest_dx}", fill="black")
+    sheet.save(file)
+
+
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--backbone", default="MobileNetV2")
     parser.add_argument("--images", type=int, default=10015)
     parser.add_argument("--copies", type=int, default=1000)
+    parser.add_argument("--sheet")
     options = parser.parse_args()
     data = read_folder(*find_release("HAM10000"))
     table = data.metadata.sample(options.images, random_state=0).sort_values("image_id", ignore_index=True)
-    weights = resolve_weights([options.backbone], "imagenet")["backbones"][options.backbone]
-    model = build_backbone(options.backbone, "native", SIZE, weights)
-    images = decode({image_id: data.files[image_id] for image_id in table["image_id"]}, SIZE)
-    features = extract(images, options.backbone, "native", model)[0]
-    scaler, lesions = StandardScaler().fit(features), table["lesion_id"].factorize()[0]
-    directions = normalize(scaler.transform(features))
+    pixels = decode({image_id: data.files[image_id] for image_id in table["image_id"]}, SIZE).pixels
+    values, lesions = duplicates.descriptors(pixels), table["lesion_id"].factorize()[0]
 
-    def compare(copies, own=None):
-        """Return the nearest row, similarity to it, and the share of its distance in that to any other lesion's."""
-        cosines = copies @ directions.T
-        if own is not None:
-            cosines[lesions[own][:, None] == lesions] = -1
-        rows = cosines.argmax(axis=1)
-        similarity = cosines[np.arange(len(rows)), rows]
-        cosines[lesions[rows][:, None] == lesions] = -1
-        return rows, similarity, (1 - similarity) / (1 - cosines.max(axis=1))
+    def show(name, numbers, form):
+        print(f"{name:32} {' '.join(format(number, form) for number in numbers)}", flush=True)
 
-    def show(name, passed, similarity):
-        columns = [f"{part.mean():8.2%}" if part.dtype == bool else f"{part:8}" for part in (*passed, similarity)]
-        print(f"{name:32} {' '.join(columns)}", flush=True)
-
-    print(f"{options.backbone}, {len(table)} images of {lesions.max() + 1} lesions, {options.copies} copied")
-    print(f"{'':32} {' '.join(f'≤ {ratio:6.2f}' for ratio in RATIOS)} ≥ {SIMILARITY:6.2f}")
-    parts = [compare(directions[rows], rows) for rows in np.array_split(np.arange(len(table)), len(table) // 500 + 1)]
-    rows, similarity, ratio = (np.concatenate(part) for part in zip(*parts, strict=True))
-    agrees = table["dx"].to_numpy() == table["dx"].to_numpy()[rows]
-    patient = table[["age", "sex", "localization"]].fillna({"age": -1}).astype(str)
-    same = agrees & (patient.to_numpy() == patient.to_numpy()[rows]).all(axis=1)
-    for name, of in (
-        ("of another lesion", agrees | True),
-        ("… same diagnosis", agrees),
-        ("… same patient data too", same),
-    ):
-        counts = [int((of & (ratio <= bound)).sum()) for bound in RATIOS]
-        show(name, map(np.int64, counts), np.int64((of & (similarity >= SIMILARITY)).sum()))
+    show("ratio at most", RATIOS, "8.2f")
+    rows, ratio = duplicates.nearest_of_other_lesions(values, values, lesions, lesions)
+    patient = table[duplicates.PATIENT_DATA].fillna({"age": -1}).astype(str).to_numpy()
+    for name, alike in (("pairs of lesions", 1), ("… same diagnosis", patient[:, :1]), ("… patient data", patient)):
+        same = np.ones(len(table), bool) if name == "pairs of lesions" else (alike == alike[rows]).all(axis=1)
+        pairs = [
+            {tuple(sorted(pair)) for pair in zip(lesions[part], lesions[rows][part], strict=True)}
+            for part in (same & (ratio <= bound) for bound in RATIOS)
+        ]
+        show(name, map(len, pairs), "8d")
 
     chosen = np.sort(np.random.default_rng(1).permutation(len(table))[: options.copies])
     for name, change in CHANGES.items():
-        passed, alike = [], []
-        for own in np.array_split(chosen, max(1, len(chosen) // 32)):
-            pictures = [change(Image.open(data.files[table["image_id"][row]]).convert("RGB")) for row in own]
-            pixels = np.stack([np.asarray(picture.resize((SIZE, SIZE), BICUBIC)) for picture in pictures])
-            rows, similarity, ratio = compare(normalize(scaler.transform(np.asarray(model.predict_on_batch(pixels)))))
-            right = lesions[rows] == lesions[own]
-            passed.append([right & (ratio <= bound) for bound in RATIOS])
-            alike.append(right & (similarity >= SIMILARITY))
-        show(name, np.concatenate(passed, axis=1), np.concatenate(alike))
+        pictures = [change(Image.open(data.files[table["image_id"][row]]).convert("RGB")) for row in chosen]
+        copies = np.stack([np.asarray(picture.resize((SIZE, SIZE), BICUBIC)) for picture in pictures])
+        rows, ratio = duplicates.nearest_of_other_lesions(duplicates.descriptors(copies), values, lesions)
+        show(name, [((lesions[rows] == lesions[chosen]) & (ratio <= bound)).mean() for bound in RATIOS], "8.1%")
+
+    pairs = duplicates.near_duplicates(pixels, table)
+    print(f"{len(pairs)} pairs are found, {int((pairs['dx'] == pairs['nearest_dx']).sum())} of one diagnosis")
+    for seed in (1, 2, 3):
+        subset = draw_splits(table, ["lesion"], [seed]).set_index("image_id")["subset"]
+        sides = [subset.loc[pairs[name]].to_numpy() for name in ("image_id", "nearest_image_id")]
+        apart = (sides[0] == "test") != (sides[1] == "test")
+        print(f"seed {seed}: {apart.sum()} pairs have one image in the test subset and one outside it")
+    if options.sheet:
+        draw_pairs(pairs, pixels, table["image_id"], options.sheet)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib import cbook
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
+from sklearn.preprocessing import StandardScaler
 
 sys.path[:0] = [str(Path(__file__).parent.parent.parent)]
 
@@ -87,10 +88,14 @@ def main():
         pixels = [np.asarray(one.resize(size, Image.Resampling.BICUBIC)) for kind in pictures.values() for one in kind]
         kinds = np.repeat(list(pictures), [len(kind) for kind in pictures.values()])
         seen = by_batches(predictor.body, np.stack(pixels), BATCH)
+        scaler = StandardScaler().fit(known[np.arange(len(known))])
         for standardise in (False, True):
 
-            def of(values, standardise=standardise, known=known):
-                return unlikeness(nearest(values, known, LIKENESS_NEIGHBOUR, standardise=standardise)[0])
+            def of(values, standardise=standardise, known=known, scaler=scaler):
+                both = [part[np.arange(len(part))] for part in (values, known)]
+                if standardise:
+                    both = [scaler.transform(part) for part in both]
+                return unlikeness(nearest(*both, LIKENESS_NEIGHBOUR)[0])
 
             limit, test = np.quantile(of(Rows(features, rows["val"])), LIKE), of(Rows(features, rows["test"]))
             print(f"{run.backbone}, {'standardised' if standardise else 'as they are'}: limit {limit:.3f}")
