@@ -726,10 +726,10 @@ def _pictures(paths):
 
 
 def _is_mask(path):
-    """Tell whether an image has one channel and two values at most, as segmentations have and no photograph has."""
+    """Tell whether an image has two colours at most, as segmentations have and no photograph has."""
     try:
         with Image.open(path) as image:
-            return len(image.getbands()) == 1 and image.getcolors(2) is not None
+            return image.getcolors(2) is not None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False  # which decoding tells
 

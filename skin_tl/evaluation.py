@@ -90,7 +90,9 @@ def read_predictions(path, splits=None, made_by="./run_all.sh"):
         If the file is absent or no CSV, or `check_predictions` objects.
     """
     try:
-        predictions = pd.read_csv(path, dtype={"image_id": str, "lesion_id": str, "dx": str})
+        text = {"image_id": str, "lesion_id": str, "dx": str}
+        missing = {name: ["", "nan", "NaN"] for name in PROBABILITIES}  # an image may be called NA
+        predictions = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
     except FileNotFoundError:
         raise SkinTLError(f"{path} is missing. It is written by `{made_by}`: run that first.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

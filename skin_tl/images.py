@@ -93,7 +93,7 @@ class ImageSet:
     @property
     def ids(self):
         """Image ids in row order, list of str."""
-        return pd.read_csv(self.folder / "index.csv", dtype=str)["image_id"].tolist()
+        return pd.read_csv(self.folder / "index.csv", dtype=str, keep_default_na=False)["image_id"].tolist()
 
     @property
     def pixels(self):

@@ -328,13 +328,15 @@ def picture(path, seed, mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 255, (9, 12, 3), np.uint8)
     image = Image.fromarray(noise)
-    (image.convert("L").point(lambda value: 255 * (value > 99)) if mode == "mask" else image).save(path)
+    mask = image.convert("L").point(lambda value: 255 * (value > 99))
+    {"RGB": image, "mask": mask, "RGB mask": mask.convert("RGB")}[mode].save(path)
 
 
 def test_masks_and_hidden_folders_are_not_trained_on(release):
     folder = release()
     for place in ("A_masks", ".Trash-1000/files", "@eaDir", "__MACOSX"):
         picture(folder / place / "ISIC_0000002.png", 7, "mask" if place == "A_masks" else "RGB")
+    picture(folder / "B_masks" / "ISIC_0000002.png", 7, "RGB mask")
     assert dataset.read_folder(folder).files["ISIC_0000002"] == str(folder / "HAM10000_images_part_1/ISIC_0000002.jpg")
     (folder / "HAM10000_images_part_1" / "ISIC_0000002.jpg").unlink()
     with pytest.raises(SkinTLError, match=r"1 of 14 images have a black-and-white mask and no picture.*A_masks"):

@@ -63,6 +63,12 @@ def test_metrics_are_scikit_learns_to_the_last_digit(table, tmp_path):
             assert value_of(metrics, "roc_auc", label, seed) == skm.roc_auc_score(y == label, column)
 
 
+def test_an_image_may_be_called_na(table, tmp_path):
+    names = dict(zip(table["image_id"].unique(), ("NA", "null", "nan"), strict=False))
+    table.replace({"image_id": names}).to_csv(tmp_path / "predictions.csv", index=False)
+    assert {"NA", "null", "nan"} <= {*evaluation.read_predictions(tmp_path / "predictions.csv")["image_id"]}
+
+
 def test_table_has_the_columns_and_one_row_per_value(metrics):
     assert list(metrics.columns) == METRIC_COLUMNS
     assert not metrics.duplicated(KEY).any()
