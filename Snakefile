@@ -18,11 +18,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from skin_tl.backbones import weights_state
 from skin_tl.files import content_hash, fingerprint
+from skin_tl.models.backbones import weights_state
+from skin_tl.schema import BASELINES, EVALUATED, EXPLAINED, TUNED
 from skin_tl.step_code import step_code
-from skin_tl.study import BASELINES, EVALUATED, EXPLAINED, TUNED, check_study, save_study
-from skin_tl.workflow import has_gpu
+from skin_tl.study import check_study, save_study
+from skin_tl.workflow.estimates import has_gpu
 
 study = check_study(config)
 
@@ -43,7 +44,7 @@ RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train
 # Files outside of the project that a data set starts from: a changed metadata table or image decodes and checks again.
 STATES = {}
 if study.releases:
-    from skin_tl.dataset import PARTS, source_state
+    from skin_tl.data.releases import PARTS, source_state
 
     STATES = {name: source_state(name, f"{RUNS}/{PARTS[name]}") for name in study.releases}
 

@@ -65,7 +65,7 @@ Environment variables
   SKIN_TL_CUDA        1 or 0: install NVIDIA's libraries or not (otherwise:
                       where there is a driver)
 
-The first start makes .venv from requirements.lock (about 3 GB, a few
+The first start makes .venv from locks/base.lock (about 3 GB, a few
 minutes). In an active conda environment made from environment.yml, that one
 is used. A start that was stopped goes on where it was.
 TEXT
@@ -291,7 +291,7 @@ if [ "$what" = clean ]; then # needs no environment, and makes none
     else
         find_python
     fi
-    exec "$python" -m skin_tl.workflow clean "$@"
+    exec "$python" -m skin_tl.workflow.start clean "$@"
 fi
 
 case "$KERAS_BACKEND" in
@@ -413,7 +413,7 @@ make_environment() { # for a command with the arguments $@
             ;;
     esac
     local stamp="$environment/installed" base python old
-    base=$(fingerprint requirements.lock)
+    base=$(fingerprint locks/base.lock)
     mkdir -p "$state"
     log="$state/install.log"
 
@@ -434,44 +434,45 @@ make_environment() { # for a command with the arguments $@
     else
         read -r old <"$stamp" || old=
         if [ "$old" != "$base" ]; then
-            echo "requirements.lock has changed: updating .venv …" >&2
+            echo "locks/base.lock has changed: updating .venv …" >&2
             : >"$log"
             mv -- "$stamp" "$stamp.old"
         fi
     fi
     if [ "$old" != "$base" ]; then
         # First the installers, then the rest with them: nothing comes in that the lock does not name.
-        awk '/^[a-z0-9]/ { keep = /^(pip|setuptools)==/ } keep' requirements.lock >"$state/installers.lock"
+        awk '/^[a-z0-9]/ { keep = /^(pip|setuptools)==/ } keep' locks/base.lock >"$state/installers.lock"
         if pip_install "installers" 2 --no-deps --require-hashes -r "$state/installers.lock" &&
-            pip_install "requirements.lock" "$(number_of_packages requirements.lock)" \
-                --no-deps --no-build-isolation --require-hashes -r requirements.lock &&
+            pip_install "locks/base.lock" "$(number_of_packages locks/base.lock)" \
+                --no-deps --no-build-isolation --require-hashes -r locks/base.lock &&
             pip_install "skin_tl" 1 --no-build-isolation --no-deps --no-index --editable .; then
             echo "$base" >"$stamp.part"
             mv -- "$stamp.part" "$stamp"
             rm -f -- "$stamp.old"
         else
             if [ -f "$stamp.old" ]; then mv -- "$stamp.old" "$stamp"; fi
-            install_failed requirements.lock
+            install_failed locks/base.lock
         fi
     fi
 }
 
-has_lock() { # $1 cuda, jax or export
+has_lock() { # $1 cuda, jax, export or dev
     local stamp="$environment/installed.$1" have=
     if [ -f "$stamp" ]; then read -r have <"$stamp" || have=; fi
-    [ "$have" = "$(fingerprint "requirements-$1.lock") $(fingerprint requirements.lock)" ]
+    [ "$have" = "$(fingerprint "locks/$1.lock") $(fingerprint locks/base.lock)" ]
 }
 
-add_lock() { # $1 cuda, jax or export, $2 what it is
-    local stamp="$environment/installed.$1" file="requirements-$1.lock"
+add_lock() { # $1 cuda, jax, export or dev, $2 what it is
+    local stamp="$environment/installed.$1" file="locks/$1.lock"
     if has_lock "$1"; then return; fi
     acquire
     mkdir -p "$state"
     log="$state/install-$1.log"
     : >"$log"
     echo "Installing $2 from $file (once) …" >&2
-    pip_install "$file" "$(number_of_packages "$file")" --no-deps --require-hashes -r "$file" || install_failed "$file"
-    echo "$(fingerprint "$file") $(fingerprint requirements.lock)" >"$stamp"
+    pip_install "$file" "$(($(number_of_packages "$file") - $(number_of_packages locks/base.lock)))" \
+        --no-deps --require-hashes -r "$file" || install_failed "$file"
+    echo "$(fingerprint "$file") $(fingerprint locks/base.lock)" >"$stamp"
     release
 }
 
@@ -481,19 +482,26 @@ if [ -n "${CONDA_PREFIX-}" ] && [ "${CONDA_DEFAULT_ENV-}" = "$named" ] && [ "$na
     python="$environment/bin/python"
     [ -x "$python" ] || fail "the conda environment $named has no Python. Make it again: conda env create -f environment.yml"
     more=
-    if [ "$what" = export ]; then more="onnx onnxruntime tf2onnx ai_edge_litert"; fi
+    case "$what" in
+        export) more="onnx onnxruntime tf2onnx ai_edge_litert" ;;
+        test) more="pytest hypothesis playwright importlinter" ;;
+    esac
     # shellcheck disable=SC2086 # a list
     missing=$("$python" -c '
 import importlib.util, sys
 names = sys.argv[1:]
 print(*[name for name in names if importlib.util.find_spec(name) is None])
-' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab ipywidgets weasyprint pandera statsmodels seaborn pytest tensorboard $more) || missing=Python
+' keras "$KERAS_BACKEND" snakemake papermill nbconvert jupyterlab ipywidgets weasyprint pandera statsmodels seaborn tensorboard $more) || missing=Python
     case "$missing" in
         '') ;;
-        jax) fail "the conda environment $named has no jax. Add it: pip install --require-hashes -r requirements-jax.lock" ;;
+        jax) fail "the conda environment $named has no jax. Add it: pip install --require-hashes -r locks/jax.lock" ;;
+        pytest* | hypothesis* | playwright* | importlinter*)
+            fail "the conda environment $named lacks $missing. Add what the tests need:" \
+                "pip install --require-hashes -r locks/dev.lock"
+            ;;
         onnx* | tf2onnx* | ai_edge_litert*)
             fail "the conda environment $named lacks $missing. Add what exporting needs:" \
-                "pip install --require-hashes -r requirements-export.lock"
+                "pip install --require-hashes -r locks/export.lock"
             ;;
         *)
             fail "the conda environment $named lacks $missing." \
@@ -503,7 +511,7 @@ print(*[name for name in names if importlib.util.find_spec(name) is None])
     if [ "$KERAS_BACKEND" = tensorflow ] && wants_cuda &&
         ! "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("nvidia.cudnn") is None)' 2>/dev/null; then
         echo "note: the conda environment $named lacks NVIDIA's libraries, so TensorFlow computes on the processor unless the" \
-            "system has them. To add them: pip install --require-hashes -r requirements-cuda.lock" >&2
+            "system has them. To add them: pip install --require-hashes -r locks/cuda.lock" >&2
     fi
     if [ ! -f "$environment/skin_tl.installed" ]; then # for a JupyterLab that is started without us
         mkdir -p "$state"
@@ -523,15 +531,16 @@ else
     fi
     have=
     if [ -f "$environment/installed" ]; then read -r have <"$environment/installed" || have=; fi
-    if [ "$have" != "$(fingerprint requirements.lock)" ] || ! "$environment/bin/python" -c '' 2>/dev/null; then
+    if [ "$have" != "$(fingerprint locks/base.lock)" ] || ! "$environment/bin/python" -c '' 2>/dev/null; then
         acquire
         make_environment "$@"
         release
     fi
     python="$environment/bin/python"
     if [ "$KERAS_BACKEND" = jax ]; then add_lock jax "JAX"; fi
+    if [ "$what" = test ]; then add_lock dev "what the tests need"; fi
     if [ "$what" = export ] && ! has_lock export; then # what cannot be exported is told without installing anything
-        "$python" -m skin_tl.export --only-check --from "$here" "$@"
+        "$python" -m skin_tl.apps.export --only-check --from "$here" "$@"
     fi
     if [ "$what" = export ] || { [ "$what" = test ] && [ -n "${SKIN_TL_TEST_EXPORT-}" ]; }; then
         add_lock export "the converters and runtimes of ONNX and LiteRT (about 200 MB)"
@@ -567,10 +576,10 @@ TEXT
         exec "$python" -m tensorboard.main --logdir "$project/runs" "$@"
         ;;
     predict)
-        exec "$python" -m skin_tl.prediction --from "$here" "$@"
+        exec "$python" -m skin_tl.apps.predict --from "$here" "$@"
         ;;
     export)
-        exec "$python" -m skin_tl.export --from "$here" "$@"
+        exec "$python" -m skin_tl.apps.export --from "$here" "$@"
         ;;
     test)
         need_pango "$python"
@@ -579,6 +588,6 @@ TEXT
     study)
         need_pango "$python"
         if [ -t 2 ]; then echo "Looking at what there is to do …" >&2; fi
-        exec "$python" -m skin_tl.workflow run "$study" "$@"
+        exec "$python" -m skin_tl.workflow.start run "$study" "$@"
         ;;
 esac

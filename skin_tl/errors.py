@@ -1,5 +1,8 @@
 """The one exception type for everything that a user can mend."""
 
+INTERRUPTED = 130
+"""Exit status of a program that was interrupted (128 + SIGINT)."""
+
 
 class SkinTLError(Exception):
     """Something in the input or the machine's state is wrong, and the user can mend it.

@@ -1,7 +1,7 @@
 """What a person sees while a step works: bars and single lines.
 
 A step of the workflow runs with its output going to a log file.  What is meant for the person goes through
-the stream that the environment variable ``SKIN_TL_TERMINAL`` names (a FIFO that `skin_tl.workflow` reads),
+the stream that the environment variable ``SKIN_TL_TERMINAL`` names (a FIFO that `skin_tl.workflow.start` reads),
 or to standard error where there is none, as in a notebook or a shell.
 """
 

@@ -15,11 +15,13 @@ import json
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, fingerprint
 
-NO_RESULTS = ("errors", "progress", "watching", "workflow", "study.Study")
+NO_RESULTS = ("errors", "progress", "reporting.watching", "study.Study")
+NO_RESULTS += ("workflow.start", "workflow.console", "workflow.estimates", "workflow.locks", "workflow.cleaning")
 NO_RESULTS += ("files.write_atomically", "files.claim_space")
 """What no result depends on: what shows what happens, how a file lands, and the settings, which count by value."""
 
-DRAWN = ("drawing", "figures", "panels", "result_figures")
+DRAWN = ("reporting.drawing", "reporting.figures", "reporting.result_figures", "reporting.decision_figures")
+DRAWN += ("reporting.training_figures", "apps.panels")
 """Modules that draw: what they give is looked at, and read by no later step but the report."""
 
 
@@ -29,13 +31,13 @@ def step_code(step, notebook=None, drawn=False):
     Parameters
     ----------
     step : str
-        Name of a function of `skin_tl.__main__`.
+        Name of a function of `skin_tl.workflow.steps`.
     notebook : str, optional
         The notebook that it executes, without ending.
     drawn : bool
         Whether its figures are its result.
     """
-    roots = [f"__main__.{step}"] + ([f"notebooks/{notebook}"] if notebook else [])
+    roots = [f"workflow.steps.{step}"] + ([f"notebooks/{notebook}"] if notebook else [])
     return code_hash(*roots, without=NO_RESULTS if drawn else NO_RESULTS + DRAWN)
 
 
@@ -45,8 +47,8 @@ def code_hash(*roots, without=NO_RESULTS + DRAWN):
     Parameters
     ----------
     *roots : str
-        ``module.name`` of a definition of the package, such as ``features.extract``; or ``notebooks/name``, whose code
-        cells count, but for that of the parameters.
+        ``module.name`` of a definition of the package, such as ``models.features.extract``; or ``notebooks/name``,
+        whose code cells count, but for that of the parameters.
     without : sequence of str
         Modules, and definitions as ``module.name``, that are left out, with all that only they reach.
 
@@ -74,7 +76,7 @@ def code_hash(*roots, without=NO_RESULTS + DRAWN):
         if (module, name) in texts or module in without or f"{module}.{name}" in without:
             continue
         if module not in modules:
-            modules[module] = _definitions((ROOT / "skin_tl" / f"{module}.py").read_text(encoding="utf-8"))
+            modules[module] = _definitions(_file_of(module).read_text(encoding="utf-8"))
             due.append((module, ""))  # what runs whatever is used
         parts, imports = modules[module]
         texts[module, name] = [text for text, _ in parts.get(name, ())]
@@ -135,6 +137,11 @@ def _definitions(source):
     return parts, imports
 
 
+def _file_of(module):
+    """Return the path of a module of the package, such as ``data.images``."""
+    return ROOT / "skin_tl" / f"{module.replace('.', '/')}.py"
+
+
 def _imports(tree):
     """Return what names stand for that are imported from the package: (module, name), or (module, '') for a module."""
     found = {}
@@ -142,7 +149,8 @@ def _imports(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "skin_tl":
             module = node.module.removeprefix("skin_tl").lstrip(".")
             for alias in node.names:
-                found[alias.asname or alias.name] = (module, alias.name) if module else (alias.name, "")
+                inside = f"{module}.{alias.name}".lstrip(".")
+                found[alias.asname or alias.name] = (inside, "") if _file_of(inside).is_file() else (module, alias.name)
     return found
 
 

@@ -15,68 +15,16 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from skin_tl.backbones import BACKBONES
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, write_json
-
-CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-"""The diagnoses of HAM10000, in the order of every probability and matrix of the project."""
-
-SUBSETS = ("train", "val", "test")
-
-SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
-"""How a split divides lesions or images."""
-
-STRATEGIES = ("feature_extraction", "fine_tuning", "from_scratch")
-"""How much of a network learns: its head alone; its head, then the backbone; everything, from random weights."""
-
-TUNED = STRATEGIES[1:]
-"""Strategies that train whole networks on images."""
-
-RANDOM_WEIGHTS = "random_weights"
-"""Arm of the heads on features of the same backbone with random weights (study key `random_control`)."""
+from skin_tl.registry import BACKBONES
+from skin_tl.schema import BASELINES, ENSEMBLE, REPORTED, STRATEGIES, TUNED
 
 MORE_PENALTIES = 3
 """Decades beyond a study's `l2` that are tried on either side while the penalty at the edge does best."""
 
 SMOOTHED = 5
 """Epochs over which macro F1 of the validation subset is averaged before it chooses."""
-
-BASELINES = ("majority", "metadata_only", "colour_histogram")
-"""Pseudo-backbones that use no network; their runs stand under the strategy ``baseline``."""
-
-ENSEMBLE = "ensemble"
-"""Pseudo-backbone of a strategy: the mean of its backbones' probabilities."""
-
-
-EVALUATED = (
-    "metrics.csv",
-    "comparisons.csv",
-    "effects.csv",
-    "decisions.csv",
-    "roc.csv",
-    "subgroups.csv",
-    "calibration.csv",
-    "other_splits.csv",
-    "external.csv",
-)
-"""Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.scoring`)."""
-
-REPORTED = (
-    *("backbones.csv", "classes.csv", "classification_reports.csv", "confusion.csv", "contrasts.csv", "explained.csv"),
-    *("explanations.csv", "extremes.csv", "feature_maps.csv", "fingerprints.csv", "history.csv", "image_sizes.csv"),
-    *("literature.csv", "metadata_counts.csv", "points.csv", "published_results.csv", "ranking.csv", "runs.csv"),
-    *("scores.csv", "settings.csv", "setups.csv", "subgroup_ranges.csv", "subsets.csv", "training.csv"),
-)
-"""Further tables that the report of each study writes there, in its first language (`skin_tl.report.Report.write`)."""
-
-EXPLAINED = ("images.csv", "maps.npy", "shuffled_maps.npy", "points.csv")
-"""Files that the step `explain` writes into ``explanations/`` of a run (`skin_tl.explanations`)."""
-
-
-def kind_of(backbone):
-    """Return what a name of a run stands for: backbone, ensemble or baseline."""
-    return "baseline" if backbone in BASELINES else "ensemble" if backbone == ENSEMBLE else "backbone"
 
 
 def passes_of(fraction):
@@ -156,14 +104,11 @@ _OF_STRATEGIES = {
     **dict.fromkeys(("from_scratch_rate", "from_scratch_epochs"), ("from_scratch",)),
     **dict.fromkeys(("batch", "warmup_epochs", "tuning_patience", "weight_decay", "label_smoothing"), TUNED),
     **dict.fromkeys(("clip_norm", "ema_epochs", "imbalance", "augment", "test_time_augmentation"), TUNED),
-    **dict.fromkeys(("precision", "deterministic", "device", "gpus"), TUNED),
+    **dict.fromkeys(("precision", "deterministic", "device"), TUNED),
 }
 
 # Lists of learning rates to choose from, by strategy.
 _RATES = tuple(f"{strategy}_rate" for strategy in TUNED)
-
-# Keys that say where a network is trained and not what is asked of it.
-_PLACES = ("device", "gpus")
 
 
 def own_training(settings):
@@ -180,7 +125,7 @@ def own_training(settings):
         Without those that say where a network is trained.
     """
     fields, strategies = Study.model_fields, {*settings["strategies"]}
-    keys = [key for key, meant in _OF_STRATEGIES.items() if key not in _PLACES and strategies & {*meant}]
+    keys = [key for key, meant in _OF_STRATEGIES.items() if key != "device" and strategies & {*meant}]
     return [key for key in keys if settings.get(key, fields[key].default) != fields[key].default]
 
 
@@ -197,7 +142,7 @@ class Study(BaseModel):
     image_size : int
         Side of the square images that the backbones see, in pixels.
     backbones : list of str
-        Names in `skin_tl.backbones.BACKBONES`.
+        Names in `skin_tl.registry.BACKBONES`.
     strategies : list of {'feature_extraction', 'fine_tuning', 'from_scratch'}
     split_policies : list of {'lesion', 'image'}
         `lesion` keeps all images of a lesion on one side; `image` splits image by image, which leaks.
@@ -211,16 +156,17 @@ class Study(BaseModel):
         but those curves rest on 1.  See `passes_of`.
     weights : {'imagenet', 'imagenet_or_random', 'random'}
     leakage : bool
-        Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.leakage`.
+        Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.data.leakage`.
     other_splits : int
         How many further random splits are drawn and scored, to see how far a score moves between them.
     external : {'isic2018'}, optional
-        A test set from elsewhere that every head predicts once it is trained, see `skin_tl.external`.
+        A test set from elsewhere that every head predicts once it is trained, see `skin_tl.data.external`.
     random_control : bool
         Whether heads are also trained on features of the same backbones with random weights: the control of what
         ImageNet's weights add, see `control`.  Of `feature_extraction` alone.
     group_near_duplicates : bool
-        Whether lesions of one diagnosis that have near-duplicate images count as one lesion, see `skin_tl.duplicates`.
+        Whether lesions of one diagnosis that have near-duplicate images count as one lesion, see
+        `skin_tl.data.duplicates`.
     images : bool
         Whether report and slides show pictures of the data set; without them they may be shared whatever its licence.
     l2, max_epochs, patience
@@ -239,9 +185,8 @@ class Study(BaseModel):
     from_scratch_rate, from_scratch_epochs
         The same for `from_scratch`, where all layers learn at one rate; as many rates, so that the search is no wider
         for one strategy than for the other.
-    batch : int or 'auto'
-        Images per step of the two strategies that train whole networks, as are the following; 'auto' takes what the
-        GPU's memory holds, see `skin_tl.tuning.find_batch`.
+    batch : int
+        Images per step of the two strategies that train whole networks, as are the following.
     warmup_epochs : float
         Epochs in which the learning rate rises from 0; from there a cosine takes it back to 0.
     tuning_patience : int
@@ -263,8 +208,6 @@ class Study(BaseModel):
         Whether a GPU is held to operations that give the same bits each time, which are slower.
     device : {'auto', 'cpu', 'gpu'}
         Where whole networks are trained; with 'gpu' a study stops if there is none.
-    gpus : int or 'all'
-        How many GPUs share each batch; more than one needs Keras's JAX backend.
     overrides : list of str
         The keys that a command line changed.
     """
@@ -297,7 +240,7 @@ class Study(BaseModel):
     fine_tuning_epochs: Whole = Field(30, ge=1)
     from_scratch_rate: _numbers(gt=0, le=1) = [1e-3]
     from_scratch_epochs: Whole = Field(100, ge=1)
-    batch: Annotated[Whole, Field(ge=1)] | Literal["auto"] = 32
+    batch: Whole = Field(32, ge=1)
     warmup_epochs: Real = Field(1.0, ge=0, validate_default=True)
     tuning_patience: Whole = Field(10, ge=1)
     weight_decay: Real = Field(0.01, ge=0, lt=1)
@@ -310,7 +253,6 @@ class Study(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     deterministic: bool = False
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    gpus: Annotated[Whole, Field(ge=1)] | Literal["all"] = 1
     overrides: list[str] = []
 
     @field_validator("name")
@@ -396,13 +338,6 @@ class Study(BaseModel):
                 raise ValueError(f"must be below `{strategy}_epochs`, {epochs}: nothing would be left after it")
         return value
 
-    @field_validator("gpus")
-    @classmethod
-    def _not_on_a_cpu(cls, value, info):
-        if value != 1 and info.data.get("device") == "cpu":
-            raise ValueError("contradicts `device: cpu`")
-        return value
-
     @property
     def pseudo_runs(self):
         """Runs without a network of their own, list of (strategy, name): ensembles of several backbones; baselines."""
@@ -466,7 +401,7 @@ class Study(BaseModel):
         keys = ["split_policies", "preprocessings", "seeds"]
         if strategy == "feature_extraction":
             keys += ["leakage", "other_splits", "control"]
-        keys += [key for key, meant in _OF_STRATEGIES.items() if strategy in meant and key not in _PLACES]
+        keys += [key for key, meant in _OF_STRATEGIES.items() if strategy in meant and key != "device"]
         if self.train_fractions != [1.0]:  # a study without learning curves is not trained again for their sake
             keys.append("train_fractions")
         return {key: getattr(self, key) for key in keys}
@@ -594,8 +529,6 @@ def _with_an_effect(settings, overrides):
 
 # What keys expect, where the words of the library that checks them would be a pattern, or several messages.
 _EXPECTED = {
-    "batch": "expected a whole number from 1, or auto",
-    "gpus": "expected a whole number from 1, or all",
     "seeds": "expected whole numbers from 0, as in 1,2,3",
 }
 

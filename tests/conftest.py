@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from skin_tl.files import ROOT
-from skin_tl.study import CLASSES, check_study
-from skin_tl.texts import languages
+from skin_tl.reporting.texts import languages
+from skin_tl.schema import CLASSES
+from skin_tl.study import check_study
 
 atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)
 
@@ -67,7 +68,7 @@ def make(root):
     """Make the report of a fabricated study, once per name."""
     from fabricated import evaluate, fabricate
 
-    from skin_tl.report import Report
+    from skin_tl.reporting.report import Report
 
     made = {}
 

@@ -25,9 +25,9 @@ def copy_project(folder, study):
     pathlib.Path
         `folder`.
     """
-    for name in ("skin_tl", "studies", "notebooks", "report/template", "report/text"):
+    for name in ("skin_tl", "studies", "notebooks", "locks", "report/template", "report/text"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run_all.sh", "Snakefile", "environment.yml", "pyproject.toml", *ROOT.glob("requirements*.lock")):
+    for name in ("run_all.sh", "Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     if (ROOT / ".venv" / "installed").is_file():
         (folder / ".venv").symlink_to(ROOT / ".venv")

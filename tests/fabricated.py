@@ -7,14 +7,15 @@ network having been trained.  The images are noise.  Point ``SKIN_TL_CACHE`` at 
 import numpy as np
 import pandas as pd
 
-from skin_tl import baselines
-from skin_tl.evaluation import PREDICTION_COLUMNS, PROBABILITIES, ensemble
-from skin_tl.explanations import choose, likeness, share_in_the_middle, tested_images
+from skin_tl.data.splits import draw_experiments, draw_splits, split_fingerprints
+from skin_tl.evaluation.metrics import ensemble
+from skin_tl.evaluation.scoring import write_evaluation
+from skin_tl.evaluation.study_files import read_study_files
+from skin_tl.explain.explanations import choose, likeness, share_in_the_middle, tested_images
 from skin_tl.files import fingerprint, write_csv, write_json
-from skin_tl.scoring import write_evaluation
-from skin_tl.splits import EXPERIMENT, draw_experiments, draw_splits, split_fingerprints
-from skin_tl.study import CLASSES, STRATEGIES, check_study
-from skin_tl.tables import read_study_files
+from skin_tl.models import baselines
+from skin_tl.schema import CLASSES, EXPERIMENT, PREDICTION_COLUMNS, PROBABILITIES, STRATEGIES
+from skin_tl.study import check_study
 
 # Lesions per diagnosis, HAM10000's order of frequency.
 N_LESIONS = {"akiec": 12, "bcc": 16, "bkl": 30, "df": 10, "mel": 32, "nv": 150, "vasc": 10}

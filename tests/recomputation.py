@@ -27,7 +27,7 @@ from sklearn import metrics as skm
 from statsmodels.stats.proportion import proportion_confint
 
 from skin_tl.files import ROOT
-from skin_tl.study import CLASSES
+from skin_tl.schema import CLASSES
 
 N_DRAWS = 1000
 TOLERANCE = 0.1

@@ -8,9 +8,8 @@ effect of its lesion, which all images and seeds share, one of the image and one
 import numpy as np
 import pandas as pd
 
-from skin_tl.evaluation import PREDICTION_COLUMNS, PROBABILITIES
-from skin_tl.study import CLASSES
-from skin_tl.uncertainty import draw_metrics
+from skin_tl.evaluation.uncertainty import draw_metrics
+from skin_tl.schema import CLASSES, PREDICTION_COLUMNS, PROBABILITIES
 
 LESIONS = {
     "akiec": [151, 57, 18, 2, 0, 0],

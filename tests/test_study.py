@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
+from skin_tl.reporting.texts import Labels, languages
 from skin_tl.study import Study, check_study, load_study, save_study
-from skin_tl.texts import Labels, languages
 
 SETTINGS = {"name": "mine", "title": "Mine", "dataset": "synthetic", "backbones": ["VGG16"], "seeds": [1, 2]}
 
@@ -88,15 +88,6 @@ def test_a_wrong_key_or_value_is_named(change, named):
         check_study({**SETTINGS, **change}, source="mine.yaml")
     assert named in str(error.value)
     assert next(iter(change)) in str(error.value)
-
-
-@pytest.mark.parametrize(("key", "word"), [("batch", "auto"), ("gpus", "all")])
-@pytest.mark.parametrize("value", [0, "many", 1.5])
-def test_a_key_that_takes_a_number_or_a_word_gets_one_message(key, word, value):
-    with pytest.raises(SkinTLError) as error:
-        check_study({**SETTINGS, "strategies": ["fine_tuning"], key: value})
-    expected = f"study: key `{key}`: expected a whole number from 1, or {word} (given: {value!r})"
-    assert str(error.value) == expected
 
 
 def test_a_file_that_is_no_yaml_is_refused_with_line_and_column(tmp_path):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import keras
 
-from skin_tl import backbones, runs, training
+from skin_tl.models import backbones, runs, training
+from skin_tl.reporting.watching import EpochLog
 from skin_tl.study import check_study, save_study
 
 TUNING = {
@@ -28,7 +29,7 @@ TUNING = {
 
 
 def network(name, weights, image_size=224):
-    """Build it, as `skin_tl.backbones._network` builds a real one; its layers are named as MobileNetV2's."""
+    """Build it, as `skin_tl.models.backbones._network` builds a real one; its layers are named as MobileNetV2's."""
     layers = keras.layers
     x = start = keras.Input((image_size, image_size, 3))
     for block, filters in (("block_1", 8), ("block_16", 16)):
@@ -48,7 +49,9 @@ def install(patch=setattr):
 def train(study, strategy, folder):
     """Train the run of a strategy below `folder`."""
     data = runs.prepare(study, folder)
-    return training.train_run(study, strategy, "MobileNetV2", data, folder / strategy / "MobileNetV2")
+    return training.train_run(
+        study, strategy, "MobileNetV2", data, folder / strategy / "MobileNetV2", epoch_log=EpochLog
+    )
 
 
 def finish(root, settings):
@@ -65,7 +68,7 @@ def finish(root, settings):
 
 def kill_after(n_steps):
     """End the process by force after so many steps of training."""
-    from skin_tl import tuning
+    from skin_tl.models import tuning
 
     class Deadly(tuning.Watch):
         left = n_steps

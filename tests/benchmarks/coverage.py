@@ -20,10 +20,10 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
 
-from simulated import CODES, N_TEST, draw_images, point_values, true_values  # noqa: E402
+from simulated import CODES, N_TEST, draw_images, point_values, true_values
 
-from skin_tl import uncertainty  # noqa: E402
-from skin_tl.study import CLASSES  # noqa: E402
+from skin_tl.evaluation import uncertainty
+from skin_tl.schema import CLASSES
 
 
 def simulate(design, n_draws, groups, rng):

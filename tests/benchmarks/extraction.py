@@ -2,9 +2,10 @@
 
     SKIN_TL_WEIGHTS=/folder python tests/benchmarks/extraction.py [--backbones ResNet50 Xception] [--images 320]
 
-Draws images of noise, decodes them, and passes them through each backbone in turns: by `skin_tl.features.extract`, and
-by the network of `keras.applications` alone, fed with float batches that lie in memory already.  Prints the wall times
-of both, the best of the turns, and their ratio; random weights where SKIN_TL_WEIGHTS is not set.
+Draws images of noise, decodes them, and passes them through each backbone in turns: by
+`skin_tl.models.features.extract`, and by the network of `keras.applications` alone, fed with float batches that lie in
+memory already.  Prints the wall times of both, the best of the turns, and their ratio; random weights where
+SKIN_TL_WEIGHTS is not set.
 """
 
 import argparse
@@ -20,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 import numpy as np
 from PIL import Image
 
-from skin_tl.backbones import build_backbone
-from skin_tl.features import BATCH, extract
-from skin_tl.images import cache_folder, decode
+from skin_tl.data.images import cache_folder, decode
+from skin_tl.models.backbones import build_backbone
+from skin_tl.models.features import BATCH, extract
 
 
 def weights_of(backbone):

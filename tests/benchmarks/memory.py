@@ -32,9 +32,9 @@ def measure(n_images, size, backbone):
     import numpy as np
     from PIL import Image
 
-    from skin_tl.backbones import build_backbone
-    from skin_tl.features import extract
-    from skin_tl.images import decode
+    from skin_tl.data.images import decode
+    from skin_tl.models.backbones import build_backbone
+    from skin_tl.models.features import extract
 
     folder = Path(tempfile.mkdtemp(dir=os.environ["SKIN_TL_CACHE"]))
     rng = np.random.default_rng(0)

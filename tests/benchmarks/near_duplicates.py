@@ -17,10 +17,11 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 sys.path[:0] = [str(Path(__file__).parent.parent.parent)]
 
-from skin_tl import duplicates  # noqa: E402
-from skin_tl.dataset import find_release, read_folder  # noqa: E402
-from skin_tl.images import decode  # noqa: E402
-from skin_tl.splits import draw_splits  # noqa: E402
+from skin_tl.data import duplicates
+from skin_tl.data.dataset import read_folder
+from skin_tl.data.images import decode
+from skin_tl.data.releases import find_release
+from skin_tl.data.splits import draw_splits
 
 SIZE = 224
 RATIOS = (0.4, 0.45, 0.5, 0.6, 0.7, 0.75, 0.8)

@@ -3,8 +3,8 @@
     python tests/benchmarks/null_comparison.py [--tests 1000] [--draws 500]
 
 Four backbones of one skill score the same 1,494 test lesions; the errors of a lesion are in part shared.  All six pairs
-are compared as `skin_tl.comparison.compare_backbones` does.  Prints per metric how often a single pair has p < 0.05 and
-how often any pair has p < 0.05 after Holm's correction; the latter should be at most 5 %.
+are compared as `skin_tl.evaluation.comparison.compare_backbones` does.  Prints per metric how often a single pair has p
+< 0.05 and how often any pair has p < 0.05 after Holm's correction; the latter should be at most 5 %.
 """
 
 import argparse
@@ -17,11 +17,10 @@ import pandas as pd
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
 
-from simulated import CENTRES, CODES, N_TEST, softmax  # noqa: E402
+from simulated import CENTRES, CODES, N_TEST, softmax
 
-from skin_tl.comparison import compare_lesions  # noqa: E402
-from skin_tl.evaluation import PROBABILITIES  # noqa: E402
-from skin_tl.study import CLASSES  # noqa: E402
+from skin_tl.evaluation.comparison import compare_lesions
+from skin_tl.schema import CLASSES, PROBABILITIES
 
 
 def rejections(n_tests, n_draws, n_backbones=4, shared=0.9, own=0.8, seed=1):

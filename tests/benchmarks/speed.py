@@ -15,12 +15,12 @@ import pandas as pd
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
 
-from simulated import CODES, predictions  # noqa: E402
+from simulated import CODES, predictions
 
-from skin_tl.comparison import compare_backbones  # noqa: E402
-from skin_tl.decisions import decisions_table, roc_points  # noqa: E402
-from skin_tl.evaluation import check_predictions, metrics_table  # noqa: E402
-from skin_tl.subgroups import subgroup_table  # noqa: E402
+from skin_tl.evaluation.comparison import compare_backbones
+from skin_tl.evaluation.decisions import decisions_table, roc_points
+from skin_tl.evaluation.metrics import check_predictions, metrics_table
+from skin_tl.evaluation.subgroups import subgroup_table
 
 
 def backbone_predictions(skill):

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/training.py [--backbone MobileNetV2] [--size 96] [--batch 32] [--steps 20] [--turns 3]
 
-Trains a network from random weights for epochs of `--steps` steps, in turns: with batches as `skin_tl.tuning` makes
-them from a memory-mapped array, and with one batch that lies ready in memory.  Prints images per second of both, the
-best of the turns, and the share of its time that the network waits: 1 minus the ratio of the two times.
+Trains a network from random weights for epochs of `--steps` steps, in turns: with batches as `skin_tl.models.tuning`
+makes them from a memory-mapped array, and with one batch that lies ready in memory.  Prints images per second of both,
+the best of the turns, and the share of its time that the network waits: 1 minus the ratio of the two times.
 """
 
 import argparse
@@ -18,9 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 import keras
 import numpy as np
 
-from skin_tl.study import CLASSES, check_study
-from skin_tl.training import Job
-from skin_tl.tuning import Batches, Network, on_device, precision_of
+from skin_tl.models.augmentation import Batches
+from skin_tl.models.devices import on_device, precision_of
+from skin_tl.models.heads import Job
+from skin_tl.models.networks import Network
+from skin_tl.schema import CLASSES
+from skin_tl.study import check_study
 
 
 class Ready(Batches):
@@ -36,7 +39,7 @@ class Ready(Batches):
 
 def seconds(network, batches):
     """Return how long an epoch takes."""
-    with network.in_its_precision():
+    with network.mixed_precision():
         clock = time.perf_counter()
         network.training.fit(batches, shuffle=False, verbose=0)
         return time.perf_counter() - clock

@@ -1,0 +1,184 @@
+"""``./run_all.sh predict``: predict images of one's own, and print the answers as text or JSON.
+
+Takes command-line arguments; gives text on standard output and an exit status.
+"""
+
+import argparse
+import functools
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from skin_tl.apps.prediction import (
+    predict_images,
+)
+from skin_tl.errors import INTERRUPTED, SkinTLError
+from skin_tl.files import ROOT, exit_status, printable, without_nan
+from skin_tl.progress import bar
+from skin_tl.schema import CLASSES
+
+# --- ./run_all.sh predict ---------------------------------------------------------------------------------------------
+
+
+RUN_OF = ["image", "strategy", "backbone"]
+
+
+def _nearest_of(predictions):
+    """Return the known lesions beside each image and run, dict of frames."""
+    return dict(list(predictions.neighbours.groupby(RUN_OF, sort=False)))
+
+
+def as_json(predictions):
+    """Return predictions as JSON text."""
+    from skin_tl.schema import PROBABILITIES
+
+    found = _nearest_of(predictions)
+    images = []
+    for image in predictions.images:
+        said = []
+        for row in predictions.table[predictions.table["image"] == image].to_dict("records"):
+            of_run = (image, row["strategy"], row["backbone"])
+            nearest = found[of_run].drop(columns=RUN_OF).to_dict("records") if of_run in found else None
+            if nearest is None:
+                row |= dict.fromkeys(("ood_score", "limit", "unlike"))
+            chances = {dx: row[name] for dx, name in zip(CLASSES, PROBABILITIES, strict=True)}
+            rest = ("strategy", "backbone", "predicted", "p_malignant", "ood_score", "limit", "unlike")
+            seen = {"subset": row["seen"], "image_id": row["seen_as"]} if row["seen"] else None
+            said.append(
+                {name: row[name] for name in rest} | {"seen": seen, "probabilities": chances, "nearest": nearest}
+            )
+        images.append({"image": printable(image), "warnings": predictions.warnings(image), "predictions": said})
+    content = {
+        "study": predictions.study.name,
+        "warnings": predictions.warnings(),
+        "left_out": predictions.left_out or None,
+        "images": images,
+        "errors": [{"image": printable(image), "error": told} for image, told in predictions.unread.items()],
+    }
+    return json.dumps(without_nan(content), indent=2, allow_nan=False)  # ASCII, which every terminal has
+
+
+def as_text(predictions, width=80):
+    """Return predictions as tables of plain text, at most `width` columns wide but for the name of an image."""
+    from skin_tl.reporting.texts import NO_BREAK_SPACE
+    from skin_tl.schema import PROBABILITIES
+
+    def wrapped(text, first, rest):
+        lines = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+        return [line.replace(NO_BREAK_SPACE, " ") for line in lines]
+
+    nearest = _nearest_of(predictions)
+    lines = wrapped(f"study {predictions.study.name}: {predictions.study.title}", "", "  ")
+    for told in predictions.warnings():
+        lines += wrapped(told, "", "")
+    header = f"  {'backbone':14} {'says':5}" + "".join(f"{dx:>6}" for dx in CLASSES) + f"{'malig':>7}{'unlike':>8}"
+    for image in predictions.images:
+        rows = predictions.table[predictions.table["image"] == image]
+        lines += ["", printable(image)]
+        for told in predictions.warnings(image):
+            lines += wrapped(f"WARNING: {told}", "  ", "  ")
+        for strategy, of_strategy in rows.groupby("strategy", sort=False):
+            if len(predictions.study.strategies) > 1:
+                lines.append(f"  {strategy}")
+            lines.append(header)
+            for row in of_strategy.to_dict("records"):
+                numbers = "".join(f"{100 * row[name]:6.1f}" for name in PROBABILITIES)
+                share = row["ood_score"] / max(row["limit"], 1e-9)  # a dead network sees no difference at all
+                unlike = "–" if np.isnan(share) else f"{min(share, 9999):.2f}"
+                numbers += f"{100 * row['p_malignant']:7.1f}{unlike:>8}"
+                lines.append(f"  {row['backbone']:14} {row['predicted']:5}{numbers}{'!' if row['unlike'] else ''}")
+            for row in of_strategy.to_dict("records"):
+                if (image, strategy, row["backbone"]) not in nearest:
+                    continue  # left out, as is said above
+                near = nearest[image, strategy, row["backbone"]].to_dict("records")
+                told = ([of["image_id"], of["dx"], f"{round(of['distance'], 4):#.2g}"] for of in near)
+                known = map(NO_BREAK_SPACE.join, told)
+                lines += wrapped(f"nearest by {row['backbone']}: {', '.join(known)}", "  ", "    ")
+    lines.append("")
+    legend = "Calibrated probabilities in %; malig: malignant or in situ/premalignant (mel, bcc, akiec)."
+    if not predictions.left_out:
+        legend += (
+            " unlike: distance to the training images, as a share of its limit; above 1, the image is unlike them. "
+            "nearest: lesions of these, diagnosis, distance."
+        )
+    lines += wrapped(legend, "", "")
+    return "\n".join(lines)
+
+
+class Parser(argparse.ArgumentParser):
+    """The options of a command that takes finished runs; says what is wrong as everything else does.
+
+    Parameters
+    ----------
+    command : str
+        As in ``./run_all.sh COMMAND``.
+    """
+
+    def __init__(self, command, description):
+        super().__init__(f"./run_all.sh {command}", description=description)
+        self.command = command
+        self.add_argument("--study")
+        self.add_argument("--backbone", help="one, or several: A,B")
+        self.add_argument("--from", dest="base", type=Path, help=argparse.SUPPRESS)  # where the person stands
+
+    def error(self, message):
+        raise SkinTLError(f"{self.command}: {message}. See `./run_all.sh --help`.")
+
+    def parse(self, arguments):
+        """Return the options; study is one that `find_study` understands, and backbone a list, empty for all."""
+        options = self.parse_args(arguments)
+        if options.study and Path(options.study).suffix in (".yaml", ".yml"):
+            options.study = Path(options.base or "") / options.study
+        options.backbone = as_list(options.backbone)
+        return options
+
+
+def as_list(text):
+    """Return the parts of ``A,B`` without the empty ones, list of str."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def run_command(run):
+    """Call `run`, which is what a command does; return the exit status of its process."""
+    try:
+        return exit_status(run)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def show(text):
+    """Print a text; where nobody reads on, as behind ``| head``, what is printed from now on goes nowhere."""
+    encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of a name
+    try:
+        print(str(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main(arguments=None, root=ROOT):
+    """Predict the images that a command line names; return the exit status."""
+    parser = Parser("predict", __doc__.split("\n\n")[0])
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--json", action="store_true")
+
+    def run():
+        options = parser.parse(arguments)
+        watch = functools.partial(bar, what="asking the models", unit="model") if sys.stderr.isatty() else iter
+        given = (options.images, options.study, options.backbone)
+        predictions = predict_images(*given, root=root, base=options.base, watch=watch)
+        show(as_json(predictions) if options.json else as_text(predictions))
+        if predictions.unread:
+            n_given = len(predictions.unread) + len(predictions.images)
+            told = "; ".join(predictions.unread.values())
+            raise SkinTLError(f"{len(predictions.unread)} of {n_given} images cannot be read: {told}.")
+
+    return run_command(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""Finished runs: which study and which runs a person means, and their models.
+
+Takes the name of a study or nothing; gives `Run` records, and Keras models read from them.
+"""
+
+import functools
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, read_json
+from skin_tl.schema import CLASSES
+from skin_tl.study import command_of, load_study
+
+RUN_FILES = ("run.json", "model.keras", "predictions.csv")
+"""What a run needs to predict with; a run that has them all is finished."""
+
+REPORT = "its report"
+"""What a study lacks all of whose runs are finished, in the words of a warning."""
+
+LEFT_OUT = (
+    "Left out, as the images of the study are not here: the nearest lesions, whether an image is unlike those that the "
+    "models learned from or is one of them, and the check that the models are those whose predictions the study wrote"
+)
+"""What needs the images of the data set; probabilities do not."""
+
+
+# --- Which study, which runs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+    strategy, backbone : str
+    finished : str
+        When, as its record has it.
+    """
+
+    folder: Path
+    strategy: str
+    backbone: str
+    finished: str
+
+    @property
+    def study_folder(self):
+        """Folder of the study that it belongs to."""
+        return self.folder.parent.parent
+
+
+def load_keras():
+    """Import Keras and its backend, and keep from the terminal what their libraries say of the processor meanwhile.
+
+    If the import fails, it is said after all.
+    """
+    if "keras" in sys.modules:
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            from skin_tl.models.backbones import import_keras
+
+            import_keras()
+        except BaseException:
+            said.seek(0)
+            os.write(terminal, said.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _is_finished(run):
+    return all((run / name).is_file() for name in RUN_FILES)
+
+
+def _missing_runs(folder, study):
+    """List the runs of a study that are not finished, as ``strategy/backbone``."""
+    names = [f"{strategy}/{backbone}" for strategy in study.strategies for backbone in study.backbones]
+    return [name for name in names if not _is_finished(folder / name)]
+
+
+def _lacking(folder, study):
+    """List what a study lacks to be finished: runs, as ``strategy/backbone``, or else its report.
+
+    A report that is older than a run is that of an earlier start.
+    """
+    missing = _missing_runs(folder, study)
+    report = folder.parent.parent / "report" / folder.name / "report.html"
+    if missing or not report.is_file():
+        return missing or [REPORT]
+    try:
+        last = datetime.fromisoformat(max(run.finished for run in finished_runs(folder))).timestamp()
+    except ValueError:
+        return [REPORT]
+    return [] if report.stat().st_mtime >= int(last) else [REPORT]
+
+
+def _steps_from_finished(folder):
+    """Tell how far a study is from its end: 0 finished, 1 without its report, 2 without runs or not to be read."""
+    try:
+        lacking = _lacking(folder, load_study(folder / "study.json"))
+    except SkinTLError:
+        return 2
+    return 0 if not lacking else 1 if lacking == [REPORT] else 2
+
+
+def finished_runs(folder, backbones=None):
+    """List the finished runs of a study.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+    backbones : list of str, optional
+        Only these.
+
+    Returns
+    -------
+    list of Run
+        In the study's order.
+
+    Raises
+    ------
+    SkinTLError
+        If there is none, or none of a backbone that is asked for; the message lists those that there are.
+    """
+    study = load_study(folder / "study.json")
+    runs = []
+    for strategy in study.strategies:
+        for backbone in study.backbones:
+            run = folder / strategy / backbone
+            if _is_finished(run):
+                runs.append(Run(run, strategy, backbone, str(read_json(run / "run.json").get("finished", ""))))
+    if not runs:
+        raise SkinTLError(f"The study {study.name!r} has no finished run. Run `{command_of(study.name)}` first.")
+    there = list(dict.fromkeys(run.backbone for run in runs))
+    for name in backbones or ():
+        if name not in there:
+            near = [known for known in there if known.lower() == name.lower()]
+            hint = f", did you mean {near[0]!r}?" if near else "."
+            raise SkinTLError(
+                f"The study {study.name!r} has no finished run of {name!r}{hint} It has: {', '.join(there)}."
+            )
+    return [run for run in runs if not backbones or run.backbone in backbones]
+
+
+def find_study(study=None, root=ROOT):
+    """Find the runs of a study.
+
+    Parameters
+    ----------
+    study : str or pathlib.Path, optional
+        Its name, or the path of its ``study.json`` or YAML file; otherwise the finished study, all of whose runs and
+        whose report are there, whose last run finished last.  Only if none is finished, one that lacks its report, and
+        only then one that lacks runs.
+    root : pathlib.Path, optional
+        Folder that holds ``runs/``.
+
+    Returns
+    -------
+    pathlib.Path
+        The study's folder below ``runs/``.
+
+    Raises
+    ------
+    SkinTLError
+        If it has no runs; the message lists the studies that have.
+    """
+    runs, study = Path(root) / "runs", None if study is None else str(study)
+    if study is not None and Path(study).name == "study.json":
+        return Path(study).resolve().parent
+    if study is not None and Path(study).suffix in (".yaml", ".yml"):
+        study = load_study(study).name
+    finished = {}
+    for record in runs.glob("*/*/*/run.json"):
+        if _is_finished(record.parent):
+            name, when = record.parts[-4], str(read_json(record).get("finished", ""))
+            finished[name] = max(when, finished.get(name, ""))
+    there = f"Studies with finished runs: {', '.join(sorted(finished))}." if finished else "No study has finished runs."
+    if study is None:
+        if not finished:
+            raise SkinTLError(f"{there} Run one first: `./run_all.sh` (the demo), or `./run_all.sh STUDY`.")
+        study = max(finished, key=lambda name: (-_steps_from_finished(runs / name), finished[name], name))
+    elif study not in finished:
+        known = (Path(root) / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
+        what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
+        first = f" Run it first: `{command_of(study)}`." if known else ""
+        raise SkinTLError(f"{what}.{first} {there}")
+    return runs / study
+
+
+def read_model(run, size, name="model.keras"):
+    """Read a run's model, or one of its networks below ``models/``.
+
+    Returns
+    -------
+    whole, body, head : keras.Model
+        From pixels to probabilities; its two parts, from pixels to features and from features to probabilities.
+
+    Raises
+    ------
+    SkinTLError
+        If it cannot be read or is not of that form; the message names the versions.
+    """
+    from skin_tl.models.backbones import features_model, head_layers, import_keras
+
+    keras = import_keras()
+
+    file = run.folder / name
+    try:
+        whole = keras.models.load_model(file, compile=False)
+        shaped = whole.input_shape[1:] == (size, size, 3) and whole.output_shape[1:] == (len(CLASSES),)
+        if not shaped or not any(isinstance(layer, keras.Model) for layer in whole.layers):
+            raise ValueError(f"it takes {whole.input_shape[1:]}, gives {whole.output_shape[1:]}")
+        body = features_model(whole)
+        given = keras.Input(body.output_shape[1:])
+        head = keras.Model(given, functools.reduce(lambda values, layer: layer(values), head_layers(whole), given))
+    except Exception as error:  # zipfile, h5py and Keras raise many types for a wrong file
+        from skin_tl.models.runs import versions
+
+        written, here = read_json(run.folder / "run.json").get("versions", {}), versions()
+        told = [
+            " and ".join(f"{name} {of.get(name.lower(), 'unknown')}" for name in ("Keras", "skin-tl"))
+            for of in (written, here)
+        ]
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise SkinTLError(
+            f"{file} cannot be used ({reason}). It was written by {told[0]}; here are {told[1]}. "
+            f"Delete {run.folder / 'run.json'} and run `{command_of(run.study_folder.name)}`: it is trained anew."
+        ) from None
+    return whole, body, head

@@ -1,0 +1,195 @@
+"""Image files: which file of a folder is the picture of an image id.
+
+Takes a folder and image ids; gives one path for each id, and refuses what is missing, packed or in doubt.
+"""
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from skin_tl.errors import SkinTLError
+from skin_tl.progress import say
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+PACKED_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+SYSTEM_FOLDERS = (".", "@", "#", "$", "~", "__")
+"""How names of folders begin that are hidden or the system's (.Trash-1000, @eaDir, __MACOSX): nothing is read there."""
+
+
+def images_of(metadata, folder, table):
+    """Return the path of each image of a table, and say how many image files are not of it.
+
+    Parameters
+    ----------
+    metadata : pandas.DataFrame
+        Its column image_id is used.
+    folder : pathlib.Path
+        Holds the images, in any sub-folder.
+    table : pathlib.Path
+        What errors and notes call the table.
+
+    Returns
+    -------
+    dict
+        Path by image id.
+
+    Raises
+    ------
+    SkinTLError
+        If images are missing, or several files of different content bear the id of one.
+    """
+    found = find_images(folder)
+    matched = match_images(metadata["image_id"], found, folder)
+    files = choose_images(matched, folder)
+    unused = sum(map(len, found.values())) - sum(map(len, matched.values()))
+    if unused:
+        say(f"  note: {unused} image files below {folder} have no row in {table.name} and are not used.")
+    return files
+
+
+def _files(folder):
+    """Yield the path of every file below a folder, sorted.
+
+    Links to folders are followed, each folder once and none that leads back up; `SYSTEM_FOLDERS` and hidden files are
+    left out.
+    """
+    seen = {str(parent) for parent in Path(folder).resolve().parents}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(root)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith(SYSTEM_FOLDERS))
+        yield from (os.path.join(root, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _packed(folder):
+    """Say which archives still lie packed below a folder, and to unpack them; else nothing."""
+    names = [os.path.relpath(path, folder) for path in _files(folder) if path.lower().endswith(PACKED_SUFFIXES)]
+    more = " …" if len(names) > 5 else ""
+    return f" Archives are still packed there: {', '.join(names[:5])}{more}. Unpack them." if names else ""
+
+
+def find_images(folder):
+    """Return the paths of all image files below a folder by image id (their name without ending), both sorted."""
+    found = {}
+    for path in _files(folder):
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if suffix.lower() in IMAGE_SUFFIXES:
+            found.setdefault(stem, []).append(path)
+    return dict(sorted(found.items()))
+
+
+def match_images(image_ids, found, folder):
+    """Return the files that bear the id of each image of a table, whatever its case where one id alone claims them.
+
+    Parameters
+    ----------
+    image_ids : iterable of str
+    found : dict
+        From `find_images`.
+    folder : str or pathlib.Path
+
+    Returns
+    -------
+    dict
+        List of paths by image id, see `choose_images`.
+
+    Raises
+    ------
+    SkinTLError
+        If images are missing; the message counts them and names the first.
+    """
+    image_ids, by_lower = list(image_ids), {}
+    for stem, paths in found.items():
+        by_lower.setdefault(stem.lower(), []).extend(paths)
+    claims = Counter(image_id.lower() for image_id in image_ids)
+    files = {
+        image_id: found.get(image_id, []) if claims[image_id.lower()] > 1 else by_lower.get(image_id.lower(), [])
+        for image_id in image_ids
+    }
+    missing = [image_id for image_id, paths in files.items() if not paths]
+    if missing:
+        advice = _packed(folder) or (
+            " Expected <image_id>.jpg in the folder or below it (hidden folders are left out): add these files, or, "
+            "where they are left out on purpose, remove their rows from the metadata."
+        )
+        raise SkinTLError(
+            f"{folder}: {len(missing)} of {len(files)} images of the table are missing: {', '.join(missing[:5])}"
+            f"{' …' if len(missing) > 5 else ''}.{advice}"
+        )
+    return files
+
+
+def choose_images(files, folder):
+    """Return the one picture of each image.
+
+    Black-and-white masks are no pictures; files of the same content are one.  Whatever else bears the same id is a
+    doubt that nothing here can settle.
+
+    Parameters
+    ----------
+    files : dict
+        From `match_images`.
+    folder : str or pathlib.Path
+
+    Returns
+    -------
+    dict
+        Path by image id.
+
+    Raises
+    ------
+    SkinTLError
+        If an image has no picture or several.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pictures = dict(zip(files, pool.map(_pictures, files.values()), strict=True))
+    masked = [image_id for image_id, paths in pictures.items() if not paths]
+    if masked:
+        raise SkinTLError(
+            f"{folder}: {len(masked)} of {len(files)} images have a black-and-white mask and no picture, among them "
+            f"{files[masked[0]][0]}. Add their pictures.{_packed(folder)}"
+        )
+    doubtful = [paths for paths in pictures.values() if len(paths) > 1]
+    if doubtful:
+        raise SkinTLError(
+            f"{folder}: {len(doubtful)} of {len(files)} images have several files of different content, among them "
+            f"{doubtful[0][0]} and {doubtful[0][1]}. Move those that are not the pictures out of this folder."
+        )
+    return {image_id: paths[0] for image_id, paths in pictures.items()}
+
+
+def _pictures(paths):
+    distinct = []
+    for path in paths:
+        if not _is_mask(path) and not any(_same(path, other) for other in distinct):
+            distinct.append(path)
+    return distinct
+
+
+def _is_mask(path):
+    """Tell whether an image has two colours at most, as segmentations have and no photograph has."""
+    try:
+        with Image.open(path) as image:
+            return image.getcolors(2) is not None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False  # which decoding tells
+
+
+def _same(path, other, tail=4096):
+    """Tell whether two image files are the same by size and last bytes, which all pixels shape."""
+    try:
+        with open(path, "rb") as one, open(other, "rb") as two:
+            size = os.fstat(one.fileno()).st_size
+            if size != os.fstat(two.fileno()).st_size:
+                return False
+            for file in (one, two):
+                file.seek(max(size - tail, 0))
+            return one.read() == two.read()
+    except OSError:
+        return False

@@ -1,0 +1,340 @@
+"""Which differences are real: paired comparisons on the same test lesions.
+
+Takes the predictions of several backbones, or of one backbone in two configurations; gives tables of differences
+with 95 % intervals and p-values.
+
+Two backbones are compared lesion by lesion: a lesion's prediction is the mean probability over its test images and
+over the seeds in whose test subset it is.  Differences between configurations of one backbone (a scaling of the
+pixels, an arm of an experiment) stay image by image and seed by seed, as ``metrics.csv`` has them.
+"""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation import uncertainty
+from skin_tl.evaluation.metrics import N_BOOT, check_same_images, class_codes, point_metrics
+from skin_tl.schema import CELL, CONFIDENCE, CONTRAST_COLUMNS, PROBABILITIES
+
+COMPARED = ("accuracy", "balanced_accuracy", "macro_f1")
+"""Metrics that backbones and configurations are compared by."""
+
+COMPARISON_COLUMNS = [
+    "dataset",
+    "arm",
+    "strategy",
+    "split_policy",
+    "preprocessing",
+    "train_fraction",
+    "metric",
+    "backbone_a",
+    "backbone_b",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_holm",
+    "n_lesions",
+]
+
+
+LEAST_P = float(np.finfo(float).tiny)
+"""A p-value is never 0: what is smaller than a computer's numbers is this."""
+
+
+def lesion_predictions(predictions):
+    """Average the test predictions of each lesion over its images and the seeds.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `skin_tl.evaluation.metrics.read_predictions`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per configuration and lesion, sorted: `CELL`, lesion_id, dx and the probabilities.
+    """
+    test = predictions[predictions["subset"] == "test"]
+    grouped = test.groupby([*CELL, "lesion_id"])
+    return grouped.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")}).reset_index()
+
+
+def compare_backbones(predictions, strategy, n_boot=N_BOOT, seed=0):
+    """Compare all pairs of backbones in every configuration.
+
+    Accuracy is tested by McNemar's exact test, balanced accuracy and macro F1 by the paired bootstrap over
+    lesions; Holm's correction is over all pairs within a configuration and metric.  A diagnosis that a draw lacks is
+    left out of its means, for both backbones alike.
+
+    Parameters
+    ----------
+    predictions : dict of str to pandas.DataFrame
+        Backbone → predictions, all of the same test images.
+    strategy : str
+        Written into the rows.
+    n_boot : int
+    seed : int
+        Seeds the draws.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `COMPARISON_COLUMNS`; `difference` is that of `backbone_a` less that of `backbone_b`, pairs in the order
+        that `predictions` has.  No rows for a single backbone.
+
+    Raises
+    ------
+    SkinTLError
+        If the backbones were not scored on the same images.
+    """
+    check_same_images(predictions)
+    tables = {name: dict(list(lesion_predictions(table).groupby(CELL))) for name, table in predictions.items()}
+    rows = []
+    for cell in next(iter(tables.values())):
+        labels = {**dict(zip(CELL, cell, strict=True)), "strategy": strategy}
+        compared = compare_lesions({name: cells[cell] for name, cells in tables.items()}, n_boot, seed)
+        rows += [{**labels, **row} for row in compared]
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+
+
+def compare_lesions(lesions, n_boot=N_BOOT, seed=0):
+    """Compare all pairs of backbones that scored the same lesions.
+
+    Parameters
+    ----------
+    lesions : dict of str to pandas.DataFrame
+        Backbone → dx and probabilities, one row per lesion, in one order.
+    n_boot, seed : int
+
+    Returns
+    -------
+    list of dict
+        metric, backbone_a, backbone_b, difference, ci_low, ci_high, p, p_holm, n_lesions.
+    """
+    first = next(iter(lesions.values()))
+    y = class_codes(first["dx"])
+    weights = uncertainty.lesion_weights(len(y), n_boot, np.random.default_rng(seed))
+    values, draws, hits = {}, {}, {}
+    for name, table in lesions.items():
+        probability = table[PROBABILITIES].to_numpy(float)
+        values[name] = point_metrics(table, ["confusion"])
+        draws[name] = uncertainty.draw_metrics(y, probability, np.arange(len(y)), weights, ["confusion"])
+        hits[name] = probability.argmax(1) == y
+    rows = []
+    for metric in COMPARED:
+        found = []
+        for a, b in combinations(lesions, 2):
+            difference = values[a][metric, "all"] - values[b][metric, "all"]
+            drawn = draws[a][metric, None] - draws[b][metric, None]
+            low, high, p = paired_interval(difference, drawn, _units(metric, y))
+            if metric == "accuracy":
+                p = exact_mcnemar(hits[a], hits[b])
+            found.append(
+                {
+                    "metric": metric,
+                    "backbone_a": a,
+                    "backbone_b": b,
+                    "difference": difference,
+                    "ci_low": low,
+                    "ci_high": high,
+                    "p": p,
+                    "n_lesions": len(y),
+                }
+            )
+        rows += with_holm(pd.DataFrame(found), ["metric"]).to_dict("records") if found else []
+    return rows
+
+
+def _units(metric, y):
+    """Return how many lesions' worth of spread a metric rests on; `y` holds a diagnosis per lesion."""
+    return uncertainty.units_of_mean(np.bincount(y)) if metric in uncertainty.MEANS_OF_CLASSES else len(y)
+
+
+def exact_mcnemar(hits_a, hits_b):
+    """Return the p-value of McNemar's exact test for two (n_lesions,) bool arrays of right predictions."""
+    only_a, only_b = int((hits_a & ~hits_b).sum()), int((hits_b & ~hits_a).sum())
+    return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
+
+
+def paired_interval(difference, draws, n_units):
+    """Give interval and p-value of a paired difference from its draws over lesions.
+
+    The draws give the standard error, and Student's quantile allows for its being known from few lesions.
+
+    Parameters
+    ----------
+    difference : float
+    draws : (n_draws,) array
+        The difference in each draw, both sides with the same lesions.
+    n_units : float
+        Lesions that the difference rests on, as in `skin_tl.evaluation.uncertainty.interval`.
+
+    Returns
+    -------
+    low, high, p : float
+        p is two-sided, above 0, and under 0.05 just where the interval leaves zero out.  A difference that no draw
+        changes, as of two lesions that one side alone gets right, has no error to test it by: p is NaN then, "not
+        testable", and the interval is all that a difference of shares can be, −1 to 1.
+    """
+    draws = draws[np.isfinite(draws)]
+    if len(draws) < 2 or not np.isfinite(difference):
+        return np.nan, np.nan, np.nan
+    error = draws.std(ddof=1)
+    if error == 0:
+        return (0.0, 0.0, 1.0) if difference == 0 else (-1.0, 1.0, np.nan)
+    freedom = max(n_units - 1, 1)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
+    return difference - half, difference + half, max(2 * stats.t.sf(abs(difference) / error, freedom), LEAST_P)
+
+
+def with_holm(rows, family):
+    """Add `p_holm`: p-values corrected for the number of comparisons after Holm, within each family.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        With a column `p`; one that is not defined stays so and does not count.
+    family : list of str
+        Columns whose values name a family of comparisons.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    corrected = pd.Series(np.nan, index=rows.index)
+    for _, p in rows[rows["p"].notna()].groupby(family)["p"]:
+        corrected[p.index] = multipletests(p, method="holm")[1]
+    return rows.assign(p_holm=corrected)
+
+
+def independent_interval(a, b):
+    """Give the 95 % interval of a difference of two values of independent test sets from their own intervals.
+
+    Parameters
+    ----------
+    a, b : mapping
+        value, ci_low and ci_high of each; the difference is that of `a` less that of `b`.
+
+    Returns
+    -------
+    low, high : float
+        By the method of variance estimates recovery (Newcombe 1998; Zou and Donner 2008), which keeps the intervals'
+        lopsidedness.
+    """
+    difference = a["value"] - b["value"]
+    below = np.hypot(a["value"] - a["ci_low"], b["ci_high"] - b["value"])
+    above = np.hypot(a["ci_high"] - a["value"], b["value"] - b["ci_low"])
+    return difference - below, difference + above
+
+
+def contrast(predictions, column, a, b, strategy, backbone, n_boot=N_BOOT, seed=0):
+    """Compare two configurations of one backbone that differ in one column, on the same test images.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `skin_tl.evaluation.metrics.read_predictions`.
+    column : {'arm', 'preprocessing', 'train_fraction', 'strategy', 'weights'}
+        What differs.
+    a, b : object
+        Its two values; differences are those of `a` less those of `b`.
+    strategy, backbone : str
+        Written into the rows.
+    n_boot, seed : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `CONTRAST_COLUMNS`, one row per configuration and metric of `COMPARED`: means over seeds.  `column`
+        itself holds ``a/b`` there.
+
+    Raises
+    ------
+    SkinTLError
+        If one of the two is absent, or they were not scored on the same images.
+    """
+    test = predictions[predictions["subset"] == "test"]
+    others = [name for name in CELL if name != column]
+    rows = []
+    for value in (a, b):
+        if not (test[column] == value).any():
+            raise SkinTLError(f"{backbone}: no predictions with {column} {value!r} to compare.")
+    for cell, part in test.groupby(others):
+        sides = [part[part[column] == value].sort_values(["seed", "image_id"]) for value in (a, b)]
+        if any(side.empty for side in sides):
+            continue
+        keys = [list(zip(side["seed"], side["image_id"], strict=True)) for side in sides]
+        if keys[0] != keys[1]:
+            raise SkinTLError(
+                f"{backbone}: {column} {a!r} and {b!r} were scored on different test images ({len(keys[0])} and "
+                f"{len(keys[1])} rows), so they cannot be compared. Delete its predictions and run the study again."
+            )
+        labels = {**dict(zip(others, cell, strict=True)), column: f"{a}/{b}", "column": column, "a": a, "b": b}
+        rows += _contrast_rows(*sides, {**labels, "strategy": strategy, "backbone": backbone}, n_boot, seed)
+    return pd.DataFrame(rows, columns=CONTRAST_COLUMNS)
+
+
+def _contrast_rows(side_a, side_b, labels, n_boot, seed):
+    lesions, first = np.unique(side_a["lesion_id"].to_numpy(str), return_index=True)
+    y = class_codes(side_a["dx"])[first]
+    weights = uncertainty.lesion_weights(len(lesions), n_boot, np.random.default_rng(seed))
+    values, draws = [], []
+    for side in (side_a, side_b):
+        points, drawn = [], []
+        for _, part in side.groupby("seed"):
+            lesion = np.searchsorted(lesions, part["lesion_id"].to_numpy(str))
+            probability = part[PROBABILITIES].to_numpy(float)
+            points.append(point_metrics(part, ["confusion"]))
+            drawn.append(uncertainty.draw_metrics(class_codes(part["dx"]), probability, lesion, weights, ["confusion"]))
+        values.append({metric: np.mean([point[metric, "all"] for point in points]) for metric in COMPARED})
+        draws.append({metric: uncertainty.nanmean([d[metric, None] for d in drawn]) for metric in COMPARED})
+    rows = []
+    for metric in COMPARED:
+        difference = values[0][metric] - values[1][metric]
+        low, high, p = paired_interval(difference, draws[0][metric] - draws[1][metric], _units(metric, y))
+        rows.append(
+            {
+                **labels,
+                "metric": metric,
+                "value_a": values[0][metric],
+                "value_b": values[1][metric],
+                "difference": difference,
+                "ci_low": low,
+                "ci_high": high,
+                "p": p,
+                "n_images": side_a["image_id"].nunique(),
+                "n_lesions": len(lesions),
+            }
+        )
+    return rows
+
+
+def ranking(metrics, metric="macro_f1", column="preprocessing"):
+    """Rank the backbones within each level of a column, the best first.
+
+    Parameters
+    ----------
+    metrics : pandas.DataFrame
+        Rows of ``metrics.csv``; those of seed ``all`` are used.
+    metric : str
+        A metric of the whole of which more is better.
+    column : str
+        A column of `CELL`, such as ``preprocessing`` or ``arm``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The other columns of `CELL`, strategy, `column`, backbone, value and rank (1 is best; equal values share the
+        better rank), sorted by rank.
+    """
+    rows = metrics[(metrics["metric"] == metric) & (metrics["class"] == "all") & (metrics["subgroup"] == "all")]
+    rows = rows[rows["seed"].astype(str) == "all"]
+    within = [*[name for name in CELL if name != column], "strategy", column]
+    ranked = rows.assign(rank=rows.groupby(within)["value"].rank(ascending=False, method="min").astype(int))
+    return ranked[[*within, "backbone", "value", "rank"]].sort_values([*within, "rank"], ignore_index=True)

@@ -1,0 +1,219 @@
+"""Melanoma as a decision: what a backbone finds, what it misses and what that costs.
+
+Takes predictions; gives tables of sensitivity, specificity and counts at two operating points, and the points of ROC
+curves.  A decision is made per lesion, from the mean probability over its images in the subset.
+
+The operating point ``diagnosis`` flags a lesion whose most probable diagnosis is one of those looked for.
+``sensitivity_95`` flags it when their probabilities add to a threshold: the highest that finds at least 95 % of such
+lesions in the validation subset.  Neither looks at the test subset.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn import metrics as skm
+
+from skin_tl.evaluation import uncertainty
+from skin_tl.evaluation.metrics import N_BOOT, mean_over, validation_rows
+from skin_tl.schema import BENIGN, CELL, CLASSES, DECISION_COLUMNS, DECISIONS, PROBABILITIES, ROC_COLUMNS, SENSITIVITY
+
+
+def lesion_scores(rows):
+    """Average the probabilities of each lesion over its images in each seed and subset.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Predictions of one configuration.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per seed, subset and lesion: dx, the probabilities, and for each decision its name (bool, whether the
+        lesion is looked for) and ``<name>_score`` (float, 0…1).
+    """
+    grouped = rows.groupby(["seed", "subset", "lesion_id"])
+    lesions = grouped.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")}).reset_index()
+    for name, wanted in DECISIONS.items():
+        lesions[name] = lesions["dx"].isin(wanted)
+        lesions[f"{name}_score"] = lesions[[f"p_{label}" for label in wanted]].sum(axis=1)
+    return lesions
+
+
+def choose_threshold(positive, score, sensitivity=SENSITIVITY):
+    """Return the highest threshold that flags at least this share of the positives.
+
+    Parameters
+    ----------
+    positive : (n,) bool array
+    score : (n,) float array
+        A lesion is flagged from the threshold on.
+    sensitivity : float
+        In 0…1.
+
+    Returns
+    -------
+    float
+        NaN without positives.
+    """
+    found = np.sort(np.asarray(score)[np.asarray(positive, bool)])[::-1]
+    if not len(found):
+        return np.nan
+    return float(found[int(np.ceil(sensitivity * len(found) - 1e-9)) - 1])
+
+
+def decisions_table(predictions, strategy, backbone, n_boot=N_BOOT, seed=0):
+    """Compute what each decision finds, misses and costs on the test subset.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `skin_tl.evaluation.metrics.read_predictions`.  The threshold of a seed comes from its internal validation
+        subset; where a seed has none, only the point ``diagnosis`` is given.
+    strategy, backbone : str
+        Written into the rows.
+    n_boot, seed : int
+        Draws of the bootstrap over lesions, and what seeds them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `DECISION_COLUMNS`, for each seed and for ``all``, their mean (of counts too: lesions per test subset).
+        Metrics: `roc_auc` (point ``any``), `threshold`, `sensitivity`, `specificity`, `flagged_benign_share`, and the
+        counts `tested`, `missed`, `benign` and `flagged_benign`.  `n_lesions` counts the lesions that a value rests on,
+        each once.
+    """
+    rows = []
+    test = predictions[predictions["subset"] == "test"]
+    for cell, part in test.groupby(CELL):
+        labels = {**dict(zip(CELL, cell, strict=True)), "strategy": strategy, "backbone": backbone}
+        lesions = lesion_scores(part)
+        names, index = np.unique(lesions["lesion_id"].to_numpy(str), return_inverse=True)
+        weights = uncertainty.lesion_weights(len(names), n_boot, np.random.default_rng(seed))
+        validation = lesion_scores(validation_rows(predictions, labels))
+        for decision in DECISIONS:
+            for row in _decision_rows(lesions, index, weights, validation, decision):
+                rows.append({**labels, "decision": decision, **row})
+    return pd.DataFrame(rows, columns=DECISION_COLUMNS)
+
+
+def _decision_rows(lesions, index, weights, validation, decision):
+    """Return the rows of one decision in one configuration, as dicts without the configuration's labels."""
+    positive, score = lesions[decision].to_numpy(), lesions[f"{decision}_score"].to_numpy()
+    benign = lesions["dx"].isin(BENIGN).to_numpy()
+
+    def over_seeds(of, compute):
+        return _over_seeds(lesions["seed"].to_numpy(), index, weights, of, compute)
+
+    def roc_auc(at, drawn):
+        draws, _ = uncertainty.ranking_metrics(drawn, positive[at], score[at])
+        return skm.roc_auc_score(positive[at], score[at]), draws
+
+    rows = []
+    if positive.any() and not positive.all():
+        rows += [{"point": "any", "metric": "roc_auc", **found} for found in over_seeds(score >= 0, roc_auc)]
+    for point, flagged, thresholds in _operating_points(lesions, validation, decision):
+        rows += [{"point": point, "metric": "threshold", **found} for found in thresholds]
+        for metric, of, event in (
+            ("sensitivity", positive, flagged),
+            ("specificity", ~positive, ~flagged),
+            ("flagged_benign_share", benign, flagged),
+        ):
+
+            def share(at, drawn, event=event):
+                with np.errstate(invalid="ignore"):
+                    return event[at].mean(), event[at].astype(np.float32) @ drawn / drawn.sum(0)
+
+            shares = over_seeds(of, share)
+            rows += [{"point": point, "metric": metric, **found} for found in shares]
+            if metric != "specificity":
+                rows += [{"point": point, **found} for found in _counts(metric, shares, lesions["seed"][of])]
+    return rows
+
+
+def _operating_points(lesions, validation, decision):
+    """Yield each operating point, which lesions it flags and the rows of its thresholds."""
+    most_probable = np.array(CLASSES)[lesions[PROBABILITIES].to_numpy().argmax(1)]
+    yield "diagnosis", np.isin(most_probable, DECISIONS[decision]), []
+    thresholds = {
+        seed: choose_threshold(part[decision], part[f"{decision}_score"]) for seed, part in validation.groupby("seed")
+    }
+    chosen = lesions["seed"].map(thresholds).to_numpy(float)
+    if np.isfinite(chosen).all():
+        used = {seed: thresholds[seed] for seed in lesions["seed"].unique()}
+        rows = [{"seed": str(seed), "value": value} for seed, value in used.items()]
+        rows.append({"seed": "all", "value": mean_over(list(used.values()))})
+        yield "sensitivity_95", lesions[f"{decision}_score"].to_numpy() >= chosen, rows
+
+
+def _over_seeds(seeds, index, weights, of, compute):
+    """Compute a share of 0…1 for each seed and as their mean, with intervals.
+
+    Parameters
+    ----------
+    seeds, index : (n_rows,) arrays
+        Seed and lesion (row of `weights`) of each row.
+    weights : (n_lesions, n_draws) array
+    of : (n_rows,) bool array
+        The rows that the share is of.
+    compute : callable
+        Takes positions of rows and their weights, gives the share and its draws.
+
+    Returns
+    -------
+    list of dict
+        seed, value, ci_low, ci_high, n_lesions.
+    """
+    found = []
+    for seed in np.unique(seeds):
+        at = np.flatnonzero(of & (seeds == seed))
+        value, draws = compute(at, weights[index[at]]) if len(at) else (np.nan, np.full(weights.shape[1], np.nan))
+        found.append((str(seed), value, draws, len(np.unique(index[at]))))
+    mean = uncertainty.nanmean([draws for _, _, draws, _ in found])
+    found.append(("all", mean_over([value for _, value, _, _ in found]), mean, len(np.unique(index[of]))))
+    rows = []
+    for seed, value, draws, n_lesions in found:
+        low, high = uncertainty.interval("share", value, draws, n_lesions)
+        rows.append({"seed": seed, "value": value, "ci_low": low, "ci_high": high, "n_lesions": n_lesions})
+    return rows
+
+
+def _counts(metric, shares, seeds):
+    """Turn the rows of a share into counts of lesions: how many there were, and how many missed or flagged."""
+    sizes = {str(seed): count for seed, count in seeds.value_counts().items()}
+    whole, part = ("tested", "missed") if metric == "sensitivity" else ("benign", "flagged_benign")
+    rows = []
+    for row in shares:
+        n_lesions = sizes.get(row["seed"], 0) if row["seed"] != "all" else sum(sizes.values()) / (len(shares) - 1)
+        ends = np.array([row["value"], row["ci_low"], row["ci_high"]])
+        if metric == "sensitivity":
+            ends = 1 - ends[[0, 2, 1]]
+        value, low, high = ends * n_lesions
+        value = np.round(value)  # a number of lesions, which a share times their number misses by a last digit
+        if row["seed"] == "all":
+            value = mean_over([other["value"] for other in rows if other["metric"] == part])
+        rows.append({**row, "metric": whole, "value": n_lesions, "ci_low": np.nan, "ci_high": np.nan})
+        rows.append({**row, "metric": part, "value": value, "ci_low": low, "ci_high": high})
+    return rows
+
+
+def roc_points(predictions, strategy, backbone):
+    """Return the points of the ROC curve of each decision on the test subset, per seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `ROC_COLUMNS`, in rising order; points on a straight line are left out (`sklearn.metrics.roc_curve`).
+        The first point flags nothing; its threshold is infinite, which is an empty cell in a file.
+    """
+    tables = []
+    test = predictions[predictions["subset"] == "test"]
+    for cell, part in test.groupby(CELL):
+        for seed, lesions in lesion_scores(part).groupby("seed"):
+            for decision in DECISIONS:
+                if lesions[decision].nunique() < 2:
+                    continue
+                false, true, threshold = skm.roc_curve(lesions[decision], lesions[f"{decision}_score"])
+                curve = {"false_positive_rate": false, "true_positive_rate": true, "threshold": threshold}
+                labels = {**dict(zip(CELL, cell, strict=True)), "strategy": strategy, "backbone": backbone}
+                tables.append(pd.DataFrame({**labels, "seed": str(seed), "decision": decision, **curve}))
+    return pd.concat(tables, ignore_index=True)[ROC_COLUMNS] if tables else pd.DataFrame(columns=ROC_COLUMNS)

@@ -1,0 +1,275 @@
+"""Scoring: the tables of a whole study that are computed from its predictions, once.
+
+Takes `skin_tl.evaluation.study_files.StudyFiles`; gives tables by the name of their CSV file (`EVALUATED`), all from
+the runs' predictions alone.  The step `evaluate` writes them beside the report; both languages and the slides read
+them.
+"""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.comparison import COMPARED, compare_backbones, contrast, independent_interval, with_holm
+from skin_tl.evaluation.decisions import decisions_table, roc_points
+from skin_tl.evaluation.metrics import N_BOOT, main_arm, metrics_table, reliability
+from skin_tl.evaluation.study_files import published_results, read_table
+from skin_tl.evaluation.subgroups import subgroup_table
+from skin_tl.files import write_csv
+from skin_tl.schema import (
+    ARMS,
+    CELL,
+    CONTRAST_COLUMNS,
+    EVALUATED,
+    EXTERNAL_COLUMNS,
+    METRIC_COLUMNS,
+    RANDOM_WEIGHTS,
+    SIGNIFICANCE,
+    kind_of,
+)
+from skin_tl.study import command_of
+
+
+def split_spread(metrics, metric="macro_f1"):
+    """Tell how far a metric moves between random test splits.
+
+    Parameters
+    ----------
+    metrics : pandas.DataFrame
+        Rows of ``metrics.csv`` of one backbone and configuration, with several seeds.
+    metric : str
+
+    Returns
+    -------
+    dict
+        n_splits, mean, sd, lowest, highest, and `typical_gap`: the mean absolute difference between two of the splits.
+        With one split there is no spread: sd and `typical_gap` are NaN.
+
+    Raises
+    ------
+    SkinTLError
+        If there is no value.
+    """
+    rows = metrics[(metrics["metric"] == metric) & (metrics["class"] == "all") & (metrics["subgroup"] == "all")]
+    values = rows.loc[rows["seed"].astype(str) != "all", "value"].to_numpy(float)
+    if not len(values):
+        raise SkinTLError(f"metrics.csv has no {metric} of single seeds to tell a spread from.")
+    gaps = np.abs(values[:, None] - values)[np.triu_indices(len(values), 1)]
+    return {
+        "n_splits": len(values),
+        "mean": float(values.mean()),
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else np.nan,
+        "lowest": float(values.min()),
+        "highest": float(values.max()),
+        "typical_gap": float(gaps.mean()) if len(gaps) else np.nan,
+    }
+
+
+_MOST_TRANSFER = ("fine_tuning", "feature_extraction", "from_scratch")
+"""Strategies by how much they make of the photographs that a backbone was trained on, and of the lesions after them."""
+
+
+def evaluate_study(files, n_boot=N_BOOT):
+    """Compute every table of `EVALUATED`.
+
+    Parameters
+    ----------
+    files : skin_tl.evaluation.study_files.StudyFiles
+    n_boot : int
+        Draws of each bootstrap over lesions.
+
+    Returns
+    -------
+    dict of pandas.DataFrame
+        By the name of their CSV file.
+    """
+    subgroups = _subgroups(files, n_boot)
+    metrics = pd.concat([_metrics(files, n_boot), subgroups[METRIC_COLUMNS]], ignore_index=True)
+    return {
+        "metrics.csv": metrics,
+        "comparisons.csv": _comparisons(files, n_boot),
+        "effects.csv": _effects(files, n_boot),
+        "decisions.csv": _of_runs(files, lambda *run: decisions_table(*run, n_boot=n_boot)),
+        "roc.csv": _of_runs(files, roc_points),
+        "calibration.csv": _of_runs(files, reliability),
+        "subgroups.csv": subgroups,
+        "other_splits.csv": _other_splits(metrics),
+        "external.csv": _external(metrics),
+    }
+
+
+def write_evaluation(files, folder, n_boot=N_BOOT):
+    """Write the tables of `evaluate_study` as CSV files into `folder`, and metrics.csv last."""
+    tables = evaluate_study(files, n_boot)
+    for name in reversed(EVALUATED):
+        write_csv(folder / name, tables[name])
+
+
+def read_evaluation(files, folder):
+    """Read the tables that the step `evaluate` wrote for a study, or compute them where it never did.
+
+    Parameters
+    ----------
+    files : skin_tl.evaluation.study_files.StudyFiles
+    folder : pathlib.Path
+        Where computed tables are kept.
+
+    Returns
+    -------
+    dict of pandas.DataFrame
+        By the name of their CSV file; `seed` is text.
+    """
+    made = files.root / "report" / files.study["name"]
+    if not (made / "metrics.csv").is_file():
+        made = folder
+        write_evaluation(files, made)
+    command = command_of(files.study["name"])
+    return {name: read_table(made / name, command, dtype={"seed": str}) for name in EVALUATED}
+
+
+def _runs(files, kinds):
+    """Yield strategy, backbone and predictions of the runs of some kinds, in the study's order."""
+    for (strategy, backbone), table in files.predictions.groupby(["strategy", "backbone"], sort=False):
+        if kind_of(backbone) in kinds:
+            yield strategy, backbone, table.drop(columns=["strategy", "backbone"]).reset_index(drop=True)
+
+
+def _metrics(files, n_boot):
+    kinds = ("backbone", "ensemble", "baseline")
+    parts = [metrics_table(table, *name, n_boot) for *name, table in _runs(files, kinds)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _subgroups(files, n_boot):
+    parts = []
+    for strategy, backbone, table in _runs(files, ("backbone",)):
+        table = main_arm(table)
+        table = table[table["dataset"] == "internal"]
+        parts.append(subgroup_table(table, files.metadata, strategy, backbone, n_boot))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _of_runs(files, compute):
+    """Compute a table of the study's own training for each backbone and the ensemble."""
+    parts = [
+        compute(main_arm(table), strategy, backbone)
+        for strategy, backbone, table in _runs(files, ("backbone", "ensemble"))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _comparisons(files, n_boot):
+    """Compare all pairs of backbones within each strategy; `real` says whether p_holm is below `SIGNIFICANCE`."""
+    by_strategy = {}
+    for strategy, backbone, table in _runs(files, ("backbone",)):
+        by_strategy.setdefault(strategy, {})[backbone] = main_arm(table)
+    parts = [compare_backbones(tables, strategy, n_boot) for strategy, tables in by_strategy.items()]
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(real=table["p_holm"] < SIGNIFICANCE)
+
+
+def _effects(files, n_boot):
+    """Contrast the two arms of the leakage experiment, the two scalings, pretrained and random weights of a frozen
+    backbone, and pairs of strategies, for each backbone.
+
+    `tested` says which test lesions: all, or those that have siblings, whom leakage can help at all.  p-values are
+    corrected after Holm over the backbones, and over the pairs of strategies with them.
+    """
+    n_images = files.metadata.groupby("lesion_id").size()
+    seen_again = set(n_images.index[n_images > 1])
+    parts = []
+    for strategy, backbone, table in _runs(files, ("backbone",)):
+        table = table[table["dataset"] == "internal"]
+        arms = table[table["arm"].isin(ARMS)]
+        if len(arms):
+            for tested, rows in (("all", arms), ("with_siblings", arms[arms["lesion_id"].isin(seen_again)])):
+                found = contrast(rows, "arm", *ARMS, strategy, backbone, n_boot)
+                parts.append(found.assign(tested=tested))
+        own = main_arm(table)
+        if {"native", "unit"} <= set(own["preprocessing"]):
+            found = contrast(own, "preprocessing", "native", "unit", strategy, backbone, n_boot)
+            parts.append(found.assign(tested="all"))
+        if (table["arm"] == RANDOM_WEIGHTS).any():
+            control = table[table["arm"] == RANDOM_WEIGHTS].assign(arm="main", weights="random")
+            both = pd.concat([own.assign(weights="imagenet"), control], ignore_index=True)
+            found = contrast(both, "weights", "imagenet", "random", strategy, backbone, n_boot)
+            parts.append(found.assign(tested="all"))
+    tables = []
+    if parts:
+        table = pd.concat(parts, ignore_index=True)
+        tables.append(with_holm(table, [*CELL, "strategy", "column", "tested", "metric"]))
+    strategies = _strategy_contrasts(files, n_boot)
+    if len(strategies):
+        tables.append(with_holm(strategies, [*CELL, "metric"]))
+    if not tables:
+        return pd.DataFrame(columns=[*CONTRAST_COLUMNS, "tested", "p_holm", "real"])
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(real=table["p_holm"] < SIGNIFICANCE)
+
+
+def _strategy_contrasts(files, n_boot):
+    """Contrast each pair of a study's strategies for each backbone: what makes more of photographs less the other.
+
+    So a difference above 0 always speaks for transfer, or for learning on, whatever order a study lists them in.
+    """
+    by_backbone = {}
+    for strategy, backbone, table in _runs(files, ("backbone",)):
+        own = main_arm(table)
+        by_backbone.setdefault(backbone, {})[strategy] = own[own["dataset"] == "internal"].assign(strategy=strategy)
+    parts = [pd.DataFrame(columns=[*CONTRAST_COLUMNS, "tested"])]
+    for backbone, tables in by_backbone.items():
+        for a, b in combinations(sorted(tables, key=_MOST_TRANSFER.index), 2):
+            both = pd.concat([tables[a], tables[b]], ignore_index=True)
+            found = contrast(both, "strategy", a, b, f"{a}/{b}", backbone, n_boot)
+            parts.append(found.assign(tested="all"))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def _other_splits(metrics):
+    """Summarise how far scores of each backbone move between further random splits of the same sizes.
+
+    Beside the spread stands what the published numbers rest on: the lead of the presentation's first backbone over its
+    second (`published_gap`, macro F1), whose test splits differ, and the share of pairs of our splits that differ by as
+    much for one and the same backbone (`share_as_far`).
+    """
+    published = published_results()
+    published = published[published["row"] == "macro_avg"].sort_values("f1_score", ascending=False)
+    first, second = published.iloc[0], published.iloc[1]
+    gap = round(first["f1_score"] - second["f1_score"], 6)
+    rows = []
+    others = metrics[(metrics["arm"] == "other_split") & metrics["backbone"].map(kind_of).eq("backbone")]
+    keys = ["strategy", "backbone", "split_policy", "preprocessing"]
+    for names, part in others.groupby(keys, sort=False):
+        for metric in COMPARED:
+            spread = split_spread(part, metric)
+            values = part[(part["metric"] == metric) & (part["class"] == "all") & (part["seed"] != "all")]
+            row = dict(zip(keys, names, strict=True)) | {"metric": metric, **spread}
+            row["n_images"] = values["n_images"].mean()
+            if metric == "macro_f1":
+                value = values["value"].to_numpy()
+                apart = np.abs(value[:, None] - value)[np.triu_indices(len(value), 1)]
+                row |= {"published_first": first["backbone"], "published_second": second["backbone"]}
+                row |= {"published_gap": gap, "share_as_far": (apart >= gap).mean() if len(apart) else np.nan}
+            rows.append(row)
+    columns = [*keys, "metric", "n_splits", "n_images", "mean", "sd", "lowest", "highest", "typical_gap"]
+    columns += ["published_first", "published_second", "published_gap", "share_as_far"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _external(metrics):
+    """Compare each score on external test sets with that on the study's own, which are independent."""
+    overall = main_arm(metrics)
+    overall = overall[overall["metric"].isin(COMPARED) & (overall["class"] == "all")]
+    overall = overall[(overall["subgroup"] == "all") & (overall["seed"] == "all")]
+    keys = [*CELL[1:], "strategy", "backbone", "metric"]
+    internal = overall[overall["dataset"] == "internal"].set_index(keys)
+    rows = []
+    for row in overall[overall["dataset"] != "internal"].to_dict("records"):
+        own = internal.loc[tuple(row[name] for name in keys)]
+        low, high = independent_interval(row, own)
+        found = {name: row[name] for name in [*keys, "dataset"]}
+        found |= {"internal": own["value"], "external": row["value"], "difference": row["value"] - own["value"]}
+        found |= {"ci_low": low, "ci_high": high}
+        rows.append(found | {"n_images_internal": own["n_images"], "n_images_external": row["n_images"]})
+    return pd.DataFrame(rows, columns=EXTERNAL_COLUMNS)

@@ -1,0 +1,252 @@
+"""Study files: what the finished runs of a study left on disk, read and checked.
+
+Takes ``runs/<study>/``; gives `StudyFiles`, from which `skin_tl.evaluation.scoring` computes scores and
+`skin_tl.reporting` writes the report.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.metrics import main_arm, point_metrics, read_predictions
+from skin_tl.files import ROOT, read_json
+from skin_tl.schema import SETUP, TUNED
+from skin_tl.study import check_study, command_of
+
+TEXTS = ROOT / "report" / "text"
+"""The sources of the report's words, with the tables of published numbers beside them."""
+
+
+@dataclass(frozen=True, order=True)
+class Setup:
+    """What backbones are compared under: transfer strategy, split policy and preprocessing."""
+
+    strategy: str
+    split_policy: str
+    preprocessing: str
+
+    @property
+    def key(self):
+        """Name of the set-up inside the keys of facts, for example ``feature_extraction.lesion.native``."""
+        return f"{self.strategy}.{self.split_policy}.{self.preprocessing}"
+
+    def of(self, table):
+        """Return the rows of `table` that belong to this set-up."""
+        return table[
+            (table["strategy"] == self.strategy)
+            & (table["split_policy"] == self.split_policy)
+            & (table["preprocessing"] == self.preprocessing)
+        ]
+
+    def baselines_of(self, table):
+        """Return the rows of `table` that belong to the baselines under the same split policy."""
+        return table[(table["strategy"] == "baseline") & (table["split_policy"] == self.split_policy)]
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """What the finished runs of one study left on disk.
+
+    Attributes
+    ----------
+    root : pathlib.Path
+        Folder that holds ``runs/`` and ``report/``.
+    study, weights, images : dict
+        ``study.json``, ``weights.json`` and ``dataset/images.json``.
+    metadata, splits : pandas.DataFrame
+        ``dataset/metadata.csv`` (one row per image) and ``dataset/splits.csv``.
+    runs : dict
+        ``run.json`` by (strategy, backbone).
+    predictions : pandas.DataFrame
+        Those of all runs, checked, one below the other, with the columns strategy and backbone: backbones, ensembles
+        and baselines (`skin_tl.schema.kind_of` tells which).
+    history : pandas.DataFrame
+        Those of the backbones' runs.
+    """
+
+    root: Path
+    study: dict
+    weights: dict
+    images: dict
+    metadata: pd.DataFrame
+    splits: pd.DataFrame
+    runs: dict
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+
+    @property
+    def folder(self):
+        """Folder of the study's runs."""
+        return self.root / "runs" / self.study["name"]
+
+    @property
+    def setups(self):
+        """The set-ups of the study in its own order, list of `Setup`."""
+        return [
+            Setup(strategy, policy, preprocessing)
+            for strategy in self.study["strategies"]
+            for policy in self.study["split_policies"]
+            for preprocessing in self.study["preprocessings"]
+        ]
+
+    @cached_property
+    def main_setup(self):
+        """The set-up that the conclusions rest on.
+
+        A split by lesion and native scaling, where the study has them, and of the strategies that transfer (training
+        from scratch is what they are compared with) the one under which the best backbone has the highest macro F1 on
+        the validation subset, mean over the seeds: the test subset has no say in it.
+        """
+        policies, preprocessings = self.study["split_policies"], self.study["preprocessings"]
+        policy = "lesion" if "lesion" in policies else policies[0]
+        preprocessing = "native" if "native" in preprocessings else preprocessings[0]
+        strategies = [name for name in self.study["strategies"] if name != "from_scratch"] or self.study["strategies"]
+        setups = [Setup(strategy, policy, preprocessing) for strategy in strategies]
+        return max(setups, key=lambda setup: setup.of(self.validated)["val_macro_f1"].max())
+
+    @cached_property
+    def validated(self):
+        """Macro F1 of each backbone on the validation subset, by which one is selected.
+
+        A table with strategy, split_policy, preprocessing, backbone and val_macro_f1, the mean over the seeds;
+        backbones in the study's order.
+        """
+        rows = main_arm(self.predictions)
+        rows = rows[(rows["subset"] == "val") & rows["backbone"].isin(self.study["backbones"])]
+        keys = [*SETUP, "backbone"]
+        found = {
+            key: point_metrics(part, ["confusion"])["macro_f1", "all"]
+            for key, part in rows.groupby([*keys, "seed"], sort=False)
+        }
+        means = pd.Series(found).groupby(level=list(range(len(keys))), sort=False).mean()
+        return means.rename_axis(keys).reset_index(name="val_macro_f1")
+
+    @property
+    def train_fractions(self):
+        """The shares of the training lesions that were learned from, sorted; the last one is 1."""
+        return self.study.get("train_fractions", [1.0])
+
+    @property
+    def curves(self):
+        """The set-ups whose learning curves stand beside each other: the main one, and the same under other strategies.
+
+        Empty where a study has one strategy and one share of the training lesions: there is nothing to put beside.
+        """
+        if len(self.study["strategies"]) == 1 and len(self.train_fractions) == 1:
+            return []
+        main = self.main_setup
+        return [Setup(name, main.split_policy, main.preprocessing) for name in self.study["strategies"]]
+
+    @property
+    def tuned(self):
+        """The study's strategies that train whole networks."""
+        return [name for name in self.study["strategies"] if name in TUNED]
+
+    @property
+    def synthetic(self):
+        """Whether the images are drawn, not photographed."""
+        return self.study["dataset"] == "synthetic"
+
+    @property
+    def n_duplicates(self):
+        """How many external images look like images of the study; 0 without an external test set."""
+        file = self.folder / "external" / "duplicates.csv"
+        return len(pd.read_csv(file)) if self.study.get("external") else 0
+
+    @property
+    def random_weights(self):
+        """Whether the backbones never saw a photograph."""
+        return self.weights["source"] == "random"
+
+
+def read_study_files(study, root=ROOT):
+    """Read what the runs of a study left.
+
+    Parameters
+    ----------
+    study : str or pathlib.Path
+        The study's name, or the path of ``…/runs/<name>/study.json``.
+    root : pathlib.Path, optional
+        Folder that holds ``runs/``, where a name is given.
+
+    Returns
+    -------
+    StudyFiles
+
+    Raises
+    ------
+    SkinTLError
+        If the study has no finished runs, or one of its files is missing.
+    """
+    folder = Path(root) / "runs" / study
+    if Path(study).name == "study.json":
+        folder = Path(study).resolve().parent
+        root, study = folder.parent.parent, folder.name
+    command = command_of(study)
+    if not (folder / "study.json").is_file():
+        raise SkinTLError(f"The study {study!r} has no runs in {folder}. Run `{command}` first.")
+    settings = read_json(folder / "study.json", command)
+    splits = read_table(folder / "dataset" / "splits.csv", command)
+    runs, predictions, history = {}, [], []
+    for strategy in settings["strategies"]:
+        for backbone in settings["backbones"]:
+            run, names = folder / strategy / backbone, {"strategy": strategy, "backbone": backbone}
+            runs[strategy, backbone] = read_json(run / "run.json", command)
+            predictions.append(run_predictions(settings, run, splits, command).assign(**names))
+            history.append(read_table(run / "history.csv", command).assign(**names))
+    for strategy, name in check_study(settings).pseudo_runs:
+        file = folder / strategy / name / "predictions.csv"
+        predictions.append(read_predictions(file, splits, command).assign(strategy=strategy, backbone=name))
+    return StudyFiles(
+        root=Path(root),
+        study=settings,
+        weights=read_json(folder / "weights.json", command),
+        images=read_json(folder / "dataset" / "images.json", command),
+        metadata=read_table(folder / "dataset" / "metadata.csv", command, na_filter=False, dtype=str),
+        splits=splits,
+        runs=runs,
+        predictions=pd.concat(predictions, ignore_index=True),
+        history=pd.concat(history, ignore_index=True),
+    )
+
+
+def run_predictions(study, run, splits, made_by):
+    """Read and check the predictions of a backbone's run: on the study's own images, and on each external test set.
+
+    Parameters
+    ----------
+    study : dict
+        ``study.json``.
+    run : pathlib.Path
+        Folder of the run.
+    splits : pandas.DataFrame
+    made_by : str
+        The command that errors name.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    external = study.get("external")
+    names = ["predictions.csv", *([f"predictions_{external}.csv"] if external else [])]
+    return pd.concat([read_predictions(run / name, splits, made_by) for name in names], ignore_index=True)
+
+
+def published_results():
+    """Return the presentation's classification reports: backbone, row, precision, recall, f1_score, support, source."""
+    return pd.read_csv(TEXTS / "published_results.csv")
+
+
+def read_table(path, command, **options):
+    """Read a CSV file that `command` writes; errors name both."""
+    ids = dict.fromkeys(("image_id", "lesion_id", "nearest_image_id"), str)  # which may be numbers, 007 among them
+    dtype = options.pop("dtype", {})
+    try:
+        return pd.read_csv(path, dtype=ids | dtype if isinstance(dtype, dict) else dtype, **options)
+    except FileNotFoundError:
+        raise SkinTLError(f"{path} is missing. It is written by `{command}`: run that first.") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise SkinTLError(f"{path} cannot be read ({error}). Delete it and run `{command}` again.") from None

@@ -1,0 +1,148 @@
+"""Who the metrics hold for: the same metrics by sex, age, body site and way of diagnosis.
+
+Takes predictions and the metadata table; gives rows of ``metrics.csv`` whose `subgroup` reads ``sex=female``, and says
+which of them rest on enough lesions for a conclusion.
+"""
+
+import numpy as np
+import pandas as pd
+
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation import uncertainty
+from skin_tl.evaluation.metrics import N_BOOT, metric_rows
+from skin_tl.schema import CELL, METRIC_COLUMNS
+
+AGE_BANDS = {"0-29": (0, 30), "30-44": (30, 45), "45-59": (45, 60), "60-74": (60, 75), "75+": (75, np.inf)}
+"""Bands of age in whole years: from, and up to but without."""
+
+SUBGROUP_METRICS = {
+    "accuracy": "all",
+    "balanced_accuracy": "all",
+    "macro_f1": "all",
+    "recall": "mel",
+}
+"""Metrics of a subgroup and the class that each is of."""
+
+MIN_LESIONS = 30
+"""Lesions that a value must rest on for a conclusion."""
+
+MIN_CLASS_LESIONS = 5
+"""Lesions of each diagnosis present that a mean over diagnoses must rest on for a conclusion."""
+
+UNKNOWN = "unknown"
+"""The value of a trait that the table does not tell."""
+
+MAX_WIDTH = 0.2
+"""Width of the interval beyond which a value allows no conclusion."""
+
+
+def subgroups(metadata):
+    """Name the subgroups of each image.
+
+    Parameters
+    ----------
+    metadata : pandas.DataFrame
+        image_id, sex, age (years, may be empty), localization, dx_type.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by image_id, columns sex, age, site and dx_type: str, ``unknown`` where the table does not tell.
+
+    Raises
+    ------
+    SkinTLError
+        If a column is missing.
+    """
+    missing = [name for name in ("image_id", "sex", "age", "localization", "dx_type") if name not in metadata]
+    if missing:
+        raise SkinTLError(f"The metadata table has no column {', '.join(missing)}, which the subgroups need.")
+    age = pd.to_numeric(metadata["age"], errors="coerce")
+    bands = pd.Series(UNKNOWN, index=metadata.index, dtype=object)
+    for name, (start, end) in AGE_BANDS.items():
+        bands[(age >= start) & (age < end)] = name
+    table = pd.DataFrame(
+        {
+            "sex": metadata["sex"],
+            "age": bands,
+            "site": metadata["localization"],
+            "dx_type": metadata["dx_type"],
+        }
+    )
+    table = table.fillna(UNKNOWN).replace("", UNKNOWN).astype(str)
+    return table.set_index(metadata["image_id"].astype(str))
+
+
+def subgroup_table(predictions, metadata, strategy, backbone, n_boot=N_BOOT, seed=0):
+    """Compute the metrics of every subgroup of the test images, as means over the seeds.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `skin_tl.evaluation.metrics.read_predictions`.
+    metadata : pandas.DataFrame
+        See `subgroups`; holds every test image.
+    strategy, backbone : str
+        Written into the rows.
+    n_boot, seed : int
+        Draws of the bootstrap over lesions, and what seeds them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of ``metrics.csv`` and `conclusive` (bool, see `conclusive`); seed ``all`` only.  Besides
+        `SUBGROUP_METRICS` the `support` of every class.
+
+    Raises
+    ------
+    SkinTLError
+        If a test image is not in the metadata.
+    """
+    test = predictions[predictions["subset"] == "test"]
+    groups = subgroups(metadata)
+    absent = test.loc[~test["image_id"].isin(groups.index), "image_id"]
+    if len(absent):
+        raise SkinTLError(
+            f"{absent.nunique()} test image(s) are not in the metadata table, among them {absent.iloc[0]}. "
+            "The predictions belong to another data set: delete them and run the study again."
+        )
+    rows = []
+    for _, part in test.groupby(CELL):
+        for column in groups.columns:
+            names = part["image_id"].map(groups[column])
+            for name, members in part.groupby(names):
+                rows += metric_rows(members, f"{column}={name}", n_boot, seed, groups=("confusion",))
+    table = pd.DataFrame(rows)
+    table["strategy"], table["backbone"] = strategy, backbone
+    wanted = table["metric"].map(SUBGROUP_METRICS) == table["class"]
+    table = table[(table["seed"] == "all") & (wanted | (table["metric"] == "support"))]
+    table = table[METRIC_COLUMNS].reset_index(drop=True)
+    return table.assign(conclusive=conclusive(table))
+
+
+def conclusive(rows):
+    """Tell which values rest on enough lesions for a conclusion.
+
+    A value does if it rests on at least `MIN_LESIONS` lesions and its interval is no wider than `MAX_WIDTH`; a mean
+    over diagnoses also needs two diagnoses, and `MIN_CLASS_LESIONS` lesions of each that is present.  Images whose
+    trait is `UNKNOWN` are no subgroup to conclude about.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Rows of ``metrics.csv`` that include those of the metric `support`.
+
+    Returns
+    -------
+    pandas.Series of bool
+        With the index of `rows`; False for rows without an interval.
+    """
+    labels = [name for name in METRIC_COLUMNS[: METRIC_COLUMNS.index("class")] if name in rows]
+    support = rows[(rows["metric"] == "support") & (rows["class"] != "all") & (rows["n_lesions"] > 0)]
+    sizes = support.groupby(labels)["n_lesions"].agg(["min", "size"]).reset_index()
+    found = rows[labels].merge(sizes, on=labels, how="left").set_axis(rows.index)
+    enough = (rows["n_lesions"] >= MIN_LESIONS) & (rows["ci_high"] - rows["ci_low"] <= MAX_WIDTH)
+    mean_of_classes = rows["metric"].isin(uncertainty.MEANS_OF_CLASSES) & (rows["class"] == "all")
+    balanced = (found["min"] >= MIN_CLASS_LESIONS) & (found["size"] >= 2)
+    known = ~rows["subgroup"].str.endswith(f"={UNKNOWN}")
+    return known & enough & (balanced | ~mean_of_classes)

@@ -1,0 +1,304 @@
+"""How far a metric may be off: 95 % intervals by a bootstrap over lesions.
+
+Takes the test images of one or several seeds (lesion, diagnosis, probabilities); gives every metric in each of
+the bootstrap's draws, and intervals from them.
+
+Images of one lesion resemble each other, so lesions are drawn, never images, and a lesion that is in the test
+subsets of several seeds is drawn in all of them at once.  A diagnosis of which a draw holds no lesion is left
+out of that draw's means over diagnoses, as it is for a test subset that lacks it.
+
+Percentiles of the draws are too narrow for rare diagnoses: with fifteen lesions they cover the truth in about
+nine of ten samples.  The draws therefore give the variance, and the interval is Wilson's with the number of
+lesions that has this variance (`wilson_interval`).  ``tests/benchmarks/coverage.py`` measures both.
+"""
+
+import numpy as np
+from scipy import special
+from threadpoolctl import threadpool_limits
+
+from skin_tl.schema import CONFIDENCE
+
+ECE_BINS = 15
+"""Equal-width bins of the expected calibration error (Guo et al., ICML 2017)."""
+
+CHUNK = 250
+"""Draws that are worked on at once; bounds the memory, changes no value."""
+
+
+def lesion_weights(n_lesions, n_draws, rng):
+    """Draw as many lesions as there are, with replacement, many times.
+
+    Parameters
+    ----------
+    n_lesions, n_draws : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (n_lesions, n_draws) float32 array
+        How often each lesion was drawn.
+    """
+    picks = rng.integers(n_lesions, size=(n_draws, n_lesions), dtype=np.int32)
+    weights = np.empty((n_draws, n_lesions), np.float32)
+    for row, pick in zip(weights, picks, strict=True):
+        row[:] = np.bincount(pick, minlength=n_lesions)
+    return np.ascontiguousarray(weights.T)
+
+
+def confusion_metrics(confusion):
+    """Compute what follows from confusion matrices, many at a time.
+
+    Parameters
+    ----------
+    confusion : (..., n_classes, n_classes) array
+        Weights by true diagnosis (rows) and predicted diagnosis (columns).
+
+    Returns
+    -------
+    overall : dict of str to (...) array
+    per_class : dict of str to (..., n_classes) array
+        NaN for a diagnosis without images; means over diagnoses leave it out.
+    """
+    confusion = np.asarray(confusion, float)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    true, predicted = confusion.sum(-1), confusion.sum(-2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        recall = hits / true
+        precision = np.where(true > 0, np.where(predicted > 0, hits / predicted, 0.0), np.nan)
+        f1 = np.where(true > 0, 2 * hits / (true + predicted), np.nan)
+        share = true / true.sum(-1, keepdims=True)
+        accuracy = hits.sum(-1) / true.sum(-1)
+    overall = {
+        "accuracy": accuracy,
+        "balanced_accuracy": nanmean(recall, -1),
+        "macro_precision": nanmean(precision, -1),
+        "macro_f1": nanmean(f1, -1),
+        "weighted_precision": np.nansum(precision * share, -1),
+        "weighted_f1": np.nansum(f1 * share, -1),
+    }
+    return overall, {"precision": precision, "recall": recall, "f1": f1}
+
+
+def nanmean(values, axis=0):
+    """Average along an axis, leaving NaN out; NaN where there is nothing else."""
+    values = np.asarray(values, float)
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis) / known.sum(axis)
+
+
+def ranking_metrics(drawn, positive, score):
+    """Compute ROC AUC and average precision of one class in every draw, equal scores counting as tied.
+
+    Parameters
+    ----------
+    drawn : (n_images, n_draws) float32 array
+        Weights of the images.
+    positive : (n_images,) bool array
+    score : (n_images,) float array
+
+    Returns
+    -------
+    roc_auc, average_precision : (n_draws,) float arrays
+    """
+    order = np.argsort(-score, kind="stable")
+    positive, falling = positive[order], -score[order]
+    above = np.zeros((len(order) + 1, drawn.shape[1]), np.float32)
+    np.cumsum(drawn[order], axis=0, out=above[1:])
+    at = np.flatnonzero(positive)
+    first = np.searchsorted(falling, falling[at], side="left")
+    last = np.searchsorted(falling, falling[at], side="right")
+    own = drawn[order[at]]
+    above_positive = np.zeros((len(at) + 1, drawn.shape[1]), np.float32)
+    np.cumsum(own, axis=0, out=above_positive[1:])
+    rank = np.concatenate([[0], np.cumsum(positive)])
+    seen, seen_positive = above[last], above_positive[rank[last]]
+    n_positive = above_positive[-1]
+    n_negative = above[-1] - n_positive
+    with np.errstate(divide="ignore", invalid="ignore"):
+        average_precision = np.einsum("ij,ij->j", own, seen_positive / np.maximum(seen, 1e-9)) / n_positive
+        better = seen - seen_positive + above[first] - above_positive[rank[first]]
+        roc_auc = 1 - np.einsum("ij,ij->j", own, better) / (2 * n_positive * n_negative)
+    return roc_auc, average_precision
+
+
+def draw_metrics(y, probability, lesion, weights, groups=("confusion", "ranking", "calibration")):
+    """Compute the metrics of one test subset in every draw.
+
+    Parameters
+    ----------
+    y : (n_images,) int array
+        Diagnosis.
+    probability : (n_images, n_classes) float array
+        Rows sum to one.
+    lesion : (n_images,) int array
+        Row of `weights` for each image.
+    weights : (n_lesions, n_draws) array
+        From `lesion_weights`.
+    groups : sequence of {'confusion', 'ranking', 'calibration'}
+        Which metrics: those of the predicted diagnosis; ROC AUC and average precision; log loss and ECE.
+
+    Returns
+    -------
+    dict of (metric, class) to (n_draws,) array
+        `class` is a column of `probability`, or ``None`` for a metric of the whole.
+    """
+    parts = []
+    # Small products: one thread is faster than many, and gives the same bytes on any number of cores.
+    with threadpool_limits(1, "blas"):
+        for start in range(0, weights.shape[1], CHUNK):
+            drawn = weights[lesion, start : start + CHUNK]
+            parts.append({})
+            for group in groups:
+                parts[-1].update(GROUPS[group](y, probability, drawn))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _draw_confusion(y, probability, drawn):
+    n_classes = probability.shape[1]
+    cells = np.eye(n_classes**2, dtype=np.float32)[y * n_classes + probability.argmax(1)]
+    overall, per_class = confusion_metrics((drawn.T @ cells).reshape(-1, n_classes, n_classes))
+    draws = {(name, None): values for name, values in overall.items()}
+    for name, values in per_class.items():
+        draws.update({(name, code): values[:, code] for code in range(n_classes)})
+    return draws
+
+
+def _draw_ranking(y, probability, drawn):
+    n_classes = probability.shape[1]
+    pairs = [ranking_metrics(drawn, y == code, probability[:, code]) for code in range(n_classes)]
+    draws = {}
+    for name, columns in zip(("roc_auc", "average_precision"), zip(*pairs, strict=True), strict=True):
+        draws.update({(name, code): column for code, column in enumerate(columns)})
+        draws[name, None] = nanmean(columns)
+    return draws
+
+
+def _draw_calibration(y, probability, drawn):
+    total = drawn.sum(0, dtype=float)
+    gaps = calibration_gaps(y, probability).astype(np.float32)
+    return {
+        ("log_loss", None): image_log_loss(y, probability).astype(np.float32) @ drawn / total,
+        ("ece", None): np.abs(gaps.T @ drawn).sum(0) / total,
+    }
+
+
+MEANS_OF_CLASSES = ("balanced_accuracy", "macro_precision", "macro_f1", "roc_auc", "average_precision")
+"""Metrics of the whole that are means over diagnoses."""
+
+GROUPS = {"confusion": _draw_confusion, "ranking": _draw_ranking, "calibration": _draw_calibration}
+"""Metrics of the predicted diagnosis; ROC AUC and average precision; log loss and ECE."""
+
+
+def image_log_loss(y, probability):
+    """Return each image's log loss, probabilities clipped as scikit-learn clips them: (n_images,) array."""
+    chosen = probability[np.arange(len(y)), y]
+    tiny = np.finfo(probability.dtype).eps
+    return -np.log(np.clip(chosen, tiny, 1 - tiny))
+
+
+def confidence_bins(confidence, n_bins=ECE_BINS):
+    """Return the bin of each confidence (0…1), counted from 0; bins have equal width and hold their upper edge."""
+    return np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+
+
+def calibration_gaps(y, probability, n_bins=ECE_BINS):
+    """Return each image's confidence less its correctness, in the column of its confidence's bin.
+
+    Bins have equal width and hold their upper edge.
+
+    Returns
+    -------
+    (n_images, n_bins) array
+        The absolute values of its column sums, added and divided by the number of images, are the ECE.
+    """
+    confidence = probability.max(1)
+    column = confidence_bins(confidence, n_bins)
+    gaps = np.zeros((len(y), n_bins))
+    gaps[np.arange(len(y)), column] = confidence - (probability.argmax(1) == y)
+    return gaps
+
+
+def wilson_interval(value, variance, n_units):
+    """Give the score interval of a proportion that has this variance (Wilson 1927; Korn and Graubard 1998).
+
+    The number of independent units that a plain proportion would need for the same variance takes the place of
+    the sample size, so lesions of several images count for what they tell.
+
+    Parameters
+    ----------
+    value : float
+        In 0…1.
+    variance : float
+        Of `value`, from the bootstrap over lesions.
+    n_units : float
+        Lesions that the value rests on: the sample size for a value of 0 or 1, whose draws do not vary, and, less
+        one, the degrees of freedom of the quantile.
+
+    Returns
+    -------
+    low, high : float
+        In 0…1; NaN without a value or units.
+    """
+    if not np.isfinite(value) or n_units < 1:
+        return np.nan, np.nan
+    if 0 < value < 1 and variance == 0:
+        return value, value
+    effective = max(value * (1 - value) / variance, 1.0) if 0 < value < 1 else n_units
+    quantile = special.stdtrit(max(n_units - 1, 1), (1 + CONFIDENCE) / 2)
+    spread = quantile**2 / effective
+    centre = (value + spread / 2) / (1 + spread)
+    half = np.sqrt(spread * value * (1 - value) + spread**2 / 4) / (1 + spread)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def units_of_mean(n_lesions):
+    """Return how many lesions' worth of spread the mean over diagnoses rests on (Welch and Satterthwaite).
+
+    Rare diagnoses contribute most of the variance, so that of the mean is known hardly better than theirs.
+
+    Parameters
+    ----------
+    n_lesions : (n_classes,) int array
+        Lesions of each diagnosis; those without any are left out.
+
+    Returns
+    -------
+    float
+        One more than the degrees of freedom; between the smallest of `n_lesions` and their sum.
+    """
+    n_lesions = np.asarray(n_lesions, float)
+    n_lesions = n_lesions[n_lesions > 0]
+    if not len(n_lesions):
+        return 0
+    return (1 / n_lesions).sum() ** 2 / (1 / (n_lesions**2 * np.maximum(n_lesions - 1, 1))).sum() + 1
+
+
+def interval(metric, value, draws, n_units):
+    """Give the 95 % interval of a metric from its draws.
+
+    Parameters
+    ----------
+    metric : str
+    value : float
+    draws : (n_draws,) array
+        NaN in draws where the metric is not defined.
+    n_units : float
+        Lesions that the value rests on (`units_of_mean` for a mean over diagnoses).
+
+    Returns
+    -------
+    low, high : float
+        Wilson's for what lies in 0…1; percentiles of the draws for the log loss.  The ECE of a draw exceeds that
+        of the sample by about as much as the sample's exceeds the truth, so its percentiles are mirrored at the
+        value (the basic bootstrap), and kept on both sides of it.  NaN where there is none.
+    """
+    draws = draws[np.isfinite(draws)]
+    if len(draws) < 2 or not np.isfinite(value):
+        return np.nan, np.nan
+    if not metric.startswith(("log_loss", "ece")):
+        return wilson_interval(value, draws.var(), n_units)
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    if metric.startswith("ece"):
+        low, high = max(min(2 * value - high, value), 0.0), max(2 * value - low, value)
+    return low, high

@@ -1,0 +1,233 @@
+"""Grad-CAM: where in an image a network finds what speaks for a diagnosis.
+
+Takes a whole model, backbone and head (a run's ``model.keras``), and raw pixels; gives one map per image and class.
+
+Source: R. R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV
+2017.  The maps are those that global average pooling takes, the output of the last convolutional block.  What follows
+them has a slope that is known exactly, so nothing is differentiated automatically, and every backend of Keras gives the
+same: pooling divides by the number of places, a standardisation by the spread, the dense layer multiplies by its
+weights, and a layer normalisation (ConvNeXt has one) has a slope of its own at each image.
+"""
+
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from skin_tl.errors import SkinTLError
+from skin_tl.models.backbones import import_keras
+
+keras = import_keras()
+
+BATCH = 32
+"""Images per forward pass."""
+
+WORTH_COMPILING = 4
+"""Up to so many batches a network runs layer by layer."""
+
+
+def gradcam(model, pixels, classes, seen=None):
+    """Show where an image holds what speaks for a class.
+
+    Constant memory: pixels are read one batch at a time.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Backbone with global average pooling, then a head that ends in dense softmax, as
+        `skin_tl.models.heads.save_model` puts them together.
+    pixels : numpy.ndarray
+        (n_images, size, size, 3) uint8, maybe memory-mapped.
+    classes : sequence of int
+        (n_images,) the class, an output of the model, that each image is asked about.
+    seen : keras.Model, optional
+        What `feature_maps` returned for the model, whose compiled form then serves several calls.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_images, size, size) float32 in 0…1: 1 where most speaks for the class, 0 where nothing or the contrary does;
+        0 everywhere where nothing in the image speaks for it.
+
+    Raises
+    ------
+    SkinTLError
+        If the model is of another form, or gives numbers that are not finite.
+    """
+    seen, classes = seen or feature_maps(model), np.asarray(classes)
+    size = pixels.shape[1:3]
+    found = np.zeros((len(pixels), *size), np.float32)
+    for rows, maps in in_batches(seen, pixels, np.arange(len(pixels))):
+        maps = maps.astype(np.float64)
+        slopes = score_slopes(model, maps.mean(axis=(1, 2)), classes[rows])
+        heat = np.maximum(np.einsum("nhwk,nk->nhw", maps, slopes), 0)
+        if not np.isfinite(heat).all():
+            raise SkinTLError(
+                f"{model.name}: feature maps that are not finite. Its weights are damaged: train it again."
+            )
+        for row, one in zip(rows, heat, strict=True):
+            found[row] = _enlarged(one, size)
+    return found
+
+
+def in_batches(model, pixels, rows):
+    """Give what a model says of some images, batch by batch: their rows and an array.
+
+    All batches have one shape, the last one filled up, so that the model is compiled once; for a few batches it is not
+    compiled at all, which would take longer than they do.
+    """
+    call = model.predict_on_batch if len(rows) > WORTH_COMPILING * BATCH else partial(model, training=False)
+    for first in range(0, len(rows), BATCH):
+        some = rows[first : first + BATCH]
+        batch = pixels[np.resize(some, min(BATCH, len(rows)))]
+        yield some, keras.ops.convert_to_numpy(call(batch))[: len(some)]
+
+
+def _enlarged(heat, size):
+    """Scale a map, (height, width) and not negative, to 1 at most, and to the image's size, bilinearly."""
+    heat = heat / heat.max() if heat.max() > 0 else heat
+    picture = Image.fromarray(heat.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
+    heat = np.clip(np.asarray(picture), 0, 1)
+    return heat / heat.max() if heat.max() > 0 else heat
+
+
+def feature_maps(model):
+    """Return the part of a whole model that ends in the maps of the last convolutional block.
+
+    Parameters
+    ----------
+    model : keras.Model
+        As for `gradcam`.
+
+    Returns
+    -------
+    keras.Model
+        From (n_images, size, size, 3) uint8 to (n_images, height, width, n_features) float32.
+    """
+    network, pooling, _, _ = _parts(model)
+    pixels = _until(model, network)
+    maps = _until(network, pooling)
+    return keras.Model(pixels.input, maps(pixels.output, training=False), name=f"{model.name}_maps")
+
+
+def score_slopes(model, features, classes):
+    """Return how much the score of a class, what enters the softmax, grows with each feature.
+
+    A feature is the mean of its map, so that its slope divided by the number of places is that of each place.
+
+    Parameters
+    ----------
+    model : keras.Model
+        As for `gradcam`.
+    features : numpy.ndarray
+        (n_images, n_features) float, the means of the maps, before anything that the backbone does to them.
+    classes : numpy.ndarray
+        (n_images,) int.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_images, n_features) float64.
+    """
+    _, _, steps, dense = _parts(model)
+    values, given = features, []
+    for step in steps:
+        given.append(np.asarray(values, np.float64))
+        values = keras.ops.convert_to_numpy(step(np.asarray(values, np.float32), training=False))
+    slopes = keras.ops.convert_to_numpy(dense.kernel).astype(np.float64).T[classes]
+    for step, values in zip(reversed(steps), reversed(given), strict=True):
+        slopes = _SLOPES[type(step)](step, values, slopes)
+    return slopes
+
+
+def shuffle_weights(model, seed=0):
+    """Shuffle the numbers inside each kernel of a model: it keeps its scales and loses what it learned.
+
+    For the check of Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018: a map that says something of what
+    the network learned must change.  Vectors (biases, the statistics of batch normalisation) stay, lest numbers
+    overflow.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Changed.
+    seed : int
+    """
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.permutation(w.ravel()).reshape(w.shape) if w.ndim > 1 else w for w in model.get_weights()])
+
+
+def _parts(model):
+    """Return backbone, its pooling, the layers between that and the dense layer, and the dense layer."""
+    is_backbone = [isinstance(one, keras.Model) and not isinstance(one, keras.Sequential) for one in model.layers]
+    if sum(is_backbone) != 1:
+        raise _refusal(model, "it is no backbone followed by a head")
+    network = model.layers[is_backbone.index(True)]
+    places = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
+    if not places:
+        raise _refusal(model, f"{network.name} has 0 layers of global average pooling")
+    after = network.layers[places[-1] + 1 :]  # the last one: EfficientNet has others inside of its blocks
+    for layer in model.layers[is_backbone.index(True) + 1 :]:
+        after = [*after, *(layer.layers if isinstance(layer, keras.Sequential) else [layer])]
+    *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)] or [network]
+    activation = keras.activations.softmax
+    if isinstance(dense, keras.layers.Softmax) and steps:  # of the dense layer's scores
+        *steps, dense = steps
+        activation = keras.activations.linear
+    if not (isinstance(dense, keras.layers.Dense) and dense.activation is activation):
+        raise _refusal(model, f"its last layer, {dense.name}, is not dense with softmax")
+    for step in steps:
+        if type(step) not in _SLOPES or getattr(step, "invert", False) or getattr(step, "rms_scaling", False):
+            raise _refusal(model, f"the slope of {step.name} ({type(step).__name__}) is not known here")
+    return network, network.layers[places[-1]], steps, dense
+
+
+def _refusal(model, why):
+    return SkinTLError(
+        f"{model.name}: Grad-CAM needs a backbone with global average pooling and a head that ends in dense softmax, "
+        f"with nothing between but scaling, dropout and layer normalisation; {why}. Use a model.keras that a run wrote."
+    )
+
+
+def _until(model, layer):
+    """Return the part of a functional model that ends in what one of its layers is given; it shares all weights."""
+    given = []
+
+    def call(other, *arguments, **keywords):
+        if other is layer:
+            given.append(arguments[0])
+        return other(*arguments, **keywords)
+
+    whole = keras.models.clone_model(model, call_function=call, clone_function=lambda other: other)
+    return keras.Model(whole.input, given[0])
+
+
+# The slopes of what may stand between pooling and the dense layer, each from the slopes of what the layer gives: a
+# layer, what it was given, and (n_images, n_features) slopes.
+
+
+def _of_rescaling(layer, values, slopes):
+    return slopes * np.asarray(layer.scale, np.float64)
+
+
+def _of_normalization(layer, values, slopes):
+    spread = np.sqrt(keras.ops.convert_to_numpy(layer.variance).astype(np.float64))
+    return slopes / np.maximum(spread, keras.backend.epsilon()).reshape(1, -1)
+
+
+def _of_layer_normalization(layer, values, slopes):
+    """Slopes through (x − mean)/√(variance + ε)·γ, where mean and variance are those of the features of one image."""
+    deviation = np.sqrt(values.var(axis=1, keepdims=True) + layer.epsilon)
+    standard = (values - values.mean(axis=1, keepdims=True)) / deviation
+    if layer.gamma is not None:
+        slopes = slopes * keras.ops.convert_to_numpy(layer.gamma).astype(np.float64)
+    along = (slopes * standard).mean(axis=1, keepdims=True)
+    return (slopes - slopes.mean(axis=1, keepdims=True) - standard * along) / deviation
+
+
+_SLOPES = {
+    keras.layers.Rescaling: _of_rescaling,
+    keras.layers.Normalization: _of_normalization,
+    keras.layers.LayerNormalization: _of_layer_normalization,
+    keras.layers.Dropout: lambda layer, values, slopes: slopes,
+}

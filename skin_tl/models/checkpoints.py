@@ -1,0 +1,118 @@
+"""Checkpoints: the state of a network after each epoch, written whole or not at all, and read back.
+
+Takes the state of a network and what it was trained with; gives a file, and refuses one of other code or data.
+"""
+
+import importlib.metadata
+import json
+import zipfile
+
+import numpy as np
+
+import skin_tl
+from skin_tl.errors import SkinTLError
+from skin_tl.files import fingerprint, write_atomically
+from skin_tl.models.backbones import import_keras
+from skin_tl.models.devices import precision_of
+from skin_tl.step_code import code_hash
+from skin_tl.study import SMOOTHED, passes_of
+
+keras = import_keras()
+ops = keras.ops
+
+OUT = ".out"
+"""Ending of the file beside the checkpoints that remembers, of several learning rates, one whose loss was no number."""
+
+
+# --- Checkpoints ------------------------------------------------------------------------------------------------------
+
+FORMAT = 4
+
+# As it is when it is imported: what is on disk may change while it runs.
+CODE = code_hash("models.tuning.train_networks")
+
+
+def identity(job, name, rows):
+    """Return what a checkpoint belongs to, dict of dict: settings of the study, the data, versions."""
+    settings = job.study.training_settings(job.strategy)
+    for key in ("split_policies", "preprocessings", "seeds", "train_fractions"):
+        settings.pop(key, None)
+    settings |= {"image_size": job.study.image_size, "strategy": job.strategy, "backbone": job.backbone}
+    (settings[f"{job.strategy}_rate"],) = job.study.rates(job.strategy)
+    settings["precision"] = precision_of(job.study)  # what `auto` means here
+    subsets = [rows[subset].tolist() for subset in ("train", "val", "test")]
+    weights = {key: job.weights.get(key) for key in ("source", "fingerprint")}
+    return {
+        "study": {"name": job.study.name, **settings, "head": list(name)},
+        "data": {"images": job.images.key, "split": fingerprint(subsets), "weights": weights},
+        "version": {
+            "format": FORMAT,
+            "skin-tl": skin_tl.__version__,
+            "code": CODE,
+            "smoothed": SMOOTHED,
+            "passes": passes_of(name[-1]),
+            "keras": keras.__version__,
+            "backend": f"{keras.backend.backend()} {importlib.metadata.version(keras.backend.backend())}",
+        },
+    }
+
+
+def write_checkpoint(path, about, state, best, progress):
+    """Write all that a run has learned into one file, whole or not at all.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    about : dict
+        From `identity`.
+    state : dict
+        From `Network.state`.
+    best : list of numpy.ndarray
+        Weights of the best epoch.
+    progress : dict
+        What JSON holds: ``history``, ``confusions`` (by epoch, of the validation subset), ``best`` (epoch and macro
+        F1), ``seconds``, ``done``.
+    """
+    arrays = {
+        f"{part}/{i:04d}": value for part, values in {**state, "best": best}.items() for i, value in enumerate(values)
+    }
+    words = json.dumps({"about": about, "progress": progress}).encode()
+    with write_atomically(path) as part:
+        np.savez(part, words=np.frombuffer(words, np.uint8), **arrays)
+
+
+def read_checkpoint(path, about):
+    """Read what `write_checkpoint` wrote; None where there is none.
+
+    Returns
+    -------
+    (dict, list, dict), optional
+        state, best and progress.
+
+    Raises
+    ------
+    SkinTLError
+        If the file is damaged, or belongs to another study, other data or another version.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            words = json.loads(file["words"].tobytes())
+            arrays = {name: file[name] for name in sorted(file.files) if name != "words"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise SkinTLError(f"{path} is damaged ({error}). Delete it: the network is trained from its start.") from None
+    wanted = json.loads(json.dumps(about))
+    for kind, of in (("study", "another study"), ("data", "other data"), ("version", "another version")):
+        was, now = words["about"].get(kind, {}), wanted[kind]
+        other = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+        if other:
+            listed = "; ".join(f"{key} was {was.get(key)}, is {now.get(key)}" for key in other)
+            raise SkinTLError(
+                f"{path} is a checkpoint of {of}: {listed}. Undo the change to go on from it, or delete the file: the "
+                "network is trained from its start then."
+            )
+    parts = {}
+    for name, value in arrays.items():
+        parts.setdefault(name.partition("/")[0], []).append(value)
+    return parts, parts.pop("best"), words["progress"]

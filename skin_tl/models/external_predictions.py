@@ -1,0 +1,67 @@
+"""Predictions of the external test set by the trained heads and networks of a run.
+
+Takes a finished run and the decoded external images; gives ``predictions_<external>.csv`` in the run's folder.
+"""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from skin_tl.data.preparation import read_images, read_metadata_table
+from skin_tl.errors import SkinTLError
+from skin_tl.files import write_csv
+from skin_tl.schema import TUNED
+
+
+def predict_external(study, strategy, backbone, folder):
+    """Predict the external images with every head of a run's arm ``main``; write the run's predictions_isic2018.csv.
+
+    Of a strategy that trains whole networks, those are asked, in the way that they predict the study's own images.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    strategy : {'feature_extraction', 'fine_tuning', 'from_scratch'}
+    backbone : str
+    folder : pathlib.Path
+        The study's folder below ``runs/``; the run must be trained.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `skin_tl.models.training.PREDICTION_COLUMNS`, all of them of the subset ``test``.
+
+    Raises
+    ------
+    SkinTLError
+        If a head is missing.
+    """
+    from skin_tl.models.backbones import import_keras
+    from skin_tl.models.features import features_of
+    from skin_tl.models.heads import head_file, predict
+    from skin_tl.models.tuning import predict_whole
+    from skin_tl.schema import PREDICTION_COLUMNS
+
+    keras = import_keras()
+    run, images = folder / strategy / backbone, read_images(folder, "external")
+    metadata = read_metadata_table(folder, "external").set_index("image_id").loc[images.ids].reset_index()
+    same = {"dataset": study.external, "arm": "main", "train_fraction": 1.0, "subset": "test"}
+    predictions = []
+    whole = strategy in TUNED
+    for preprocessing in study.preprocessings:
+        seen = images.pixels if whole else features_of(study, folder, images, backbone, preprocessing)[0]
+        for policy, seed in itertools.product(study.split_policies, study.seeds):
+            file = run / ("models" if whole else "heads") / head_file("main", policy, preprocessing, seed)
+            if not file.is_file():
+                raise SkinTLError(f"{file} is missing. Delete {run / 'run.json'} and start again: it is trained anew.")
+            model, rows = keras.models.load_model(file, compile=False), np.arange(len(seen))
+            if whole:
+                table = predict_whole(study, model, seen, rows, metadata)
+            else:
+                table = predict(model, seen, rows, metadata)
+            head_of = {"split_policy": policy, "preprocessing": preprocessing, "seed": seed}
+            predictions.append(table.assign(**same, **head_of)[PREDICTION_COLUMNS])
+    predictions = pd.concat(predictions, ignore_index=True)
+    write_csv(run / f"predictions_{study.external}.csv", predictions)
+    return predictions

@@ -1,0 +1,159 @@
+"""Features: what a frozen backbone sees in each image, computed once.
+
+Takes decoded images and a built backbone; gives a memory-mapped array (n_images, n_features) float32 in the images'
+order, kept below the cache under a key made of the images, the network with its scaling and weights, and the code of a
+pass.
+"""
+
+import json
+import time
+
+import numpy as np
+
+from skin_tl.data.images import cache_folder
+from skin_tl.errors import SkinTLError
+from skin_tl.files import alone, claim_space, disk_full_message, fingerprint, is_disk_full, read_json
+from skin_tl.models.backbones import build_backbone, import_keras, model_fingerprint
+from skin_tl.progress import bar
+from skin_tl.step_code import code_hash
+
+keras = import_keras()
+
+BATCH = 32
+"""Images per forward pass.  Part of the key: another number may change the last digits."""
+
+SAVE_EVERY = 20
+"""Batches between two notes of how far the work is, so that an interrupted pass goes on from there."""
+
+
+def features_key(images, model):
+    """Return the key under which `extract` keeps its result: of the images, the network and the code of a pass."""
+    code = code_hash("models.features._compute")
+    return fingerprint(images.key, model_fingerprint(model), BATCH, keras.backend.backend(), code)
+
+
+def extract(images, backbone, preprocessing, model):
+    """Compute the features of all images, or find them computed.
+
+    Constant memory: pixels are read and features written through memory maps, one batch at a time.
+
+    Parameters
+    ----------
+    images : skin_tl.data.images.ImageSet
+    backbone : str
+    preprocessing : {'native', 'unit'}
+    model : keras.Model
+        From `skin_tl.models.backbones.build_backbone`.
+
+    Returns
+    -------
+    features : numpy.ndarray
+        (n_images, n_features) float32, memory-mapped, read-only, finite.
+    about : dict
+        ``key``, ``seconds`` that the forward passes took when they were computed, and ``n_images``.
+
+    Raises
+    ------
+    SkinTLError
+        If the disk is full or a feature is not finite.
+    """
+    key = features_key(images, model)
+    folder = cache_folder() / "features" / key
+    if not (folder / "about.json").is_file():
+        with alone(folder):
+            if not (folder / "about.json").is_file():  # another process was not faster
+                try:
+                    folder.mkdir(exist_ok=True)
+                    _compute(folder, images, model, what=f"{backbone} ({preprocessing})", key=key)
+                except OSError as error:
+                    if is_disk_full(error):
+                        raise SkinTLError(disk_full_message(folder)) from error
+                    raise
+    return np.load(folder / "features.npy", mmap_mode="r"), json.loads((folder / "about.json").read_text())
+
+
+def features_of(study, folder, images, backbone, preprocessing, weights=None):
+    """Compute the features of images with a study's backbone, or find them computed.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``, whose weights.json is read.
+    images : skin_tl.data.images.ImageSet
+    backbone : str
+    preprocessing : {'native', 'unit'}
+    weights : dict, optional
+        Of the backbone, see `skin_tl.models.backbones.build_backbone`; the study's own by default.
+
+    Returns
+    -------
+    features, about
+        As from `extract`.
+    """
+    weights = weights or read_json(folder / "weights.json")["backbones"][backbone]
+    model = build_backbone(backbone, preprocessing, study.image_size, weights)
+    return extract(images, backbone, preprocessing, model)
+
+
+def find_features(study, folder, images, backbone, preprocessing):
+    """Return the features of a study's images that its step computed, without building the network.
+
+    Where the step did not run, or the cache no longer holds them, they are computed.
+
+    Parameters
+    ----------
+    study, folder, images, backbone, preprocessing
+        As for `features_of`; the images are the study's own.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_images, n_features) float32, memory-mapped, read-only.
+    """
+    about = folder / "features" / f"{backbone}_{preprocessing}.json"
+    if about.is_file():
+        kept = cache_folder() / "features" / read_json(about)["key"]
+        if (kept / "about.json").is_file():
+            return np.load(kept / "features.npy", mmap_mode="r")
+    return features_of(study, folder, images, backbone, preprocessing)[0]
+
+
+def _compute(folder, images, model, what, key):
+    """Fill `folder` with features.npy and, once they are complete, about.json."""
+    pixels = images.pixels
+    n_images, n_features = len(pixels), model.output_shape[-1]
+    array_file, state_file = folder / "features.npy", folder / "state.json"
+    state = json.loads(state_file.read_text()) if state_file.is_file() else {"done": 0, "seconds": 0.0}
+    mode = "r+" if state["done"] else "w+"
+    features = np.lib.format.open_memmap(array_file, mode, np.float32, (n_images, n_features))
+    with open(array_file, "r+b") as file:
+        claim_space(file, features.nbytes)
+    model.predict_on_batch(np.zeros((BATCH, *pixels.shape[1:]), np.uint8))  # compiles it, which is no pass
+    started = time.perf_counter() - state["seconds"]
+    with bar(total=n_images, what=what, unit="img") as shown:
+        shown.update(state["done"])
+        for step, first in enumerate(range(state["done"], n_images, BATCH), start=1):
+            batch = pixels[first : first + BATCH]
+            n_rows = len(batch)
+            if n_rows < BATCH:  # one shape for all batches: one compiled graph, the same arithmetic
+                batch = np.concatenate([batch, np.zeros((BATCH - n_rows, *batch.shape[1:]), np.uint8)])
+            values = keras.ops.convert_to_numpy(model.predict_on_batch(np.asarray(batch)))[:n_rows]
+            if not np.isfinite(values).all():
+                raise SkinTLError(f"{what}: features that are not finite. Its weights are damaged: fetch them again.")
+            features[first : first + n_rows] = values
+            shown.update(n_rows)
+            if step % SAVE_EVERY == 0:
+                features.flush()
+                _note(state_file, {"done": first + n_rows, "seconds": time.perf_counter() - started})
+    features.flush()
+    del features
+    seconds = time.perf_counter() - started
+    _note(folder / "about.json", {"key": key, "n_images": n_images, "seconds": seconds})
+    state_file.unlink(missing_ok=True)
+
+
+def _note(path, content):
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content))
+    part.replace(path)

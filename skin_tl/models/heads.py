@@ -1,0 +1,384 @@
+"""Heads: softmax classifiers on the features of frozen backbones, and the names and tables of their predictions.
+
+Takes features, (n_images, n_features) float32, and rows of the training and validation subsets; gives Keras models and
+tables of probabilities.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special
+
+from skin_tl.data.images import ImageSet, cache_folder
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.metrics import main_arm
+from skin_tl.evaluation.uncertainty import confusion_metrics
+from skin_tl.files import claim_space, disk_full_message, is_disk_full, write_atomically
+from skin_tl.models.backbones import build_backbone, import_keras
+from skin_tl.models.features import extract
+from skin_tl.schema import CLASSES, HISTORY_COLUMNS, RANDOM_WEIGHTS
+from skin_tl.study import SMOOTHED, Study, penalties_beyond
+
+keras = import_keras()
+
+
+def build_head(features, rows):
+    """Build the head: normalisation of each image, standardisation by the training subset, then dense softmax.
+
+    The features of a network are of any scale (an untrained deep one's are many orders of magnitude below 1), so
+    they are divided by their typical spread in the training subset (root mean square over features).  Those of one
+    image are then brought to mean 0 and variance 1 over the image's features, as ConvNeXt does between its pooling and
+    its classifier (Liu et al., CVPR 2022): how strongly a picture excites the whole network no longer
+    counts.  Last, they are centred and divided by their spread in the
+    training subset: each by its own, but by no less than the typical one, lest a feature that is almost always zero be
+    blown up to outliers.  The dense layer's weights are zero.
+
+    Parameters
+    ----------
+    features : numpy.ndarray
+        (n_images, n_features) float32.
+    rows : numpy.ndarray
+        Rows of the training subset: nothing else is looked at.
+
+    Returns
+    -------
+    keras.Model
+        From (n, n_features) float32 to (n, 7) probabilities in the order of `CLASSES`.
+    """
+    n_features = features.shape[1]
+    _, deviation = _spread(features, rows)
+    scaling = keras.layers.Rescaling(1 / _typical(deviation), name="typical_spread")
+    of_image = keras.layers.LayerNormalization(center=False, scale=False, name="image_normalisation")
+    normalised = keras.Sequential([keras.Input((n_features,), name="features"), scaling, of_image])
+    mean, deviation = _spread(features, rows, normalised)
+    deviation = np.maximum(deviation, _typical(deviation))
+    return keras.Sequential(
+        [
+            keras.Input((n_features,), name="features"),
+            scaling,
+            of_image,
+            keras.layers.Normalization(mean=mean, variance=np.square(deviation), name="standardisation"),
+            keras.layers.Dense(len(CLASSES), "softmax", kernel_initializer="zeros", name="diagnosis"),
+        ],
+        name="head",
+    )
+
+
+def _typical(deviation):
+    """Return the root mean square of standard deviations; 1 where nothing varies."""
+    return float(np.sqrt(np.square(deviation).mean())) or 1.0
+
+
+def _spread(features, rows, through=np.asarray, chunk=4096):
+    """Return the mean and standard deviation of each feature over some rows, (n_features,) float64, in two passes.
+
+    `through` is applied to a chunk of features, (n, n_features), first.
+    """
+
+    def chunks():
+        for i in range(0, len(rows), chunk):
+            yield keras.ops.convert_to_numpy(through(features[rows[i : i + chunk]])).astype(np.float64)
+
+    mean = sum(values.sum(0) for values in chunks()) / len(rows)
+    return mean, np.sqrt(sum(np.square(values - mean).sum(0) for values in chunks()) / len(rows))
+
+
+def train_head(features, labels, rows, study):
+    """Train one head by L-BFGS; the validation subset chooses its penalty and the epoch whose weights are kept.
+
+    A head on frozen features is multinomial logistic regression: convex, and best solved by a method that needs no
+    learning rate and draws no batches (L-BFGS, as in Kornblith et al., CVPR 2019).  An epoch is one of its iterations;
+    each sees the whole training subset.  It is trained once with each of the study's penalties, with early stopping,
+    and where the smallest or the largest does best, with further ones (see `skin_tl.study.penalties_beyond`).
+
+    Both choices look at macro F1 and not at the loss: nevi make up two thirds of the images, and the loss is lowest
+    long before the rare diagnoses are told apart.  Macro F1 of a validation subset is noisy, as a few images of a rare
+    diagnosis decide, so its mean over the last `SMOOTHED` epochs is what counts.
+
+    Parameters
+    ----------
+    features : numpy.ndarray
+        (n_images, n_features) float32.
+    labels : numpy.ndarray
+        (n_images,) int.
+    rows : dict
+        Rows of `features`, (n,) int each, by subset; only 'train' and 'val' are looked at.
+    study : skin_tl.study.Study
+        Its l2, max_epochs and patience are used.
+
+    Returns
+    -------
+    head : keras.Model
+    history : pandas.DataFrame
+        Of the chosen penalty: columns l2, epoch (from 1), loss (cross-entropy, without the penalty), accuracy, macro_f1
+        and the same with `val_`, and `kept` (bool, the epoch whose weights are kept).
+    """
+    head = build_head(features, rows["train"])
+    dense = head.get_layer("diagnosis")
+    x, x_val = (_standardised(head, features, rows[name]) for name in ("train", "val"))
+    y, y_val = labels[rows["train"]], labels[rows["val"]]
+    best = _best_fit(lambda l2: _fit(x, y, x_val, y_val, l2, study), study.l2)
+    dense.set_weights(_kernel_and_bias(best["weights"]))
+    return head, best["history"]
+
+
+def _best_fit(fit, penalties):
+    """Fit with each penalty, and with further ones as long as the one at an edge does better than all others.
+
+    Parameters
+    ----------
+    fit : callable
+        From a penalty to a dict with macro_f1.
+    penalties : list of float
+
+    Returns
+    -------
+    dict
+        The best of `fit`, the first of equal ones.
+    """
+    fits = {l2: fit(l2) for l2 in penalties}
+    for beyond, edge in zip(penalties_beyond(penalties), (min, max), strict=True):
+        for l2 in beyond:
+            at_edge = edge(fits)
+            if any(other["macro_f1"] >= fits[at_edge]["macro_f1"] for name, other in fits.items() if name != at_edge):
+                break
+            fits[l2] = fit(l2)
+    return max(fits.values(), key=lambda fit: fit["macro_f1"])
+
+
+def smoothed_val_f1(history):
+    """Return what the last epoch of a history (list of dict) counts when epochs are compared, see `SMOOTHED`."""
+    return float(np.mean([row["val_macro_f1"] for row in history[-SMOOTHED:]]))
+
+
+def _kernel_and_bias(weights):
+    """Return the parts of a flat vector of weights: (n_features, 7) and (7,)."""
+    return weights[: -len(CLASSES)].reshape(-1, len(CLASSES)), weights[-len(CLASSES) :]
+
+
+def _fit(x, y, x_val, y_val, l2, study):
+    """Fit the dense layer with one penalty and early stopping.
+
+    Returns
+    -------
+    dict
+        Of the best epoch macro_f1 (mean over the last `SMOOTHED` epochs, validation), epoch and weights; and history,
+        as `train_head` gives it.
+    """
+    wanted = np.eye(len(CLASSES))[y]
+    start = np.zeros((x.shape[1] + 1) * len(CLASSES))
+    history, best, seen = [], {"macro_f1": -1.0, "epoch": 0, "weights": start}, {}
+
+    def log_probabilities(values, weights):
+        kernel, bias = _kernel_and_bias(weights)
+        return special.log_softmax((values @ kernel.astype(np.float32)).astype(np.float64) + bias, axis=1)
+
+    def objective(weights):
+        kernel, _ = _kernel_and_bias(weights)
+        log_p = log_probabilities(x, weights)
+        seen.update(weights=weights.copy(), log_p=log_p)
+        errors = (np.exp(log_p) - wanted) / len(y)
+        slope = (x.T @ errors.astype(np.float32)).astype(np.float64) + l2 * kernel
+        loss = -log_p[np.arange(len(y)), y].mean() + l2 / 2 * np.square(kernel).sum()
+        return loss, np.concatenate([slope.ravel(), errors.sum(0)])
+
+    def after_epoch(intermediate_result):
+        weights = intermediate_result.x
+        known = np.array_equal(seen["weights"], weights)  # the accepted point is as a rule the last one tried
+        log_p = seen["log_p"] if known else log_probabilities(x, weights)
+        row = {"l2": l2, "epoch": len(history) + 1} | val_scores(log_p, y)
+        row |= {f"val_{name}": value for name, value in val_scores(log_probabilities(x_val, weights), y_val).items()}
+        history.append(row)
+        if smoothed_val_f1(history) > best["macro_f1"]:
+            best.update(macro_f1=smoothed_val_f1(history), epoch=row["epoch"], weights=weights.copy())
+        if row["epoch"] - best["epoch"] >= study.patience:
+            raise StopIteration
+
+    options = {"maxiter": study.max_epochs, "maxfun": 20 * study.max_epochs, "ftol": 0, "gtol": 0}
+    optimize.minimize(objective, start, jac=True, method="L-BFGS-B", callback=after_epoch, options=options)
+    table = pd.DataFrame(history, columns=["l2", "epoch", *HISTORY_COLUMNS[-7:-1]])
+    return best | {"history": table.assign(kept=table["epoch"] == best["epoch"])}
+
+
+def _standardised(head, features, rows, chunk=1024):
+    """Return rows as the head's dense layer sees them, (n, n_features) float32, mapped to a file without a name."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (len(rows), features.shape[1])
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            claim_space(file, 4 * shape[0] * shape[1])
+            values = np.memmap(file, np.float32, "w+", shape=shape)
+    except OSError as error:
+        if is_disk_full(error):
+            raise SkinTLError(disk_full_message(folder)) from error
+        raise
+    inner = keras.Sequential([keras.Input((features.shape[1],)), *head.layers[:-1]])
+    for i in range(0, len(rows), chunk):
+        values[i : i + chunk] = keras.ops.convert_to_numpy(inner(features[rows[i : i + chunk]]))
+    return values
+
+
+def val_scores(log_p, y):
+    """Score predictions of one subset.
+
+    Parameters
+    ----------
+    log_p : numpy.ndarray
+        (n_images, 7) logarithms of probabilities.
+    y : numpy.ndarray
+        (n_images,) int, the diagnoses.
+
+    Returns
+    -------
+    dict
+        ``loss`` (cross-entropy), ``accuracy`` and ``macro_f1``.
+    """
+    predicted = log_p.argmax(axis=1)
+    confusion = np.bincount(y * len(CLASSES) + predicted, minlength=len(CLASSES) ** 2).reshape(2 * (len(CLASSES),))
+    return {
+        "loss": -log_p[np.arange(len(y)), y].mean(),
+        "accuracy": (predicted == y).mean(),
+        "macro_f1": float(confusion_metrics(confusion)[0]["macro_f1"]),
+    }
+
+
+def predict(head, features, rows, metadata, chunk=1024):
+    """Predict some rows.
+
+    Parameters
+    ----------
+    head : keras.Model
+    features : numpy.ndarray
+        (n_images, n_features) float32.
+    rows : numpy.ndarray
+        (n,) int.
+    metadata : pandas.DataFrame
+        One row per row of `features`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns image_id, lesion_id, dx, p_akiec … p_vasc; probabilities in float32.
+    """
+    parts = [head.predict_on_batch(features[rows[i : i + chunk]]) for i in range(0, len(rows), chunk)]
+    return prediction_table(np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), rows, metadata)
+
+
+def prediction_table(chances, rows, metadata):
+    """Put probabilities, (n, 7) float32, beside the images that stand in some rows of `metadata`, as `predict` does."""
+    table = metadata.loc[rows, ["image_id", "lesion_id", "dx"]].reset_index(drop=True)
+    return table.join(pd.DataFrame(chances, columns=[f"p_{name}" for name in CLASSES]))
+
+
+class NoLog:
+    """A log of epochs that writes nothing; `skin_tl.reporting.watching.EpochLog` has the same methods."""
+
+    def __init__(self, folder, backbone, history=(), confusions=()):
+        pass
+
+    def add(self, row, confusion):
+        """Log an epoch."""
+
+    def close(self):
+        """End the log."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One backbone to be trained in one strategy.
+
+    Attributes
+    ----------
+    study : skin_tl.study.Study
+    strategy, backbone : str
+    images : skin_tl.data.images.ImageSet
+    metadata : pandas.DataFrame
+        One row per row of the images' pixels.
+    weights : dict
+        The backbone's entry in what `skin_tl.models.backbones.resolve_weights` returned.
+    folder : pathlib.Path
+        Of the run.
+    timings : dict
+        Seconds by step, filled while it is trained.
+    sizes : dict
+        ``n_parameters`` of the backbone and ``n_features``, filled likewise.
+    on_epoch : callable, optional
+        Called after each epoch of a whole network with its epochs so far, as `last_stage` has them.
+    epoch_log : callable
+        Makes the log of a whole network's epochs; called as `NoLog` is.
+    """
+
+    study: Study
+    strategy: str
+    backbone: str
+    images: ImageSet
+    metadata: pd.DataFrame
+    weights: dict
+    folder: Path
+    timings: dict = field(default_factory=dict)
+    sizes: dict = field(default_factory=dict)
+    on_epoch: Callable | None = None
+    epoch_log: Callable = NoLog
+
+    def features(self, preprocessing, control=False):
+        """Compute the backbone's features of all images, or find them computed; return model and features.
+
+        Those of its control are of the same backbone with random weights.
+        """
+        weights = {"source": "random"} if control else self.weights
+        model = build_backbone(self.backbone, preprocessing, self.study.image_size, weights)
+        features, about = extract(self.images, self.backbone, preprocessing, model)
+        self.sizes.update(n_parameters=model.count_params(), n_features=features.shape[1])
+        self.timings[f"features_{'random' if control else preprocessing}_s"] = about["seconds"]
+        return model, features
+
+
+def without_preprocessing(name):
+    """Return the name of a head without its preprocessing, which may be another word for the same transform."""
+    arm, policy, _, seed, fraction = name
+    return arm, policy, seed, fraction
+
+
+def timing_key(what, name):
+    """Return under which key the seconds stand that `what`, ``heads`` or ``networks``, of such a name took.
+
+    Those that learn from a part of the training lesions have a key of their own, and so has the control.
+    """
+    if name[0] == RANDOM_WEIGHTS:
+        return f"{what}_random_s"
+    return f"{what}_{name[2]}{'' if name[-1] == 1 else '_fractions'}_s"
+
+
+def last_stage(history):
+    """Keep the epochs of a run's own arm, on all training lesions, in its last stage: of a network that is fine-tuned,
+    not those of its head."""
+    own = main_arm(history)
+    return own[own["stage"] == own["stage"].iloc[-1]]
+
+
+def head_file(arm, policy, preprocessing, seed, train_fraction=1.0):
+    """Return the name of a head's file below ``heads/``, a Keras model from features to probabilities.
+
+    That of a whole network below ``models/`` is the same; it takes raw pixels.  One that learned from a part of the
+    training lesions says so: ``…_10percent.keras``.
+    """
+    part = "" if train_fraction == 1 else f"_{100 * train_fraction:.10g}percent"
+    name = f"{policy}_{preprocessing}_seed{seed}{part}.keras"
+    return name if arm == "main" else f"{arm}_{name}"
+
+
+def labels_of(metadata):
+    """Return each row's diagnosis as an index into `CLASSES`, (n_images,) int64."""
+    return pd.Categorical(metadata["dx"], categories=CLASSES).codes.astype(np.int64)
+
+
+def save_model(backbone_model, head, path):
+    """Write backbone and head as one model from raw pixels to probabilities, made of Keras's own layers alone."""
+    whole = keras.Model(backbone_model.input, head(backbone_model.output), name=backbone_model.name)
+    with write_atomically(path) as part:
+        whole.save(part)

@@ -1,0 +1,174 @@
+"""A study's runs: the files that one step writes and another reads.
+
+Takes a study and its folder ``runs/<study>``; gives what a training run needs (`Prepared`), made or read back.
+"""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from skin_tl.data.images import ImageSet
+from skin_tl.data.preparation import (
+    prepare_images,
+    prepare_splits,
+    read_experiments,
+    read_images,
+    read_metadata_table,
+    read_splits,
+)
+from skin_tl.data.splits import split_fingerprints
+from skin_tl.files import ROOT, read_json, write_csv, write_json
+from skin_tl.models.backbones import resolve_weights
+
+PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "pandas", "pillow", "skin-tl")
+"""Packages whose versions a run's record names."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training run needs besides the study.
+
+    Attributes
+    ----------
+    metadata : pandas.DataFrame
+        The checked table, sorted by image id.
+    splits : pandas.DataFrame
+    experiments : pandas.DataFrame
+        Splits of what the study trains beside its own heads, see `skin_tl.data.splits.draw_experiments`.
+    images : skin_tl.data.images.ImageSet
+    weights : dict
+        What `skin_tl.models.backbones.resolve_weights` returned; empty where a workflow trains from random weights
+        before it.
+    """
+
+    metadata: pd.DataFrame
+    splits: pd.DataFrame
+    experiments: pd.DataFrame
+    images: ImageSet
+    weights: dict
+
+
+def prepare(study, folder, made=False):
+    """Return what a training run needs.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+    made : bool
+        True reads what earlier steps of the workflow wrote; False makes it (what the cache holds is not computed
+        again).
+
+    Returns
+    -------
+    Prepared
+    """
+    if made:
+        metadata, images = read_metadata_table(folder), read_images(folder)
+        splits, experiments = read_splits(folder), read_experiments(folder)
+        weights = folder / "weights.json"  # for which training from random weights does not wait
+        return Prepared(metadata, splits, experiments, images, read_json(weights) if weights.is_file() else {})
+    weights = prepare_weights(study, folder)
+    metadata, images = prepare_images(study, folder)
+    splits, experiments = prepare_splits(study, metadata, folder)
+    return Prepared(metadata, splits, experiments, images, weights)
+
+
+def prepare_weights(study, folder):
+    """Resolve the weights of the study's backbones and write weights.json."""
+    weights = resolve_weights(study.backbones, study.weights if study.transfers else "none")
+    write_json(folder / "weights.json", weights)
+    return weights
+
+
+def weights_note(weights, strategy="feature_extraction"):
+    """Say in one sentence which weights a run begins with.
+
+    Parameters
+    ----------
+    weights : dict
+        What `skin_tl.models.backbones.resolve_weights` returned.
+    strategy : str
+    """
+    if strategy == "from_scratch":
+        return "Random weights: nothing is transferred."
+    if weights["source"] == "random":
+        return f"Random weights, not ImageNet's: {weights['reason']}. The scores show what untrained networks give."
+    return "ImageNet weights."
+
+
+def run_record(study, strategy, backbone, data_fingerprint, splits, started):
+    """Return what every ``run.json`` holds, as a dict.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    strategy, backbone : str
+    data_fingerprint : str
+        Key of the decoded images.
+    splits : pandas.DataFrame
+    started : datetime.datetime
+        In UTC.
+    """
+    return {
+        "study": study.name,
+        "strategy": strategy,
+        "backbone": backbone,
+        "parameters": study.model_dump(),
+        "synthetic_data": study.synthetic,
+        "git_commit": git_commit(),
+        "data_fingerprint": data_fingerprint,
+        "split_fingerprints": split_fingerprints(splits),
+        "versions": versions(),
+        "n_cores": os.cpu_count(),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write_pseudo_run(study, folder, strategy, name, predictions, started):
+    """Write the run of a baseline or an ensemble: predictions.csv and run.json, as a backbone's run has them.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+    strategy, name : str
+        Of `skin_tl.study.Study.pseudo_runs`.
+    predictions : pandas.DataFrame
+        Columns of ``predictions.csv``.
+    started : datetime.datetime
+        In UTC.
+    """
+    run = folder / strategy / name
+    write_csv(run / "predictions.csv", predictions)
+    record = run_record(study, strategy, name, read_images(folder).key, read_splits(folder), started)
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    write_json(run / "run.json", record | {"timings": {"heads_s": round(seconds, 3)}})
+
+
+def git_commit():
+    """Return the project's commit, with ``-dirty`` where tracked files differ, or ``unknown`` outside git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions():
+    """Return the versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,196 @@
+"""Training: heads on a frozen backbone's features, and what every run writes.
+
+Takes features, the metadata and the splits; gives per split policy, preprocessing and seed a trained head, its history
+and its predictions on the validation and test subsets, the same for each head of the study's experiments, and writes
+them as one run.  Whole networks are trained by `skin_tl.models.tuning` and written here alike.
+"""
+
+import itertools
+import os
+import platform
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
+
+from skin_tl.data.splits import fraction_rows, subset_rows
+from skin_tl.errors import SkinTLError
+from skin_tl.files import write_atomically, write_csv, write_json
+from skin_tl.models.backbones import RANDOM_WEIGHTS_SEED, count_parameters_with_classifier, import_keras
+from skin_tl.models.heads import (
+    Job,
+    NoLog,
+    head_file,
+    labels_of,
+    predict,
+    save_model,
+    timing_key,
+    train_head,
+    without_preprocessing,
+)
+from skin_tl.models.runs import run_record
+from skin_tl.progress import bar
+from skin_tl.registry import transform_of
+from skin_tl.schema import EXPERIMENT, HEAD, HISTORY_COLUMNS, PREDICTION_COLUMNS, RANDOM_WEIGHTS, STRATEGIES, TUNED
+
+keras = import_keras()
+
+
+def train_run(study, strategy, backbone, prepared, folder, curves=None, epoch_log=NoLog, keep_checkpoints=False):
+    """Train everything of one backbone and strategy and write the run.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+    strategy : {'feature_extraction', 'fine_tuning', 'from_scratch'}
+    backbone : str
+    prepared : skin_tl.models.runs.Prepared
+        The checked table, the splits, the decoded images and the source of weights.
+    folder : pathlib.Path
+        Gets heads/ (or models/ and tensorboard/, of whole networks), model.keras, history.csv, predictions.csv and
+        run.json, in this order.
+    curves : callable, optional
+        Called with the history of the whole networks after each of their epochs, and with None at the end.
+    epoch_log : callable
+        Makes the log of a whole network, such as `skin_tl.reporting.watching.EpochLog`.
+    keep_checkpoints : bool
+        Whether what whole networks go on from stays once the run is written, for a caller with whom it may still fail.
+
+    Returns
+    -------
+    predictions, history : pandas.DataFrame
+        As written.
+    """
+    started = datetime.now(UTC)
+    if strategy not in study.strategies:
+        raise SkinTLError(
+            f"The study {study.name!r} has no strategy {strategy!r}; it has {', '.join(study.strategies)}. Name one of "
+            f"these, or add it to `strategies` (known: {', '.join(STRATEGIES)})."
+        )
+    metadata = prepared.metadata.set_index("image_id").loc[prepared.images.ids].reset_index()
+    weights = {"source": "random"} if strategy == "from_scratch" else prepared.weights["backbones"][backbone]
+    watched = {"on_epoch": curves, "epoch_log": epoch_log}
+    job = Job(study, strategy, backbone, prepared.images, metadata, weights, Path(folder), **watched)
+    due = _heads(study, prepared, metadata, control=strategy == "feature_extraction" and weights["source"] != "random")
+    if strategy == "feature_extraction":
+        trained = _train_heads(job, due)
+    else:
+        from skin_tl.models.devices import hold_to_determinism
+        from skin_tl.models.tuning import train_networks
+
+        hold_to_determinism(study)
+        trained = train_networks(job, {name: rows for name, rows in due.items() if name[0] == "main"})
+    predictions, histories = [], []
+    for name, history, tables in trained:
+        arm = dict(zip(HEAD, name, strict=True))
+        histories.append(history.assign(**arm)[HISTORY_COLUMNS])
+        predictions += [
+            table.assign(dataset="internal", subset=subset, **arm)[PREDICTION_COLUMNS]
+            for subset, table in tables.items()
+        ]
+    if curves and strategy in TUNED:
+        curves(None)
+    predictions, histories = pd.concat(predictions, ignore_index=True), pd.concat(histories, ignore_index=True)
+    write_csv(folder / "history.csv", histories)
+    write_csv(folder / "predictions.csv", predictions)
+    record = run_record(study, strategy, backbone, prepared.images.key, prepared.splits, started) | {
+        **job.sizes,
+        "n_parameters_with_classifier": count_parameters_with_classifier(backbone),
+        "weights": weights,
+        "random_weights": weights["source"] == "random",
+        **_record_of_control(due),
+        "device": device(cpu=strategy != "feature_extraction" and study.device == "cpu"),
+        "timings": job.timings,
+    }
+    write_json(folder / "run.json", record)
+    if not keep_checkpoints:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return predictions, histories
+
+
+def _train_heads(job, heads):
+    """Train heads on features; save each, and the first with its backbone.
+
+    Yields
+    ------
+    name : tuple
+        (arm, split policy, preprocessing, seed, train fraction).
+    history : pandas.DataFrame
+        Columns `HISTORY_COLUMNS` without those of the arm.
+    tables : dict of pandas.DataFrame
+        For 'val' and 'test', as from `predict`.
+    """
+    trained, labels, first = {}, labels_of(job.metadata), next(iter(heads))
+    with threadpool_limits(1, "blas"), bar(total=len(heads), what=f"training {job.backbone}", unit="head") as shown:
+        for preprocessing, control in _passes(heads):
+            model, features = job.features(preprocessing, control)
+            transform = transform_of(job.backbone, preprocessing)
+            for whole in (True, False) if len(job.study.train_fractions) > 1 else (True,):
+                clock = time.perf_counter()
+                mine = [name for name in heads if (name[2], name[0] == RANDOM_WEIGHTS) == (preprocessing, control)]
+                mine = {name: (transform, *without_preprocessing(name)) for name in mine if (name[-1] == 1) == whole}
+                if not mine:  # the control is trained on all lesions alone
+                    continue
+                due = {same: heads[name] for name, same in mine.items() if same not in trained}
+                found = _side_by_side(delayed(train_head)(features, labels, rows, job.study) for rows in due.values())
+                for name, same in mine.items():
+                    if same not in trained:  # two names for one computation share its result
+                        trained[same] = next(found)
+                    (head, history), rows = trained[same], heads[name]
+                    tables = {subset: predict(head, features, rows[subset], job.metadata) for subset in ("val", "test")}
+                    with write_atomically(job.folder / "heads" / head_file(*name)) as part:
+                        head.save(part)
+                    if name == first:
+                        save_model(model, head, job.folder / "model.keras")
+                    shown.update()
+                    yield name, history.assign(stage="head"), tables
+                job.timings[timing_key("heads", name)] = round(time.perf_counter() - clock, 3)
+
+
+def _passes(heads):
+    """Return the features that heads rest on, in order: pairs of preprocessing, and whether weights are random."""
+    return list(dict.fromkeys((name[2], name[0] == RANDOM_WEIGHTS) for name in heads))
+
+
+def _record_of_control(heads):
+    """Return what ``run.json`` says of the heads on random weights; nothing where there are none."""
+    scalings = [preprocessing for preprocessing, control in _passes(heads) if control]
+    return {"random_control": {"preprocessing": scalings[0], "seed": RANDOM_WEIGHTS_SEED}} if scalings else {}
+
+
+def _side_by_side(calls):
+    """Run delayed calls in threads, one per core, and yield their results in order.
+
+    Each thread computes alone (see the limit on BLAS): for matrices this small, threads that share one product wait
+    for each other more than they help, and the result does not depend on the number of cores.
+    """
+    return Parallel(n_jobs=-1, prefer="threads", return_as="generator")(calls)
+
+
+def _heads(study, prepared, metadata, control=False):
+    """Return the rows of each head by its name (see `HEAD`): the study's own, experiments', and those of fractions.
+
+    With `control`, those of the study's own that are trained once more on random weights are the last.
+    """
+    heads, image_ids = {}, metadata["image_id"]
+    for preprocessing, policy, seed in itertools.product(study.preprocessings, study.split_policies, study.seeds):
+        heads["main", policy, preprocessing, seed, 1.0] = subset_rows(prepared.splits, policy, seed, image_ids)
+    own = list(heads.items())
+    for name, split in prepared.experiments.groupby(EXPERIMENT, sort=False):
+        arm, policy, preprocessing, seed = name
+        heads[arm, policy, preprocessing, int(seed), 1.0] = subset_rows(split, policy, seed, image_ids)
+    for fraction in study.train_fractions:
+        for (*name, seed, _), rows in own if fraction < 1 else []:
+            heads[*name, seed, fraction] = fraction_rows(rows, metadata, fraction, seed)
+    again = own if control else []
+    return heads | {(RANDOM_WEIGHTS, *name): rows for (_, *name), rows in again if name[1] == study.control}
+
+
+def device(cpu=False):
+    """Return what the arithmetic ran on, for people: backend, kind of device (`cpu`: not on a GPU, if any), cores."""
+    devices = ["cpu"] if cpu else keras.distribution.list_devices() or ["cpu"]
+    return f"{keras.backend.backend()} on {', '.join(devices)} ({platform.machine()}, {os.cpu_count()} cores)"

@@ -1,0 +1,192 @@
+"""Rendering: from the executed report notebook to one HTML file and a PDF of it.
+
+Takes the notebook whose cells showed the pieces of the report (`skin_tl.reporting.report`); gives a page that holds
+everything it needs and asks the network for nothing, made by nbconvert with the template in ``report/template/``, and
+the same page printed by WeasyPrint.  The same notebook gives the same bytes.
+"""
+
+import base64
+import logging
+import os
+import re
+from pathlib import Path
+
+import matplotlib
+import nbformat
+from nbconvert.exporters import TemplateExporter
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, write_atomically, write_text
+
+TEMPLATE = ROOT / "report" / "template"
+
+_HEADING = re.compile(r'<h([1-6])(?: [^>]*?)? ?id="([^"]+)">(.*?)</h\1>', re.DOTALL)
+
+# Fonts that come with matplotlib, so that the PDF looks the same on every machine, also on one without any font.
+_FONTS = {
+    ("Report Serif", "normal", "normal"): "STIXGeneral",
+    ("Report Serif", "bold", "normal"): "STIXGeneralBol",
+    ("Report Serif", "normal", "italic"): "STIXGeneralItalic",
+    ("Report Serif", "bold", "italic"): "STIXGeneralBolIta",
+    ("Report Sans", "normal", "normal"): "DejaVuSans",
+    ("Report Sans", "bold", "normal"): "DejaVuSans-Bold",
+    ("Report Sans", "normal", "italic"): "DejaVuSans-Oblique",
+}
+
+
+class ReportExporter(TemplateExporter):
+    """nbconvert's exporter with the report's template: what cells showed, without their code."""
+
+    file_extension = ".html"
+    output_mimetype = "text/html"
+
+    def __init__(self, **options):
+        super().__init__(
+            template_name=TEMPLATE.name,
+            extra_template_basedirs=[str(TEMPLATE.parent)],
+            template_file="index.html.j2",
+            **options,
+        )
+
+    def from_notebook_node(self, nb, resources=None, **keywords):
+        """Fill the template with the pieces of an executed notebook."""
+        return super().from_notebook_node(nb, {**(resources or {}), **page_of(nb)}, **keywords)
+
+
+def read_notebook(path):
+    """Read an executed notebook; raise SkinTLError where it is absent."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        raise SkinTLError(f"{path} is missing. Run the report notebook first (./run_all.sh does).") from None
+
+
+def pieces_of(notebook):
+    """Give what the cells of an executed notebook showed as pieces: pairs of HTML and what the piece says of itself.
+
+    Raises
+    ------
+    SkinTLError
+        If a cell failed.
+    """
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                raise SkinTLError(f"The report notebook failed: {output.ename}: {output.evalue}. Run it again.")
+            about = output.get("metadata", {}).get("skin_tl")
+            if about:
+                yield output.data["text/html"], about
+
+
+def page_of(notebook):
+    """Collect what the template shows from the outputs of an executed notebook.
+
+    Parameters
+    ----------
+    notebook : nbformat.NotebookNode
+
+    Returns
+    -------
+    dict
+        ``page`` (language, title, running header, words), ``header`` (HTML) and ``sections``, each with id, title, html
+        and parts (id and title of its sub-headings).
+
+    Raises
+    ------
+    SkinTLError
+        If a cell failed, or the notebook shows no report.
+    """
+    page, header, sections = None, [], []
+    for piece, about in pieces_of(notebook):
+        if not about.get("piece"):
+            continue
+        page = about.get("page") or page
+        headings = [(int(level), name, title) for level, name, title in _HEADING.findall(piece)]
+        if headings and headings[0][0] == 2:
+            sections.append({"id": headings[0][1], "title": headings[0][2], "html": [], "parts": []})
+        if sections:
+            sections[-1]["html"].append(piece)
+            sections[-1]["parts"] += [{"id": name, "title": title} for level, name, title in headings if level == 3]
+        else:
+            header.append(piece)
+    if page is None or not sections:
+        raise SkinTLError("The notebook shows no report: run all cells of notebooks/3_report.ipynb first.")
+    for section in sections:
+        section["html"] = "\n".join(section["html"])
+    return {"page": page, "header": "\n".join(header), "sections": sections}
+
+
+def to_html(notebook):
+    """Turn an executed report notebook (nbformat.NotebookNode) into the text of one HTML page."""
+    text, _ = ReportExporter().from_notebook_node(notebook)
+    return text
+
+
+def lay_out(page):
+    """Lay an HTML page (str) out on paper, weasyprint.Document; only data URIs and matplotlib's fonts are fetched."""
+    import weasyprint
+    from weasyprint.text.fonts import FontConfiguration
+    from weasyprint.urls import URLFetcher
+
+    logging.getLogger("weasyprint").setLevel(logging.CRITICAL)  # it warns of links to files beside the report
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    rules = "\n".join(
+        f'@font-face {{ font-family: "{family}"; font-weight: {weight}; font-style: {style}; '
+        f'src: url("{(fonts / file).with_suffix(".ttf").as_uri()}") }}'
+        for (family, weight, style), file in _FONTS.items()
+    )
+    configuration = FontConfiguration()
+    css = weasyprint.CSS(string=rules, font_config=configuration)
+    document = weasyprint.HTML(string=_with_pictures(page), url_fetcher=URLFetcher(allowed_protocols=["data"]))
+    return document.render(stylesheets=[css], font_config=configuration, pdf_tags=True)
+
+
+def to_pdf(page):
+    """Print an HTML page (str) to PDF, bytes."""
+    document, date = lay_out(page), os.environ.get("SOURCE_DATE_EPOCH")
+    # Without the system's library libharfbuzz-subset, fontTools cuts fonts to size and would date them.
+    os.environ["SOURCE_DATE_EPOCH"] = date or "0"
+    try:
+        return document.write_pdf(pdf_tags=True)
+    finally:
+        if date is None:
+            del os.environ["SOURCE_DATE_EPOCH"]
+
+
+def _with_pictures(page):
+    """Return the page with its drawings as images: WeasyPrint styles and lays out each node of an inline one."""
+
+    def picture(found):
+        drawing, label = found["drawing"], found["label"]
+        if drawing is None:
+            labels.append(label)
+            return found[0]
+        alt = labels.pop() if labels else ""
+        size = " ".join(re.findall(r'(?:width|height)="[^"]*"', drawing.split(">", 1)[0]))
+        data = base64.b64encode(drawing.encode()).decode()
+        return f'<img class="drawing" alt="{alt}" {size} src="data:image/svg+xml;base64,{data}">'
+
+    labels = []
+    parts = r'<div class="panels[^"]*" role="img" aria-label="(?P<label>[^"]*)"|(?P<drawing><svg .*?</svg>)'
+    return re.sub(parts, picture, page, flags=re.DOTALL)
+
+
+def render_report(notebook, html_file, pdf_file):
+    """Render an executed report notebook.
+
+    Parameters
+    ----------
+    notebook, html_file, pdf_file : str or pathlib.Path
+        What is read, and what is written, each whole or not at all.
+
+    Raises
+    ------
+    SkinTLError
+        If the notebook is absent, failed, or shows no report.
+    """
+    page = to_html(read_notebook(notebook))
+    printed = to_pdf(page)
+    write_text(html_file, page)
+    with write_atomically(pdf_file) as part:
+        part.write_bytes(printed)

@@ -1,0 +1,402 @@
+"""Score tables: scores, rankings, confusion matrices and differences between backbones, as the report shows them.
+
+Takes the tables of `skin_tl.evaluation.scoring`; gives DataFrames, each written as a CSV file of the report.
+"""
+
+import numpy as np
+import pandas as pd
+
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.metrics import approximate, main_arm
+from skin_tl.evaluation.study_files import Setup
+from skin_tl.evaluation.subgroups import UNKNOWN
+from skin_tl.schema import BASELINES, CLASSES, RANDOM_WEIGHTS, SETUP, kind_of
+from skin_tl.study import check_study, command_of
+
+AVERAGES = ("accuracy", "macro_avg", "weighted_avg")
+"""The last rows of a classification report, under the names of the published table."""
+
+SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
+"""Scores of the predicted diagnosis; more is better."""
+
+PROBABILITY_SCORES = ("roc_auc", "average_precision", "log_loss", "log_loss_scaled", "ece", "ece_scaled", "temperature")
+"""Scores of the probabilities."""
+
+LESS_IS_BETTER = ("log_loss", "log_loss_scaled", "ece", "ece_scaled")
+
+
+def _main_rows(files, metrics):
+    """Keep what the study's own runs scored on its own test subsets, over all images of them."""
+    columns = {"dataset": "internal", "arm": "main", "subgroup": "all"}
+    known = [*files.study["backbones"], *(name for _, name in check_study(files.study).pseudo_runs)]
+    keep = metrics["backbone"].isin(known) & (metrics["train_fraction"] == 1)
+    for column, value in columns.items():
+        keep &= metrics[column] == value
+    wanted = {
+        (*[getattr(setup, name) for name in SETUP], backbone)
+        for setup in files.setups
+        for backbone in files.study["backbones"]
+    }
+    wanted |= {("baseline", policy, "native", name) for policy in files.study["split_policies"] for name in BASELINES}
+    missing = wanted - set(metrics.loc[keep, [*SETUP, "backbone"]].itertuples(index=False, name=None))
+    if missing:
+        raise SkinTLError(
+            f"metrics.csv of the study {files.study['name']!r} has no rows for {', '.join(sorted(missing)[0])}. "
+            f"It is older than the runs: delete it and run `{command_of(files.study['name'])}`."
+        )
+    return metrics[keep]
+
+
+def score_table(metrics):
+    """Put the scores over all classes side by side, per set-up and backbone.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, metric (`SCORES` and `PROBABILITY_SCORES`), backbone, kind (backbone,
+        ensemble or baseline), value (mean over the seeds), ci_low, ci_high, approximate (whether the interval is),
+        seed_sd, seed_min, seed_max (empty with one seed), n_seeds, n_seeds_best (in how many seeds no other backbone
+        did better), n_images (test images, mean over the seeds) and rank (1 is best, among backbones; empty for the
+        others).
+    """
+    overall = metrics[metrics["metric"].isin((*SCORES, *PROBABILITY_SCORES)) & (metrics["class"] == "all")]
+    turned = np.where(overall["metric"].isin(LESS_IS_BETTER), -overall["value"], overall["value"])
+    overall = overall.assign(kind=overall["backbone"].map(kind_of), turned=turned, approximate=approximate(overall))
+    by_seed = overall[overall["seed"] != "all"]
+    keys = [*SETUP, "metric", "backbone", "kind"]
+    best = by_seed.groupby([*SETUP, "metric", "kind", "seed"])["turned"].transform("max") == by_seed["turned"]
+    spread = (
+        by_seed.assign(best=best)
+        .groupby(keys)
+        .agg(
+            seed_sd=("value", "std"),
+            seed_min=("value", "min"),
+            seed_max=("value", "max"),
+            n_seeds=("value", "size"),
+            n_seeds_best=("best", "sum"),
+            n_images=("n_images", "mean"),
+        )
+    )
+    single = spread["n_seeds"] < 2
+    spread.loc[single, ["seed_sd", "seed_min", "seed_max"]] = np.nan
+    means = overall[overall["seed"] == "all"].set_index(keys)
+    table = means[["value", "ci_low", "ci_high", "approximate", "turned"]].join(spread).reset_index()
+    ranks = table.groupby([*SETUP, "metric", "kind"])["turned"].rank(ascending=False, method="first")
+    others = table["kind"] != "backbone"
+    table = table.assign(rank=ranks.astype("Int64").mask(others), n_seeds_best=table["n_seeds_best"].mask(others))
+    table = table.sort_values([*SETUP, "metric", "kind", "rank", "backbone"], ignore_index=True)
+    return table.drop(columns="turned")
+
+
+def with_control(scores, metrics):
+    """Put beside each backbone's scores those of the same backbone with random weights, where a study has them.
+
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        From `score_table`.
+    metrics : pandas.DataFrame
+        Rows of ``metrics.csv``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `scores` with the columns random_value, random_low and random_high: mean over the seeds, and its interval.
+    """
+    rows = metrics[(metrics["arm"] == RANDOM_WEIGHTS) & (metrics["class"] == "all") & (metrics["seed"] == "all")]
+    keys, columns = [*SETUP, "metric", "backbone"], {"value": "random_value", "ci_low": "random_low"}
+    rows = rows.rename(columns=columns | {"ci_high": "random_high"})
+    return scores.merge(rows[[*keys, "random_value", "random_low", "random_high"]], on=keys, how="left")
+
+
+def _of_backbones(table):
+    """Keep the rows of the backbones' own training on all of its training subset, scored on the study's own images."""
+    table = main_arm(table)
+    keep = table["backbone"].map(kind_of) == "backbone"
+    return table[keep & (table["dataset"] == "internal")] if "dataset" in table else table[keep]
+
+
+def _lead(comparisons, setup, first, second):
+    """Return the paired comparison of two backbones, turned so that a positive lead is the first one's."""
+    rows = Setup(*(setup[name] for name in SETUP)).of(comparisons[comparisons["dataset"] == "internal"])
+    rows = rows[(rows["metric"] == setup["metric"]) & rows["backbone_a"].isin([first, second])]
+    rows = rows[rows["backbone_b"].isin([first, second])]
+    if rows.empty:
+        return dict.fromkeys(("lead", "lead_low", "lead_high", "lead_p", "real", "behind"), np.nan)
+    row = rows.iloc[0]
+    ends = [row["ci_low"], row["ci_high"]]
+    if row["backbone_a"] != first:
+        ends = [-end for end in reversed(ends)]
+    lead = row["difference"] if row["backbone_a"] == first else -row["difference"]
+    found = {"lead": lead, "lead_low": ends[0], "lead_high": ends[1], "lead_p": row["p_holm"]}
+    return found | {"real": bool(row["real"] and lead > 0), "behind": bool(row["real"] and lead < 0)}
+
+
+def setup_table(scores, comparisons, validated):
+    """Say for each set-up which backbone the validation subset selects, and how it compares by each metric.
+
+    The test subset ranks the backbones and selects none: a score that has won on it is optimistically biased.
+
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        From `score_table`.
+    comparisons : pandas.DataFrame
+        ``comparisons.csv``.
+    validated : pandas.DataFrame
+        See `StudyFiles.validated`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, metric, best (the highest macro F1 on the validation subset), best_value,
+        val_macro_f1 (which selected it), first and first_value (the highest on the test subset), second and
+        second_value (the highest of the others there), last, last_value, gap (best less second), gap_to_last, n_seeds,
+        n_seeds_best, majority_value (the baseline ``majority``), gain (best less that), baseline and baseline_value
+        (the best of the baselines, the plainest of equal ones), above_baseline (whether the interval of best lies above
+        that one's), ensemble_value and ensemble_gain (ensemble less best; empty for one backbone), and of the paired
+        comparison of best and second (empty for weighted F1, which is not compared) lead, lead_low, lead_high, lead_p
+        (corrected),
+        real and behind (whether it is statistically significant, for best or against it).
+    """
+    rows = []
+    own = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
+    for keys, part in own.groupby([*SETUP, "metric"], sort=False):
+        setup = dict(zip([*SETUP, "metric"], keys, strict=True))
+        part = part.sort_values("rank")
+        selected = Setup(*keys[:3]).of(validated).set_index("backbone")["val_macro_f1"]
+        chosen = part["backbone"] == selected.idxmax()
+        first, best, last = part.iloc[0], part[chosen].iloc[0], part.iloc[-1]
+        second = part[~chosen].iloc[0] if len(part) > 1 else None
+        of_metric = scores[scores["metric"] == setup["metric"]]
+        of_baselines = Setup(*keys[:3]).baselines_of(of_metric).set_index("backbone").loc[list(BASELINES)]
+        baselines = of_baselines["value"]
+        ensemble = Setup(*keys[:3]).of(of_metric[of_metric["kind"] == "ensemble"])["value"].mean()
+        rows.append(
+            setup
+            | {
+                "best": best["backbone"],
+                "best_value": best["value"],
+                "val_macro_f1": selected.max(),
+                "first": first["backbone"],
+                "first_value": first["value"],
+                "second": "" if second is None else second["backbone"],
+                "second_value": np.nan if second is None else second["value"],
+                "last": last["backbone"],
+                "last_value": last["value"],
+                "gap": np.nan if second is None else best["value"] - second["value"],
+                "gap_to_last": best["value"] - last["value"],
+                "n_seeds": best["n_seeds"],
+                "n_seeds_best": best["n_seeds_best"],
+                "majority_value": baselines["majority"],
+                "gain": best["value"] - baselines["majority"],
+                "baseline": baselines.idxmax(),
+                "baseline_value": baselines.max(),
+                "above_baseline": bool(best["ci_low"] > of_baselines["ci_high"][baselines.idxmax()]),
+                "ensemble_value": ensemble,
+                "ensemble_gain": ensemble - best["value"],
+            }
+            | _lead(comparisons, setup, best["backbone"], None if second is None else second["backbone"])
+        )
+    return pd.DataFrame(rows)
+
+
+def classification_reports(metrics, published):
+    """Lay the per-class metrics out as the presentation's classification reports, with its numbers beside.
+
+    Averages are taken within each seed over the classes (``macro_avg``) or weighted by their number of test
+    images (``weighted_avg``); all values are then means over the seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, row (the classes, then accuracy, macro_avg and
+        weighted_avg), precision, recall, f1_score, support (test images, mean over the seeds), published_… for each
+        of the four, missed (1 − recall), and …_difference for the first three (ours less published), empty where
+        nothing was published; and …_low and …_high for the first three, the ends of their 95 % intervals.
+    """
+    by_seed = metrics[metrics["seed"] != "all"]
+    keys = [*SETUP, "backbone", "seed"]
+    names = {"precision": "precision", "recall": "recall", "f1": "f1_score", "support": "support"}
+    cells = by_seed[(by_seed["class"] != "all") & by_seed["metric"].isin(names)]
+    cells = cells.set_index([*keys, "class", "metric"])["value"].unstack("metric")[list(names)]
+    cells = cells.rename(columns=names).reset_index()
+    shape = ["precision", "recall", "f1_score"]
+    weighted = cells[shape].mul(cells["support"], axis=0)
+    groups = [cells[key] for key in keys]
+    total = cells["support"].groupby(groups, sort=False).sum()
+    macro = cells[shape].groupby(groups, sort=False).mean().assign(support=total)
+    mean = weighted.groupby(groups, sort=False).sum().div(total, axis=0).assign(support=total)
+    accuracy = by_seed[(by_seed["metric"] == "accuracy") & (by_seed["class"] == "all")].set_index(keys)["value"]
+    accuracy = pd.DataFrame({"f1_score": accuracy}).join(total.rename("support"))
+    rows = [cells.rename(columns={"class": "row"})]
+    for name, table in zip(AVERAGES, (accuracy, macro, mean), strict=True):
+        rows.append(table.reset_index().assign(row=name))
+    rows = pd.concat(rows, ignore_index=True)
+    table = rows.groupby([*SETUP, "backbone", "row"], sort=False)[[*shape, "support"]].mean().reset_index()
+    old = published.rename(columns={name: f"published_{name}" for name in [*shape, "support"]})
+    table = table.merge(old.drop(columns="source"), on=["backbone", "row"], how="left")
+    table["missed"] = 1 - table["recall"]
+    table = table.merge(_report_intervals(metrics), on=[*SETUP, "backbone", "row"], how="left")
+    for name in shape:
+        table[f"{name}_difference"] = table[name] - table[f"published_{name}"]
+    order = [*CLASSES, *AVERAGES, *metrics["backbone"].unique()]
+    ranks = {name: place for place, name in enumerate(order)}
+    return table.sort_values(
+        [*SETUP, "backbone", "row"], key=lambda names: names.map(lambda name: ranks.get(name, name)), ignore_index=True
+    )
+
+
+# Which metric stands in a classification report where: (row, column) by metric.
+_IN_REPORTS = {
+    "accuracy": [("accuracy", "f1_score"), ("weighted_avg", "recall")],
+    "macro_precision": [("macro_avg", "precision")],
+    "balanced_accuracy": [("macro_avg", "recall")],
+    "macro_f1": [("macro_avg", "f1_score")],
+    "weighted_precision": [("weighted_avg", "precision")],
+    "weighted_f1": [("weighted_avg", "f1_score")],
+}
+
+
+def _report_intervals(metrics):
+    """Return the intervals of the cells of classification reports: `SETUP`, backbone, row, precision_low …"""
+    means = metrics[metrics["seed"] == "all"]
+    cells = []
+    names = {"precision": "precision", "recall": "recall", "f1": "f1_score"}
+    of_class = means[(means["class"] != "all") & means["metric"].isin(names)]
+    cells.append(of_class.assign(row=of_class["class"], column=of_class["metric"].map(names)))
+    for metric, places in _IN_REPORTS.items():
+        overall = means[(means["class"] == "all") & (means["metric"] == metric)]
+        cells += [overall.assign(row=row, column=column) for row, column in places]
+    cells = pd.concat(cells).rename(columns={"ci_low": "low", "ci_high": "high"})
+    table = cells.pivot(index=[*SETUP, "backbone", "row"], columns="column", values=["low", "high"])
+    table.columns = [f"{column}_{end}" for end, column in table.columns]
+    return table.reset_index()
+
+
+def ranking_table(metrics):
+    """List ROC AUC and average precision of each diagnosis against the rest, means over the seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, dx, metric (roc_auc or average_precision), value, ci_low,
+        ci_high, approximate, n_images, n_lesions.
+    """
+    rows = metrics[(metrics["seed"] == "all") & (metrics["class"] != "all")]
+    rows = rows[rows["metric"].isin(["roc_auc", "average_precision"])]
+    columns = ["value", "ci_low", "ci_high", "approximate", "n_images", "n_lesions"]
+    rows = rows.assign(approximate=approximate(rows), dx=rows["class"])
+    return rows[[*SETUP, "backbone", "dx", "metric", *columns]].reset_index(drop=True)
+
+
+def subgroup_range_table(subgroups):
+    """Say for each set-up, backbone, variable and metric between which subgroups a score ranges.
+
+    Only subgroups that allow a conclusion count, see `skin_tl.evaluation.subgroups.conclusive`; images whose trait is
+    unknown are no subgroup.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, variable (sex, age, site, dx_type), metric, class, n_subgroups,
+        n_conclusive and, with two conclusive ones at least, lowest, lowest_value, lowest_low, lowest_high, highest,
+        highest_value, highest_low, highest_high and, for both ends, lowest_share_nv and highest_share_nv (share of
+        nevi among their test images).
+    """
+    rows = []
+    support = subgroups[subgroups["metric"] == "support"].set_index([*SETUP, "backbone", "subgroup", "class"])["value"]
+    table = subgroups[subgroups["metric"] != "support"]
+    table = table.assign(variable=table["subgroup"].str.partition("=")[0], name=table["subgroup"].str.partition("=")[2])
+    table = table[table["name"] != UNKNOWN]
+    keys = [*SETUP, "backbone", "variable", "metric", "class"]
+    for names, part in table.groupby(keys, sort=False):
+        told = part[part["conclusive"].astype(bool)]
+        row = dict(zip(keys, names, strict=True)) | {"n_subgroups": len(part), "n_conclusive": len(told)}
+        if len(told) > 1:
+            ends = {"lowest": told.loc[told["value"].idxmin()], "highest": told.loc[told["value"].idxmax()]}
+            for end, of in ends.items():
+                row |= {end: of["name"], f"{end}_value": of["value"]}
+                row |= {f"{end}_low": of["ci_low"], f"{end}_high": of["ci_high"]}
+                where = (*(row[name] for name in [*SETUP, "backbone"]), of["subgroup"])
+                row[f"{end}_share_nv"] = support[(*where, "nv")] / support[(*where, "all")]
+        rows.append(row)
+    columns = [f"{end}{part}" for end in ("lowest", "highest") for part in ("", "_value", "_low", "_high", "_share_nv")]
+    return pd.DataFrame(rows, columns=[*keys, "n_subgroups", "n_conclusive", *columns])
+
+
+def confusion_table(predictions):
+    """Count test images by true and predicted diagnosis, mean over the seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, dx, predicted, n_images, share (of the images with that dx,
+        0…1, mean over the seeds as recall is; empty where there are none).
+    """
+    test = _of_backbones(predictions)
+    test = test[test["subset"] == "test"]
+    probabilities = test[[f"p_{dx}" for dx in CLASSES]].to_numpy()
+    test = test.assign(predicted=np.array(CLASSES)[probabilities.argmax(axis=1)])
+    rows = []
+    for keys, part in test.groupby([*SETUP, "backbone"], sort=True):
+        counts = pd.crosstab([part["seed"], part["dx"]], part["predicted"]).reindex(columns=CLASSES, fill_value=0)
+        shares = counts.div(counts.sum(axis=1), axis=0).groupby("dx").mean().reindex(CLASSES)
+        counts = counts.groupby("dx").sum().reindex(CLASSES, fill_value=0) / part["seed"].nunique()
+        for dx in CLASSES:
+            for predicted in CLASSES:
+                cell = {"dx": dx, "predicted": predicted}
+                cell |= {"n_images": counts.loc[dx, predicted], "share": shares.loc[dx, predicted]}
+                rows.append(dict(zip([*SETUP, "backbone"], keys, strict=True)) | cell)
+    return pd.DataFrame(rows)
+
+
+def extreme_table(reports, confusion):
+    """Say for each set-up and backbone which diagnosis is easiest and hardest, and what melanomas are taken for.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, easiest, easiest_f1, hardest, hardest_f1, mel_taken_for (the
+        wrong diagnosis that melanomas get most often) and mel_taken_for_share (of the test images of melanomas).
+    """
+    rows = []
+    for keys, part in reports[reports["row"].isin(CLASSES)].groupby([*SETUP, "backbone"], sort=True):
+        f1 = part.set_index("row")["f1_score"].dropna()
+        names = dict(zip([*SETUP, "backbone"], keys, strict=True))
+        row = names | {"easiest": f1.idxmax(), "easiest_f1": f1.max(), "hardest": f1.idxmin(), "hardest_f1": f1.min()}
+        cells = confusion[(confusion[list(names)] == pd.Series(names)).all(axis=1)]
+        missed = cells[(cells["dx"] == "mel") & (cells["predicted"] != "mel")].set_index("predicted")["share"].dropna()
+        if len(missed):
+            row |= {"mel_taken_for": missed.idxmax(), "mel_taken_for_share": missed.max()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def contrast_table(scores):
+    """Compare the two split policies and the two preprocessings, all else equal.
+
+    Returns
+    -------
+    pandas.DataFrame
+        factor (split_policy or preprocessing), strategy, other (the level of the factor that is held), metric,
+        backbone, level_a, level_b, value_a, value_b, difference (b less a), rank_a, rank_b, n_images_a, n_images_b
+        (mean over the seeds).  Empty where the study has one level of each.
+    """
+    columns = ["factor", "strategy", "other", "metric", "backbone", "level_a", "level_b"]
+    columns += ["value_a", "value_b", "difference", "rank_a", "rank_b", "n_images_a", "n_images_b"]
+    scores = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
+    rows = []
+    for factor, other, level_a, level_b in (
+        ("split_policy", "preprocessing", "lesion", "image"),
+        ("preprocessing", "split_policy", "unit", "native"),
+    ):
+        keys = ["strategy", other, "metric", "backbone"]
+        a = scores[scores[factor] == level_a].set_index(keys)
+        b = scores[scores[factor] == level_b].set_index(keys)
+        for key in a.index[a.index.isin(b.index)]:
+            strategy, held, metric, backbone = key
+            value_a, value_b = a.loc[key, "value"], b.loc[key, "value"]
+            row = [factor, strategy, held, metric, backbone, level_a, level_b, value_a, value_b, value_b - value_a]
+            rows.append([*row, *(end.loc[key, name] for name in ("rank", "n_images") for end in (a, b))])
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,256 @@
+"""Words: the report's prose, captions and labels in one language, with numbers as that language writes them.
+
+Takes the sources below ``report/text/<language>/`` (Markdown templates, ``labels.yaml``, ``captions.yaml``) and
+`skin_tl.reporting.facts.Facts`; gives HTML in which every number carries the key of its fact.  Whatever is missing, a
+file, a key or a fact, is an error.
+"""
+
+import html
+import re
+from functools import cache
+
+import jinja2
+import mistune
+import yaml
+from markupsafe import Markup
+
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.study_files import TEXTS
+
+NARROW_SPACE = "\u202f"
+NO_BREAK_SPACE = "\u00a0"
+MINUS = "\u2212"
+
+SEPARATORS = {"en": (",", ".", ""), "fr": (NARROW_SPACE, ",", NARROW_SPACE)}
+"""By language: what groups thousands, the decimal mark, and what stands before a percent sign."""
+
+
+def languages():
+    """Return the languages that the report can be written in, sorted list of str."""
+    return sorted(path.parent.name for path in TEXTS.glob("*/labels.yaml"))
+
+
+def format_number(value, spec, language="en"):
+    """Write a number as a language writes it.
+
+    Parameters
+    ----------
+    value : int or float
+        NaN gives an en dash.
+    spec : str
+        Of Python's format mini-language, for example ``,d``, ``.2f``, ``+.2f`` or ``.0%``.
+    language : str
+        A key of `SEPARATORS`.
+
+    Returns
+    -------
+    str
+        With a true minus sign; a value that rounds to zero has no sign.
+
+    Examples
+    --------
+    >>> format_number(10015, ",d")
+    '10,015'
+    >>> format_number(0.5, ".0%")
+    '50%'
+    """
+    if value != value:
+        return "–"
+    if spec.endswith("d"):
+        value = round(value)
+    text = format(value, spec)
+    if not re.search("[1-9]", text):
+        text = text.lstrip("+-")
+    thousands, decimal, percent = SEPARATORS[language]
+    marks = {",": thousands, ".": decimal, "%": f"{percent}%", "-": MINUS}
+    return "".join(marks.get(letter, letter) for letter in text)
+
+
+def format_p(value, language="en"):
+    """Write a p-value: ``p = 0.012``, or ``p < 0.001``, with spaces at which no line breaks."""
+    smallest = 0.001
+    sign, shown = ("<", smallest) if value < smallest else ("=", value)
+    return f"p{NO_BREAK_SPACE}{sign}{NO_BREAK_SPACE}{format_number(shown, '.3f', language)}"
+
+
+def typeset(text, language):
+    """Put typographic apostrophes, and in French the spaces at which no line breaks: before ; : ! ? » % and after «."""
+    text = re.sub(r"(?<=\w)'(?=[\w\s*])", "’", text)
+    if language != "fr":
+        return text
+    text = re.sub(r" ([;!?%])", NARROW_SPACE + r"\1", text)
+    text = re.sub(r" ([:»])", NO_BREAK_SPACE + r"\1", text)
+    return re.sub(r"« ", "«" + NO_BREAK_SPACE, text)
+
+
+class Labels:
+    """The short words of figures and tables in one language.
+
+    Parameters
+    ----------
+    language : str
+        Names a folder below ``report/text/``.
+    folder : pathlib.Path, optional
+        Holds the folders of languages.
+
+    Raises
+    ------
+    SkinTLError
+        If the language has no ``labels.yaml``, or it is not valid.
+    """
+
+    def __init__(self, language="en", folder=TEXTS):
+        self.language = language
+        self.file = folder / language / "labels.yaml"
+        self._labels = read_yaml(self.file)
+
+    def __call__(self, key, **fields):
+        """Return the label `key` (dots descend), its ``{fields}`` filled in."""
+        found = self._labels
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(found, str):
+            raise SkinTLError(f"{self.file} has no label `{key}`. Add it.")
+        return typeset(found.format(**fields), self.language)
+
+    def known(self, key, value):
+        """Return the label ``key.value``, or `value` itself where the language has no word for it.
+
+        For values of the metadata, which may be anything.
+        """
+        words = self._labels.get(key, {})
+        return typeset(words[value], self.language) if value in words else value
+
+    def number(self, value, spec):
+        """Write a number as the language writes it; see `format_number`."""
+        return format_number(value, spec, self.language)
+
+
+@cache
+def labels(language="en"):
+    """Return the `Labels` of a language, read once."""
+    return Labels(language)
+
+
+def read_yaml(path):
+    """Read a YAML file of the texts."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SkinTLError(f"{path} is missing: the report has no text in this language. Add the file.") from None
+    except yaml.YAMLError as error:
+        raise SkinTLError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise SkinTLError(f"{path} must hold `key: text` lines.")
+    return content
+
+
+class Texts:
+    """The prose of the report in one language, filled with facts.
+
+    Parameters
+    ----------
+    language : str
+    facts : skin_tl.reporting.facts.Facts
+    context : dict
+        What templates may look at besides: flags and lists, never numbers to be shown.
+    folder : pathlib.Path, optional
+        Holds the folders of languages.
+
+    Notes
+    -----
+    Templates write ``{{ fact("best.….macro_f1.best_value", ".2f") }}`` to show a number, ``p_value(key)`` to show a
+    p-value, ``value(key)`` to decide by one, ``has(key)`` to ask whether there is one, ``label(key)`` for a word of
+    ``labels.yaml`` and ``listing(items)`` for an enumeration.
+    """
+
+    def __init__(self, language, facts, context, folder=TEXTS):
+        self.language, self.facts, self.folder = language, facts, folder / language
+        self.labels = Labels(language, folder)
+        self._captions = read_yaml(self.folder / "captions.yaml")
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(self.folder),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            comment_start_string="<!--",  # {# begins the id of a heading
+            comment_end_string="-->",
+        )
+        self._templates.globals |= context | {
+            "fact": self._fact,
+            "p_value": self._p_value,
+            "value": lambda key: self._look_up(key).value,
+            "has": lambda key: key in facts,
+            "label": self.labels,
+            "listing": self._listing,
+        }
+
+    def _look_up(self, key):
+        if key not in self.facts:
+            raise SkinTLError(f"no fact `{key}`")
+        return self.facts[key]
+
+    def _fact(self, key, spec=None):
+        """Return a fact as HTML that carries its key."""
+        value = self._look_up(key).value
+        shown = plain(value) if spec is None else format_number(value, spec, self.language)
+        return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, shown)
+
+    def _p_value(self, key):
+        """Return a p-value as HTML that carries its key: ``p = 0.012``, or ``p < 0.001``; in words if there is none."""
+        if key not in self.facts and f"{key.rpartition('.')[0]}.real" in self.facts:
+            return self.labels("not_testable")
+        value = self._look_up(key).value
+        shown = format_p(value, self.language)
+        return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, shown)
+
+    def _listing(self, items):
+        """Join items as an enumeration: ``A, B and C``."""
+        items = [item if isinstance(item, Markup) else plain(item) for item in items]
+        if len(items) < 2:
+            return Markup("").join(items)
+        return Markup(", ").join(items[:-1]) + f" {self.labels('and')} " + items[-1]
+
+    def prose(self, name, **context):
+        """Return the text ``<name>.md``, filled in, as HTML."""
+        return to_html(typeset(self._render(f"{name}.md", **context), self.language))
+
+    def caption(self, kind, key, part, **context):
+        """Return a part (``caption``, ``alt``) of the entry `key` of `kind` in captions.yaml, as inline HTML."""
+        try:
+            source = self._captions[kind][key][part]
+        except (KeyError, TypeError):
+            raise SkinTLError(f"{self.folder / 'captions.yaml'} has no `{kind}: {key}: {part}`. Add it.") from None
+        return typeset(self._render(source, f"captions.yaml, {kind}: {key}", **context).strip(), self.language)
+
+    def _render(self, name, source=None, **context):
+        place = self.folder / (source or name)
+        try:
+            template = self._templates.from_string(name) if source else self._templates.get_template(name)
+            return template.render(**context)
+        except jinja2.TemplateNotFound:
+            raise SkinTLError(f"{place} is missing: this part of the report is not translated. Add the file.") from None
+        except (jinja2.TemplateError, SkinTLError) as error:
+            raise SkinTLError(f"{place}: {error}. Correct the text, or the facts that it asks for.") from None
+
+
+def plain(text):
+    """Escape text so that neither HTML nor Markdown sees anything in it but its letters."""
+    return Markup(re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark[0])};", str(text)))
+
+
+def without_tags(markup):
+    """Return inline HTML as plain text, for an attribute."""
+    return html.unescape(re.sub(r"<[^>]*>", "", str(markup)))
+
+
+class _Renderer(mistune.HTMLRenderer):
+    """Markdown to HTML in which a heading ends in the id that links name: ``## Results {#results}``."""
+
+    def heading(self, text, level, **attributes):
+        title, name = re.fullmatch(r"(.*?)\s*\{#([\w-]+)\}", text).groups()
+        return f'<h{level} id="{name}">{title}</h{level}>\n'
+
+
+to_html = mistune.create_markdown(renderer=_Renderer(escape=False))

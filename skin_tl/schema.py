@@ -1,0 +1,187 @@
+"""Schema: the diagnoses, subsets, strategies and table columns that all steps share.
+
+Takes nothing; gives constants.  A column or a name that two modules use stands here and nowhere else.
+"""
+
+PAIR_COLUMNS = [
+    "image_id",
+    "lesion_id",
+    "dx",
+    "nearest_image_id",
+    "nearest_lesion_id",
+    "nearest_dx",
+    "ratio",
+    "same_patient_data",
+]
+
+ARMS = ("leak_with_siblings", "leak_without_siblings")
+
+LEAKAGE_COLUMNS = ["arm", "split_policy", "seed", "image_id", "lesion_id", "subset", "has_siblings"]
+
+METADATA_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+DX_TYPES = ("histo", "follow_up", "consensus", "confocal")
+
+CELL = ["dataset", "arm", "split_policy", "preprocessing", "train_fraction"]
+"""Columns that tell one trained configuration from another; seeds repeat it."""
+
+METRIC_COLUMNS = [
+    "dataset",
+    "arm",
+    "strategy",
+    "backbone",
+    "split_policy",
+    "preprocessing",
+    "train_fraction",
+    "seed",
+    "subgroup",
+    "class",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n_images",
+    "n_lesions",
+]
+
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+"""The diagnoses of HAM10000, in the order of every probability and matrix of the project."""
+
+PROBABILITIES = [f"p_{name}" for name in CLASSES]
+"""Columns of the probabilities, in the order of `CLASSES`."""
+
+PREDICTION_COLUMNS = [
+    *("dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset"),
+    *("image_id", "lesion_id", "dx", *PROBABILITIES),
+]
+
+SUBSETS = ("train", "val", "test")
+
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+"""How a split divides lesions or images."""
+
+STRATEGIES = ("feature_extraction", "fine_tuning", "from_scratch")
+"""How much of a network learns: its head alone; its head, then the backbone; everything, from random weights."""
+
+TUNED = STRATEGIES[1:]
+"""Strategies that train whole networks on images."""
+
+RANDOM_WEIGHTS = "random_weights"
+"""Arm of the heads on features of the same backbone with random weights (study key `random_control`)."""
+
+BASELINES = ("majority", "metadata_only", "colour_histogram")
+"""Pseudo-backbones that use no network; their runs stand under the strategy ``baseline``."""
+
+ENSEMBLE = "ensemble"
+"""Pseudo-backbone of a strategy: the mean of its backbones' probabilities."""
+
+
+EVALUATED = (
+    "metrics.csv",
+    "comparisons.csv",
+    "effects.csv",
+    "decisions.csv",
+    "roc.csv",
+    "subgroups.csv",
+    "calibration.csv",
+    "other_splits.csv",
+    "external.csv",
+)
+"""Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.evaluation.scoring`)."""
+
+REPORTED = (
+    *("backbones.csv", "classes.csv", "classification_reports.csv", "confusion.csv", "contrasts.csv", "explained.csv"),
+    *("explanations.csv", "extremes.csv", "feature_maps.csv", "fingerprints.csv", "history.csv", "image_sizes.csv"),
+    *("literature.csv", "metadata_counts.csv", "points.csv", "published_results.csv", "ranking.csv", "runs.csv"),
+    *("scores.csv", "settings.csv", "setups.csv", "subgroup_ranges.csv", "subsets.csv", "training.csv"),
+)
+"""Further tables that the report of each study writes there, in its first language (`skin_tl.reporting.report`)."""
+
+EXPLAINED = ("images.csv", "maps.npy", "shuffled_maps.npy", "points.csv")
+"""Files that the step `explain` writes into ``explanations/`` of a run (`skin_tl.explain.explanations`)."""
+
+
+def kind_of(backbone):
+    """Return what a name of a run stands for: backbone, ensemble or baseline."""
+    return "baseline" if backbone in BASELINES else "ensemble" if backbone == ENSEMBLE else "backbone"
+
+
+SETUP = ["strategy", "split_policy", "preprocessing"]
+"""What a backbone is compared under; one choice of the three is a set-up."""
+
+CONFIDENCE = 0.95
+"""Confidence level of every interval."""
+
+SIGNIFICANCE = 0.05
+"""Level below which a corrected p-value counts as statistically significant."""
+HISTORY_COLUMNS = [
+    *("arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"),
+    *("loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"),
+]
+
+EXPERIMENT = ["arm", "split_policy", "preprocessing", "seed"]
+"""Columns that name one head of an experiment."""
+
+HEAD = [*EXPERIMENT, "train_fraction"]
+"""Columns that name one head or network of a run."""
+
+EXTERNAL_COLUMNS = [
+    *CELL[1:],
+    "strategy",
+    "backbone",
+    "metric",
+    "dataset",
+    "internal",
+    "external",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "n_images_internal",
+    "n_images_external",
+]
+
+DECISIONS = {"melanoma": ("mel",), "malignant": ("mel", "bcc", "akiec")}
+"""Each decision and the diagnoses that it looks for; ``malignant`` is malignant or in situ/premalignant."""
+
+BENIGN = ("bkl", "df", "nv", "vasc")
+"""Diagnoses for which a flag is a false alarm whatever is looked for."""
+
+SENSITIVITY = 0.95
+"""What the operating point `sensitivity_95` asks of the validation subset."""
+
+DECISION_COLUMNS = [
+    *[column for column in METRIC_COLUMNS if column not in ("subgroup", "class", "n_images")],
+    "decision",
+    "point",
+]
+
+ROC_COLUMNS = [
+    *CELL,
+    "strategy",
+    "backbone",
+    "seed",
+    "decision",
+    "false_positive_rate",
+    "true_positive_rate",
+    "threshold",
+]
+
+CONTRAST_COLUMNS = [
+    "dataset",
+    "strategy",
+    "backbone",
+    "column",
+    "a",
+    "b",
+    *[column for column in CELL if column != "dataset"],
+    "metric",
+    "value_a",
+    "value_b",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p",
+    "n_images",
+    "n_lesions",
+]
+
+DUPLICATE_COLUMNS = ["image_id", "nearest_image_id", "ratio"]

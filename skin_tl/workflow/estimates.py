@@ -1,0 +1,207 @@
+"""Estimates: how long a study takes and how much disk it needs, before anything is computed.
+
+Takes a study; gives `Estimate`, and refuses a disk that is too small.
+"""
+
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, existing
+from skin_tl.workflow.cleaning import size_of
+
+GIGA = 1e9
+N_HAM10000 = 10015
+N_ISIC2018 = 1512
+DOWNLOAD_BYTES = {"HAM10000": 4.1 * GIGA, "ISIC2018": 0.8 * GIGA}
+"""Unpacked, with the largest archive beside it for a moment."""
+
+MODEL_BYTES = 150e6
+CHECKPOINT = 6
+"""Of a network that is being trained, in models: its weights, their average and best, two moments, a new one beside."""
+
+# Floating-point operations (billions) of one forward pass at 224 px without the classifier, and the number of features:
+# from the papers, counting a multiplication and an addition as two.
+COST = {
+    "VGG16": (31.0, 512),
+    "Xception": (9.2, 2048),
+    "ResNet50": (7.7, 2048),
+    "EfficientNetB7": (10.3, 2560),
+    "MobileNetV2": (0.6, 1280),
+    "ConvNeXtTiny": (8.9, 768),
+}
+COST_OF_OTHERS = (10.0, 2048)
+
+# The share of a matrix product's speed that each network reaches on a CPU; depthwise convolutions wait for memory.
+EFFICIENCY = {"VGG16": 0.75, "ResNet50": 0.75, "Xception": 0.6}
+EFFICIENCY_OF_OTHERS = 0.3
+
+
+# --- What it takes --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study takes at most, if nothing of it is cached.
+
+    Attributes
+    ----------
+    download, images, features, models : float
+        Bytes on the disk.
+    seconds : float
+        Of the forward passes on this machine's processor, very roughly.
+    gpu : bool
+        Whether an NVIDIA driver is there; a GPU that is used is many times faster.
+    """
+
+    download: float
+    images: float
+    features: float
+    models: float
+    seconds: float
+    gpu: bool
+
+    @property
+    def disk(self):
+        """All bytes together."""
+        return self.download + self.images + self.features + self.models
+
+    def in_words(self):
+        """Return two lines for the person."""
+        parts = (
+            ("download", self.download),
+            ("images", self.images),
+            ("features", self.features),
+            ("models", self.models),
+        )
+        held = ", ".join(f"{name} {size / GIGA:.1f}" for name, size in parts if size > 0)
+        speed = "far less if the GPU is used" if self.gpu else "roughly, from this processor's speed"
+        return (
+            f"This study takes at most {self.disk / GIGA:.1f} GB of disk ({held}).\n"
+            f"Its networks compute for about {roughly(self.seconds)} ({speed}); less where parts are cached."
+        )
+
+
+def roughly(seconds):
+    """Return a rough duration: whole 5 minutes below two hours, half hours above."""
+    if seconds < 7200:
+        return f"{max(5, 5 * round(seconds / 300))} min"
+    return f"{round(seconds / 1800) / 2:g} h"
+
+
+def needs_room(study):
+    """Tell whether a study is long enough to say beforehand what it takes."""
+    return study is not None and study.dataset != "synthetic"
+
+
+def estimate(study):
+    """Estimate what a study takes, measuring this machine's speed for an instant.
+
+    Parameters
+    ----------
+    study : skin_tl.study.Study
+
+    Returns
+    -------
+    Estimate
+    """
+    from skin_tl.data.releases import PARTS
+    from skin_tl.registry import transform_of
+    from skin_tl.schema import SHARES, TUNED
+    from skin_tl.study import passes_of
+
+    n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
+    download = 0
+    for name in study.releases:
+        decoded = (ROOT / "runs" / study.name / PARTS[name] / "images.json").is_file()
+        if not os.environ.get(f"SKIN_TL_{name}") and not decoded:
+            download += DOWNLOAD_BYTES[name]
+    passes = {(name, transform_of(name, how)) for name in study.backbones for how in study.preprocessings}
+    work, control, features = 0.0, 0.0, 0
+    for name, transform in [*passes, *((name, "control") for name in study.backbones if study.control)]:
+        operations, n_features = COST.get(name, COST_OF_OTHERS)
+        cost = operations * (study.image_size / 224) ** 2 / EFFICIENCY.get(name, EFFICIENCY_OF_OTHERS)
+        if transform == "control":  # sees the study's own images alone
+            control += cost
+            features += N_HAM10000 * n_features * 4
+        else:
+            work += cost
+            features += n_images * n_features * 4
+    # Whole networks: in each epoch, every training image costs a forward and a backward pass, as much as two more.
+    tuned = [strategy for strategy in study.strategies if strategy in TUNED]
+    n_splits, fractions = len(study.split_policies) * len(study.seeds), study.train_fractions
+    rates = {strategy: len(study.rates(strategy)) for strategy in tuned}
+    epochs = sum(getattr(study, f"{strategy}_epochs") * rates[strategy] for strategy in tuned)
+    shown = sum(fraction * passes_of(fraction) for fraction in fractions)
+    rounds = n_splits * epochs * (3 * SHARES["train"] * shown + SHARES["val"] * len(fractions))
+    n_networks = n_splits * len(fractions) * len(study.preprocessings)
+    n_checkpoints = n_networks * max(rates.values(), default=0)  # of one run, which removes them at its end
+    n_models = len(study.strategies) + len(tuned) * n_networks + CHECKPOINT * n_checkpoints
+    return Estimate(
+        download=download,
+        images=n_images * study.image_size**2 * 3,
+        features=features,
+        models=MODEL_BYTES * len(study.backbones) * n_models,
+        seconds=((n_images + N_HAM10000 * rounds) * work + N_HAM10000 * control) / measure_speed(),
+        gpu=has_gpu(),
+    )
+
+
+def has_gpu():
+    """Tell whether an NVIDIA driver is there."""
+    return os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None
+
+
+def measure_speed(seconds=0.2):
+    """Return how many billions of floating-point operations a second the processor's cores could do together.
+
+    One core is timed, on a matrix product that fits its cache, and the best time counts: what else the machine does at
+    the moment matters little.
+    """
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    n = 256
+    matrix = np.ones((n, n), np.float32)
+    began, best = time.perf_counter(), float("inf")
+    with threadpool_limits(1):
+        while best == float("inf") or time.perf_counter() - began < seconds:
+            start = time.perf_counter()
+            matrix @ matrix
+            best = min(best, time.perf_counter() - start)
+    one_core = 2 * n**3 / best / 1e9
+    if sys.platform == "darwin":  # its matrix unit, which networks do not use, would be timed
+        one_core = min(one_core, 100.0)
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return one_core * n_cores
+
+
+def check_room(need):
+    """Refuse to start where the disk is clearly too small for what is not there yet.
+
+    Parameters
+    ----------
+    need : Estimate
+
+    Raises
+    ------
+    SkinTLError
+        If less than nine tenths of what is missing is free.
+    """
+    from skin_tl.data.images import cache_folder
+
+    cache = cache_folder()
+    missing = sum(
+        max(0, wanted - size_of(cache / folder))
+        for folder, wanted in (("downloads", need.download), ("images", need.images), ("features", need.features))
+    )
+    place = existing(cache)
+    free = shutil.disk_usage(place).free
+    if free < 0.9 * missing:
+        raise SkinTLError(
+            f"{place} has {free / GIGA:.1f} GB free and this study needs about {missing / GIGA:.1f} GB more. "
+            "Free some space, or set SKIN_TL_CACHE to a folder on a larger disk, and start again."
+        )

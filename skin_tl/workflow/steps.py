@@ -1,0 +1,267 @@
+"""The steps of the workflow, as the Snakefile calls them: ``python -m skin_tl STEP --study FILE …``.
+
+Takes the effective study (runs/<study>/study.json); each step writes the files that the Snakefile names for it.  What a
+user can mend ends in one line ``error: …`` and exit status 1.
+"""
+
+import argparse
+import errno
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, disk_full_message, exit_status, full_folder, write_atomically, write_json
+from skin_tl.progress import say
+from skin_tl.schema import BASELINES, ENSEMBLE
+from skin_tl.study import load_study
+
+
+def weights(study, folder, options):
+    """Find the weights of all backbones."""
+    from skin_tl.models.runs import prepare_weights
+    from skin_tl.workflow.estimates import has_gpu
+
+    if study.device == "gpu":  # known before anything is computed
+        from skin_tl.models.devices import on_device
+
+        on_device(study)
+    if study.device == "auto" and has_gpu():
+        from skin_tl.models.devices import gpus, why_no_gpu
+
+        if not gpus():
+            say(f"  WARNING: an NVIDIA driver is here, but networks are computed on the processor{why_no_gpu()}.")
+            say("  README.md says how a GPU is used.")
+    found = prepare_weights(study, folder)
+    if found["source"] == study.weights == "random":
+        say("  note: random weights for all backbones, as the study asks. The report will say so.")
+    elif found["source"] == "random":
+        say(f"  WARNING: random weights for all backbones, not ImageNet's: {found['reason']}.")
+        say("  The report will say so. To use ImageNet's, connect to the network or set SKIN_TL_WEIGHTS, and start")
+        say("  the same again with --forcerun weights.")
+
+
+def images(study, folder, options):
+    """Open the data set, check it and decode its images."""
+    from skin_tl.data.preparation import prepare_images
+
+    if study.synthetic:
+        say("  note: the images of this study are drawn, not photographed. Its numbers say nothing about skin.")
+    prepare_images(study, folder)
+
+
+def dataset(study, folder, options):
+    """Execute the notebook that shows the data set and draws the splits."""
+    execute("1_dataset", folder / "dataset" / "dataset.ipynb", study, folder)
+
+
+def features(study, folder, options):
+    """Compute one backbone's features of all images."""
+    _write_features(study, folder, options, "dataset", "features/")
+
+
+def random_features(study, folder, options):
+    """Compute the features that one backbone gives of all images with random weights."""
+    _write_features(study, folder, options, "dataset", "features/", "_random", weights={"source": "random"})
+
+
+def _write_features(study, folder, options, part, where, ending="", weights=None):
+    from skin_tl.data.preparation import read_images
+    from skin_tl.models.features import features_of
+
+    images = read_images(folder, part)
+    _, about = features_of(study, folder, images, options.backbone, options.preprocessing, weights)
+    write_json(folder / f"{where}{options.backbone}_{options.preprocessing}{ending}.json", about)
+
+
+def train(study, folder, options):
+    """Execute the training notebook for one backbone and strategy."""
+    run = folder / options.strategy / options.backbone
+    execute("2_train", run / "train.ipynb", study, folder, backbone=options.backbone, strategy=options.strategy)
+    # Only now: of a step that fails the engine keeps nothing else.
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+
+
+def external_images(study, folder, options):
+    """Open the external test set, check it and decode its images."""
+    from skin_tl.data.preparation import prepare_external
+
+    prepare_external(study, folder)
+
+
+def external_features(study, folder, options):
+    """Compute one backbone's features of the external images."""
+    _write_features(study, folder, options, "external", "external/features_")
+
+
+def external_duplicates(study, folder, options):
+    """List the external images that look like images of the data set."""
+    from skin_tl.data.preparation import find_duplicates
+
+    find_duplicates(study, folder)
+
+
+def external(study, folder, options):
+    """Predict the external test set with the heads of one backbone and strategy."""
+    from skin_tl.models.external_predictions import predict_external
+
+    predict_external(study, options.strategy, options.backbone, folder)
+
+
+def explain(study, folder, options):
+    """Compute what one backbone and strategy look at in chosen test images, and the 2-D map of its features."""
+    from skin_tl.explain.explanations import explain as write_explanations
+
+    write_explanations(study, options.strategy, options.backbone, folder)
+
+
+def baselines(study, folder, options):
+    """Predict without a network, for comparison."""
+    from datetime import UTC, datetime
+
+    from skin_tl.data.preparation import read_images, read_metadata_table, read_splits
+    from skin_tl.models import baselines as methods
+    from skin_tl.models.runs import write_pseudo_run
+
+    metadata, splits, images = read_metadata_table(folder), read_splits(folder), read_images(folder)
+    for name in BASELINES:
+        started = datetime.now(UTC)
+        pixels = (images.pixels, images.ids) if name == "colour_histogram" else ()
+        predictions = getattr(methods, name)(metadata, splits, *pixels)
+        write_pseudo_run(study, folder, "baseline", name, predictions, started)
+
+
+def ensemble(study, folder, options):
+    """Average the probabilities of a strategy's backbones."""
+    from datetime import UTC, datetime
+
+    from skin_tl.data.preparation import read_splits
+    from skin_tl.evaluation.metrics import ensemble as average
+    from skin_tl.evaluation.metrics import main_arm
+    from skin_tl.evaluation.study_files import run_predictions
+    from skin_tl.models.runs import write_pseudo_run
+
+    started, splits, of_strategy = datetime.now(UTC), read_splits(folder), folder / options.strategy
+    predictions = {
+        backbone: main_arm(run_predictions(study.model_dump(), of_strategy / backbone, splits, "./run_all.sh"))
+        for backbone in study.backbones
+    }
+    write_pseudo_run(study, folder, options.strategy, ENSEMBLE, average(predictions), started)
+
+
+def evaluate(study, folder, options):
+    """Compute the metrics and all that comes from the predictions of all runs."""
+    from skin_tl.evaluation.scoring import write_evaluation
+    from skin_tl.evaluation.study_files import read_study_files
+
+    write_evaluation(read_study_files(folder / "study.json"), ROOT / "report" / study.name)
+
+
+def report(study, folder, options):
+    """Execute the report notebook in one language."""
+    execute(
+        "3_report", folder / "report" / f"report.{options.language}.ipynb", study, folder, language=options.language
+    )
+
+
+def render(study, folder, options):
+    """Turn the executed report notebook into HTML and PDF."""
+    from skin_tl.reporting.rendering import render_report
+
+    notebook, target = _rendered(study, folder, options, "report")
+    render_report(notebook, target.with_name(f"{target.name}.html"), target.with_name(f"{target.name}.pdf"))
+
+
+def slides(study, folder, options):
+    """Turn the executed report notebook into slides."""
+    from skin_tl.reporting.slides import render_slides
+
+    notebook, target = _rendered(study, folder, options, "slides")
+    render_slides(notebook, target.with_name(f"{target.name}.html"))
+
+
+def _rendered(study, folder, options, name):
+    """Return the executed notebook of a language, and what is made from it, without its ending."""
+    name = name if options.language == "en" else f"{name}.{options.language}"
+    return folder / "report" / f"report.{options.language}.ipynb", ROOT / "report" / study.name / name
+
+
+def execute(name, target, study, folder, **parameters):
+    """Execute a notebook of the project by Papermill.
+
+    Parameters
+    ----------
+    name : str
+        Of a notebook below ``notebooks/``, without ending.
+    target : pathlib.Path
+        Gets the executed copy, once it ended well.
+    study : skin_tl.study.Study
+    folder : pathlib.Path
+        The study's folder below ``runs/``.
+    **parameters
+        Further parameters of the notebook.
+
+    Raises
+    ------
+    SkinTLError
+        If a cell raised one, whose message it has then, or the notebook failed otherwise.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    def path_of(path):  # Papermill formats paths
+        return str(path).replace("{", "{{").replace("}", "}}")
+
+    source = path_of(ROOT / "notebooks" / f"{name}.ipynb")
+    known = papermill.inspect_notebook(source)
+    given = {"study": str(folder / "study.json"), "output": str(folder.parent), "prepared": True, **parameters}
+    with write_atomically(target) as part:
+        try:
+            papermill.execute_notebook(
+                source,
+                path_of(part),
+                {key: value for key, value in given.items() if key in known},
+                kernel_name="python3",
+                cwd=str(ROOT),
+                progress_bar=False,
+            )
+        except papermill.PapermillExecutionError as error:
+            failed = folder / "logs" / f"failed_{target.stem}.ipynb"
+            failed.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(failed)
+            if error.ename == SkinTLError.__name__:
+                raise SkinTLError(error.evalue) from None
+            if os.strerror(errno.ENOSPC) in error.evalue:
+                raise SkinTLError(disk_full_message(full_folder())) from None
+            print("\n".join(error.traceback), file=sys.stderr)
+            raise SkinTLError(
+                f"notebooks/{name}.ipynb failed with {error.ename}: {error.evalue} "
+                f"(the notebook as far as it got: {failed})"
+            ) from None
+        except DeadKernelError:
+            raise SkinTLError(
+                f"notebooks/{name}.ipynb: its process was killed or crashed; most often the machine had no memory "
+                "left. Close other programs and start again: it goes on from there."
+            ) from None
+
+
+STEPS = (weights, images, dataset, features, train, explain, baselines, ensemble, evaluate, report, render, slides)
+STEPS += (random_features, external_images, external_features, external_duplicates, external)
+STEPS = {step.__name__: step for step in STEPS}
+
+
+def main(arguments=None):
+    """Run one step; return the exit status."""
+    parser = argparse.ArgumentParser("python -m skin_tl", description=__doc__.split("\n\n")[0])
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("--study", required=True, help="runs/<study>/study.json")
+    for name in ("backbone", "preprocessing", "strategy", "language"):
+        parser.add_argument(f"--{name}")
+    options = parser.parse_args(arguments)
+    folder = Path(options.study).resolve().parent
+    return exit_status(lambda: STEPS[options.step](load_study(options.study), folder, options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1064 @@
+"""./run_all.sh and skin_tl.workflow.start: what a person sees from the first start to the last."""
+
+import ast
+import codecs
+import errno
+import importlib.metadata
+import io
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import psutil
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from skin_tl import progress
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT
+from skin_tl.reporting import watching
+from skin_tl.step_code import code_hash
+from skin_tl.study import load_study, save_study
+from skin_tl.workflow import console, estimates, steps
+from skin_tl.workflow import start as workflow
+
+TOOLS = "bash dirname uname cat sed awk grep cksum tr mkdir rm mv cp sleep tail head sh env".split()
+
+# A workflow as small as it can be; what its steps do is set by environment variables named after them.
+SNAKEFILE = """
+import os
+from skin_tl.study import load_study, save_study
+study = load_study(workflow.configfiles[0])
+RUNS = f"runs/{study.name}"
+rule all:
+    input: f"report/{study.name}/metrics.csv"
+rule images:
+    message: "decoding the images"
+    output: f"{RUNS}/images.json"
+    log: f"{RUNS}/logs/images.log"
+    shell: "sh step.sh images {output} > {log} 2>&1"
+rule evaluate:
+    message: "computing the metrics"
+    input: f"{RUNS}/images.json"
+    output: f"report/{study.name}/metrics.csv"
+    log: f"{RUNS}/logs/evaluate.log"
+    shell: "sh step.sh evaluate {output} > {log} 2>&1"
+"""
+STEP = """
+eval "how=\\${$1-}"
+echo "a line of the log"
+[ -z "${SKIN_TL_TERMINAL-}" ] || printf '  a word from %s\\n' "$1" > "$SKIN_TL_TERMINAL"
+case "$how" in
+    told) echo "error: metadata.csv has no column dx. Add it."; exit 1 ;;
+    crash) echo "Traceback"; echo "ValueError: boom"; exit 1 ;;
+    killed) kill -9 $$ ;;
+    slow) touch started; sleep 60 ;;
+esac
+touch "$2"
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project in a folder with a space, with the tiny workflow and the environment of the tests."""
+    folder = tmp_path / "a project"
+    shutil.copytree(ROOT / "skin_tl", folder / "skin_tl", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("studies", "locks"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("run_all.sh", "environment.yml", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "Snakefile").write_text(SNAKEFILE)
+    (folder / "step.sh").write_text(STEP)
+    return folder
+
+
+@pytest.fixture
+def ready(project):
+    """The same with an environment that is there already: ours, or conda's that runs the tests."""
+    if (ROOT / ".venv" / "installed").is_file():
+        (project / ".venv").symlink_to(ROOT / ".venv")
+    elif "CONDA_PREFIX" not in os.environ:
+        pytest.skip("needs the environment that ./run_all.sh makes")
+    return project
+
+
+def start(project, *arguments, before=(), **variables):
+    """Run ./run_all.sh from another folder, by the command `before`; return the finished process with its output."""
+    return subprocess.run(
+        [*before, project / "run_all.sh", *arguments],
+        cwd=project.parent,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def environment(**variables):
+    without = {"PYTHON", "SKIN_TL_HAM10000", "SKIN_TL_WEIGHTS", "SKIN_TL_CACHE", "SKIN_TL_TERMINAL", "KERAS_BACKEND"}
+    without |= {"SKIN_TL_ISIC2018"}
+    return {key: value for key, value in os.environ.items() if key not in without} | {"SKIN_TL_CUDA": "0"} | variables
+
+
+def bare_path(folder, **scripts):
+    """A PATH with the shell's usual tools, and these scripts as the only other programs."""
+    folder.mkdir()
+    for tool in TOOLS:
+        (folder / tool).symlink_to(shutil.which(tool))
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+# --- Before there is an environment -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [["--help"], ["-h"], ["help"], ["demo", "--help"]])
+def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
+    done = start(project, *asked, PATH=bare_path(tmp_path / "bin"))
+    assert done.returncode == 0 and not done.stderr
+    commands = ("test", "lab", "predict IMAGE", "export", "clean")
+    for word in (*commands, "--dry-run", "--config backbones="):
+        assert word in done.stdout
+    listed = re.search(r"Studies\n(.*?)\n\n", done.stdout, re.DOTALL)[1]
+    assert {file.stem for file in (ROOT / "studies").glob("*.yaml")} == set(re.findall(r"^  ([a-z]\w*)", listed, re.M))
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("python", "told"),
+    [
+        ('echo "version 3.10" >&2; exit 1', "python3 (version 3.10)"),
+        ('echo "without the module ensurepip" >&2; exit 1', "apt install python3-venv"),
+        ('echo "no such version installed" >&2; exit 127', "found none"),
+    ],
+)
+def test_without_a_usable_python_one_line_tells_the_remedy(project, tmp_path, python, told):
+    done = start(project, PATH=bare_path(tmp_path / "bin", python3=python), CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and not done.stdout
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: needs Python 3.11, 3.12 or 3.13")
+    assert told in done.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_a_python_that_cannot_be_used_is_named(project):
+    done = start(project, PYTHON="/no/such/python", CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: PYTHON=/no/such/python cannot be used") and done.stderr.count("\n") == 1
+
+
+def without_pango(path):
+    """A script that is this Python, but for the library Pango, which it looks for under a name that nothing has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "#!/usr/bin/env bash\n"
+        'for word; do words+=("${word//pango-1.0/no-such-pango}"); done\n'
+        f'exec "{sys.executable}" "${{words[@]}}"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def test_missing_pango_is_told_first_and_nothing_is_installed(project, tmp_path):
+    done = start(project, PYTHON=str(without_pango(tmp_path / "bin" / "python")), CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and not done.stdout
+    assert "no-such-pango" in done.stderr.splitlines()[0]  # before anything else is said
+    for remedy in ("sudo apt install libpango-1.0-0", "brew install pango", "conda install -c conda-forge pango"):
+        assert remedy in done.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_missing_pango_is_told_when_the_environment_is_there_too(project):
+    without_pango(project / ".venv" / "bin" / "python")
+    lock = subprocess.check_output("cksum < locks/base.lock", shell=True, cwd=project, text=True)
+    (project / ".venv" / "installed").write_text(lock.strip().replace(" ", "-") + "\n")
+    done = start(project, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and "brew install pango" in done.stderr
+    assert not (project / "runs").exists()
+
+
+def test_a_stopped_installation_is_done_over(project, tmp_path):
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / ".venv" / "half").touch()
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nif [ "$1" = -m ]; then echo "the disk is full" >&2; exit 1; fi\n')
+    python.chmod(0o755)
+    done = start(project, PYTHON=str(python), CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1
+    assert f"error: {python} could not make .venv: the disk is full" in done.stderr
+    assert not (project / ".venv").exists() and not (project / ".venv.lock").exists()
+
+
+def test_a_disk_too_small_for_the_environment_is_told_before_it_is_made(project, tmp_path):
+    tools = bare_path(tmp_path / "bin", df='echo "Filesystem"; echo "/dev/a 9000000 6500000 2500000 73% /"')
+    done = start(project, PYTHON=sys.executable, PATH=tools, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"{project} has 2500 MB of disk free, and .venv takes about 3000 MB. Free some space" in done.stderr
+    assert not (project / ".venv").exists()
+
+
+def read_only(folder):
+    """Return a command that gives the command that follows it a folder that nobody may write, not even root."""
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder)]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a folder read-only")
+    return command
+
+
+@pytest.mark.parametrize("asked", [["demo"], ["demo", "--dry-run"], ["predict", "x.png"], ["lab"], ["clean", "demo"]])
+def test_a_project_that_may_not_be_written_is_told_at_once(project, asked):
+    done = start(project, *asked, before=read_only(project), CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and not done.stdout and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {project} is not writable by this user (")
+    assert "Copy the project to a folder of your own" in done.stderr
+
+
+def test_results_that_may_not_be_removed_are_named(project):
+    fill(project, *MADE)
+    done = start(project, "clean", "demo", before=read_only(project / "runs" / "demo"))
+    assert done.returncode == 1 and not done.stdout and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {project}/runs/demo: this user (")
+    assert "Have its owner give it" in done.stderr
+    assert all((project / name).exists() for name in MADE)
+
+
+def test_a_lock_that_cannot_be_made_is_told(project):
+    (project / ".venv.lock").touch()
+    done = start(project, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {project}/.venv.lock cannot be made (") and "Mend that" in done.stderr
+
+
+def test_a_failing_installation_names_its_log_and_keeps_the_old_environment(project):
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nif [ "$1" = -m ]; then echo "ERROR: no network"; exit 1; fi\n')
+    python.chmod(0o755)
+    stamp = project / ".venv" / "installed"
+    stamp.write_text("of-another-lock\n")
+    done = start(project, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1
+    assert "locks/base.lock failed: no network. The rest is in .state/install.log. Mend that" in done.stderr
+    assert stamp.read_text() == "of-another-lock\n"
+
+
+@pytest.mark.parametrize("word", ["demoo", "no/such.yaml"])
+def test_an_unknown_study_gets_one_line(project, word):
+    done = start(project, word)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and word in done.stderr
+    assert "demo, fine_tuning, ham10000, presentation, transfer" in done.stderr
+    assert word.endswith(".yaml") or "tensorboard, predict, export, clean" in done.stderr
+
+
+def test_a_study_kept_elsewhere_is_not_known_by_its_name_but_by_its_results(ready):
+    own = load_study("demo").model_copy(update={"name": "mine"})
+    save_study(own, ready / "runs" / "mine" / "study.json")
+    done = start(ready, "mine", "--dry-run")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
+    assert "runs/mine has results of one" in done.stderr and "./run_all.sh /path/to/mine.yaml" in done.stderr
+    again = start(ready, re.search(r"runs/\S+\.json", done.stderr)[0], "--dry-run")  # as the message says
+    assert again.returncode == 0 and again.stdout.startswith("2 steps would run:"), again.stderr
+
+
+def test_the_conda_environment_is_known_by_its_name(project, tmp_path):
+    python = tmp_path / "conda" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\ncase "$*" in *find_spec*) echo weasyprint ;; esac\n')
+    python.chmod(0o755)
+    done = start(project, CONDA_DEFAULT_ENV="skin-tl", CONDA_PREFIX=str(tmp_path / "conda"))
+    assert done.returncode == 1 and "skin-tl lacks weasyprint" in done.stderr and "conda env update" in done.stderr
+    assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize("asked", [["predict", "x.png"], ["export", "--study", "demo"]])
+def test_without_a_finished_run_no_environment_is_made(project, asked):
+    done = start(project, *asked, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and done.stderr.startswith("error: No study has finished runs. Run one first")
+    assert done.stderr.count("\n") == 1 and not (project / ".venv").exists() and not (project / ".venv.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([], "No study has finished runs. Run one first"),
+        (["--study", "demo"], "The study 'demo' has no finished run. Run it first: `./run_all.sh demo`"),
+        (["--study", "mine"], "The study 'mine' has no finished run"),
+        (["--format", "onyx"], "No format is named 'onyx'"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_before_converters_are_installed(project, asked, told):
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(  # a Python without converters, whose pip tells that it was asked for them
+        f'#!/bin/sh\ncase "$*" in *"-m pip"*) echo "ERROR: installing"; exit 1 ;; esac\nexec "{sys.executable}" "$@"\n'
+    )
+    python.chmod(0o755)
+    lock = subprocess.check_output("cksum < locks/base.lock", shell=True, cwd=project, text=True)
+    (project / ".venv" / "installed").write_text(lock.strip().replace(" ", "-") + "\n")
+    save_study(load_study("demo").model_copy(update={"name": "mine"}), project / "runs" / "mine" / "study.json")
+    fill(project, "runs/mine/baseline/majority/run.json")
+    done = start(project, "export", *asked, CONDA_DEFAULT_ENV="")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
+    assert done.stderr.startswith(f"error: {told}"), done.stderr
+
+
+# --- Starts -------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_shows_its_steps_and_the_next_has_nothing_to_do(ready):
+    done = start(ready)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == "[1 of 2] decoding the images"
+    assert "  a word from images" in lines
+    assert "[2 of 2] computing the metrics" in lines
+    assert any(re.fullmatch(r"\[2 of 2\] computing the metrics: done in \d+ s", line) for line in lines)
+    assert lines[-1] == "The engine's own log: runs/demo/logs/snakemake.log"
+    assert "rule" in (ready / "runs/demo/logs/snakemake.log").read_text().lower()
+
+    began = time.monotonic()
+    again = start(ready)
+    assert again.returncode == 0 and again.stderr.splitlines() == ["Nothing to do: report/demo is up to date."]
+    assert time.monotonic() - began < 30  # 10 s on an idle machine
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("told", ["error: computing the metrics: metadata.csv has no column dx. Add it."]),
+        ("crash", ["error: computing the metrics failed. The end of its log:", "  | ValueError: boom"]),
+        (
+            "killed",
+            ["error: computing the metrics was killed from outside; most often the machine had no memory left."],
+        ),
+    ],
+)
+def test_a_failed_step_says_why_and_the_next_start_goes_on(ready, how, told):
+    done = start(ready, evaluate=how)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    for line in [*told, "  log: runs/demo/logs/evaluate.log"]:
+        assert line in lines
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    assert "Traceback" not in done.stderr.replace("  | Traceback", "")
+    assert (ready / "runs/demo/images.json").exists()
+    if how == "killed":
+        assert start(ready).stderr.splitlines()[0] == "[1 of 1] computing the metrics"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config", "backbones=VGG17"], "VGG17"),
+        (["--config", "sedes=1"], "sedes"),
+        (["--config", "seeds"], "--config seeds"),
+        (["--frobnicate"], "--frobnicate"),
+        (["--directory", "elsewhere"], "--directory"),
+        (["--config", "seeds=1", "seeds=2"], "--config seeds=…: the key is given twice"),
+        (["demo", "presentation"], "One study at a time"),
+    ],
+)
+def test_a_wrong_option_gets_one_line(ready, arguments, told):
+    done = start(ready, *arguments)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ") and told in done.stderr
+    assert not (ready / "runs").exists()
+
+
+def test_a_dry_run_of_the_real_workflow_lists_steps_without_importing_tensorflow(ready):
+    shutil.copy(ROOT / "Snakefile", ready)
+    for folder in ("notebooks", "report/template", "report/text"):
+        if (ROOT / folder).exists():
+            shutil.copytree(ROOT / folder, ready / folder)
+    for name in ("tensorflow", "keras", "jax"):  # found before the real ones
+        (ready / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')\n")
+    done = start(ready, "--dry-run", "--config", "backbones=ResNet50")
+    assert done.returncode == 0, done.stderr
+    assert "ResNet50" in done.stdout and "VGG16" not in done.stdout
+    assert re.match(r"\d+ steps would run:\n", done.stdout) and "Nothing was done" in done.stdout
+    assert "external" not in done.stdout
+    more = start(ready, "--dry-run", "--config", "backbones=ResNet50", "external=isic2018")
+    added = set(more.stdout.splitlines()) - set(done.stdout.splitlines())
+    assert len([line for line in added if "the external test set" in line]) == 4, more.stderr
+    assert not (ready / "runs").exists()
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_anything_is_done(monkeypatch, tmp_path):
+    monkeypatch.setattr(workflow, "has_gpu", lambda: False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    changes = {"strategies": "from_scratch", "backbones": "VGG16", "leakage": False, "other_splits": 0}
+    study = load_study("demo", changes | {"device": "gpu"})
+    with pytest.raises(SkinTLError, match="`device: gpu`, but no NVIDIA driver is found"):
+        workflow.check_gpu(study, tmp_path)
+    workflow.check_gpu(load_study("demo", changes), tmp_path)
+    (tmp_path / "from_scratch" / "VGG16").mkdir(parents=True)
+    (tmp_path / "from_scratch" / "VGG16" / "run.json").touch()
+    workflow.check_gpu(study, tmp_path)  # nothing is left to be trained
+
+
+def test_two_files_of_one_name_do_not_take_over_each_others_results(ready, tmp_path):
+    demo = (ready / "studies" / "demo.yaml").read_text()
+    mine, other = tmp_path / "mine.yaml", tmp_path / "b" / "other.yaml"
+    mine.write_text(demo.replace("name: demo", "name: mine"))
+    assert start(ready, str(mine)).returncode == 0
+    other.parent.mkdir()
+
+    def nothing_is_due(file):
+        done = start(ready, str(file))
+        return done.returncode == 0 and "Nothing to do" in done.stderr
+
+    other.write_text(re.sub(r"^title: .*", "title: Another", mine.read_text(), flags=re.MULTILINE))
+    for options in ([], ["--dry-run"], ["--config", "seeds=1"]):
+        done = start(ready, str(other), *options)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
+        assert str(mine) in done.stderr and str(other) in done.stderr and "./run_all.sh clean mine" in done.stderr
+    # By itself, edited, copied, moved; from its record.
+    mine.write_text(re.sub(r"^title: .*", "title: Edited", mine.read_text(), flags=re.MULTILINE))
+    assert nothing_is_due(mine)
+    shutil.copy(mine, other)
+    assert nothing_is_due(other) and nothing_is_due(mine)
+    save_study(load_study(mine), tmp_path / "study.json")
+    assert nothing_is_due(tmp_path / "study.json")
+    mine.rename(tmp_path / "moved.yaml")
+    other.write_text(demo.replace("name: demo", "name: mine"))
+    assert nothing_is_due(other)
+    # Runs of before, which remember no file, and a name that is free again.
+    (ready / "runs" / "mine" / workflow.FILE_OF_STUDY).unlink()
+    assert nothing_is_due(tmp_path / "moved.yaml")
+    assert start(ready, str(other)).returncode == 1
+    assert start(ready, "clean", "mine").returncode == 0
+    assert start(ready, str(other)).returncode == 0
+
+
+def wait_for(path, process):
+    for _ in range(600):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not come")
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_start_leaves_nothing_in_the_way_of_the_next(ready, by):
+    process = subprocess.Popen(
+        [ready / "run_all.sh"],
+        env=environment(evaluate="slow"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(ready / "started", process)
+    busy = start(ready)
+    assert busy.returncode == 1 and f"(process {process.pid})" in busy.stderr and busy.stderr.count("\n") == 1
+    began = time.monotonic()
+    if by == signal.SIGKILL:
+        assert list((ready / ".snakemake" / "locks").iterdir())
+        os.killpg(process.pid, by)
+    else:
+        process.send_signal(by)  # to the start alone: it stops its steps
+    _, told = process.communicate(timeout=20)
+    assert time.monotonic() - began < 15
+    if by == signal.SIGINT:
+        assert process.returncode == 130
+        assert told.splitlines()[-1] == "Stopped. What was finished is kept: the next start goes on from there."
+        assert "error" not in told
+    done = start(ready)
+    assert done.returncode == 0 and done.stderr.splitlines()[0] == "[1 of 1] computing the metrics"
+
+
+def test_errors_in_the_workflow_file_come_out_in_one_line(ready):
+    (ready / "Snakefile").write_text(
+        "from skin_tl.errors import SkinTLError\nraise SkinTLError('studies/x.yaml: no.')\n" + SNAKEFILE
+    )
+    done = start(ready)
+    assert done.returncode == 1 and done.stderr.splitlines()[0] == "error: studies/x.yaml: no."
+    assert "File" not in done.stderr
+
+
+# The beginning of the real workflow, which reads the study, with steps that show what they get.
+READING = """
+rule all:
+    input: f"report/{study.name}/metrics.csv"
+rule evaluate:
+    output: f"report/{study.name}/metrics.csv"
+    params: depends=fingerprint(study.title)
+    log: f"{RUNS}/logs/evaluate.log"
+    shell: "{STEP} --help > {log} 2>&1 && jupyter kernelspec list > kernels && env > shown && touch {output}"
+onstart:
+    save_study(study, f"{RUNS}/study.json")
+"""
+
+
+@pytest.fixture
+def reading(ready):
+    """The project with the beginning of the real workflow, in a folder whose name a shell or a format would change."""
+    folder = ready.rename(ready.with_name("a {project}, 50 % $HOME it's"))
+    head, _ = (ROOT / "Snakefile").read_text().split("\nLANGUAGES = ")
+    (folder / "Snakefile").write_text(head + READING)
+    return folder
+
+
+def shown(project):
+    """Return the environment of the step."""
+    return dict(line.split("=", 1) for line in (project / "shown").read_text().splitlines() if "=" in line)
+
+
+def test_a_value_of_the_command_line_reaches_the_steps_as_typed(reading):
+    for title in ("007", "Skin: a study", "#1", "A {study}", "[x, y]", "1_2"):
+        done = start(reading, "--config", f"title={title}", "seeds=3,010", "images=no")
+        assert done.returncode == 0, done.stderr
+        study = json.loads((reading / "runs/demo/study.json").read_text())
+        assert (study["title"], study["seeds"], study["images"]) == (title, [3, 10], False)
+        assert study["overrides"] == ["images", "seeds", "title"]
+        (reading / "report/demo/metrics.csv").unlink()
+    for typed in ("seeds=1_2", "seeds=0x10", "image_size=6_4", "l2=1_0"):
+        done = start(reading, "--config", typed)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and typed.split("=")[0] in done.stderr
+    done = start(reading, "--config", "seeds=1", "--config", "title=x")
+    assert done.returncode == 1 and "--config is given twice" in done.stderr
+    assert not list((reading / ".state").glob("start-*"))
+
+
+def test_a_title_with_braces_is_no_wildcard_of_the_real_workflow(ready):
+    shutil.copy(ROOT / "Snakefile", ready)
+    for folder in ("notebooks", "report/template", "report/text"):
+        shutil.copytree(ROOT / folder, ready / folder)
+    done = start(ready, "--dry-run", "--config", "title=A {study}")
+    assert done.returncode == 0 and "writing the report" in done.stdout, done.stderr
+
+
+def test_settings_of_the_person_for_other_work_change_nothing(reading, tmp_path):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "config.yaml").write_text(f"directory: {tmp_path}/elsewhere\nfrobnicate: true\n")
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["/removed/bin/python"], "display_name": "x", "language": "python"}')
+    done = start(
+        reading,
+        SNAKEMAKE_PROFILE=str(tmp_path / "profile"),
+        JUPYTER_PATH=str(tmp_path / "jupyter"),
+        MATPLOTLIBRC=str(tmp_path / "no such file"),
+        SKIN_TL_CACHE="~/cache {of} mine/",
+    )
+    assert done.returncode == 0 and "profile" not in done.stderr, done.stderr
+    assert str(kernel) not in (reading / "kernels").read_text() and "python3" in (reading / "kernels").read_text()
+    assert "MATPLOTLIBRC" not in shown(reading)
+    assert shown(reading)["SKIN_TL_CACHE"] == f"{os.environ['HOME']}/cache {{of}} mine/"
+
+
+def test_a_user_without_a_name_or_a_home_can_start(reading):
+    before = ["unshare", "--user", "--map-user=12345", "env", "-u", "LOGNAME", "-u", "USER", "-u", "HOME"]
+    if not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody be another user")
+    done = start(reading, before=before)
+    assert done.returncode == 0, done.stderr
+    assert Path(shown(reading)["HOME"]) == reading / ".state" / "home"
+
+
+def test_a_start_from_beside_the_project_does_not_go_where_cdpath_leads(project, tmp_path):
+    (tmp_path / "other" / project.name).mkdir(parents=True)
+    done = subprocess.run(
+        ["bash", f"{project.name}/run_all.sh", "demoo"],
+        cwd=project.parent,
+        env=environment(CDPATH=str(tmp_path / "other")),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Studies: demo, " in done.stderr
+
+
+def test_a_notebook_runs_in_a_folder_with_braces_in_its_path(tmp_path, monkeypatch):
+    root = tmp_path / "a {project}"
+    (root / "notebooks").mkdir(parents=True)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    nbformat.write(notebook, root / "notebooks" / "x.ipynb")
+    monkeypatch.setattr(steps, "ROOT", root)
+    steps.execute("x", root / "x.ipynb", load_study("demo"), root / "runs" / "demo")
+    assert nbformat.read(root / "x.ipynb", as_version=4).cells[0].outputs[0].data["text/plain"] == "2"
+
+
+def test_lab_serves_the_notebooks_with_a_kernel_of_the_environment(ready):
+    shutil.copytree(ROOT / "notebooks", ready / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    options = ["--no-browser", "--ServerApp.port=0", *(["--allow-root"] if os.geteuid() == 0 else [])]
+    process = subprocess.Popen(
+        [ready / "run_all.sh", "lab", *options], env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        note = ready / ".state" / "jupyter" / "runtime" / f"jpserver-{process.pid}.json"
+        wait_for(note, process)
+
+        def ask(what, how="get", **content):
+            for _ in range(600):  # the note comes before the server listens
+                try:
+                    server = json.loads(note.read_text())
+                    address = f"{server['url']}api/{what}"
+                    return requests.request(
+                        how, address, params={"token": server["token"]}, timeout=60, **content
+                    ).json()
+                except (requests.ConnectionError, json.JSONDecodeError):
+                    assert process.poll() is None
+                    time.sleep(0.1)
+            raise AssertionError("no answer")
+
+        listed = {item["name"] for item in ask("contents")["content"]}
+        assert listed == {"README.md", *(file.name for file in (ROOT / "notebooks").glob("[0-9]*.ipynb"))}
+        kernels = ask("kernelspecs")
+        assert kernels["default"] == "python3" and list(kernels["kernelspecs"]) == ["python3"]
+        notebook = {"path": min(listed), "name": "", "type": "notebook", "kernel": {"name": "python3"}}
+        ask("sessions", "post", json=notebook)
+        kernel = next(
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if "ipykernel_launcher" in child.as_dict(["cmdline"], ad_value=[])["cmdline"]  # none of one that just ended
+        )
+        assert Path(kernel.cwd()) == ready / "notebooks"
+        assert Path(kernel.cmdline()[0]).parent.resolve() == Path(sys.prefix, "bin").resolve()
+        assert kernel.environ()["PYTHONPATH"] == str(ready)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+# --- clean --------------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_reads_the_logs_below_runs(ready):
+    row = {"epoch": 1, **{f"{of}{name}": 0.5 for name in watching.SCALARS for of in ("", "val_")}}
+    log = watching.EpochLog(ready / "runs/demo/fine_tuning/VGG16/tensorboard/x", "VGG16", [row], [np.eye(7)])
+    log.close()
+    done = start(ready, "tensorboard", "--inspect")
+    assert done.returncode == 0 and "fine_tuning/VGG16" in done.stdout, done.stderr
+    assert "macro_f1/validation" in done.stdout and "confusion_matrix/validation" in done.stdout
+
+
+def fill(project, *files):
+    for name in files:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_bytes(b"x" * 1000)
+
+
+SOURCES = (
+    "report/template/index.html.j2",
+    "report/text/en/plan.md",
+    "report/published/results.csv",
+    "report/README.md",
+)
+MADE = (
+    "runs/demo/study.json",
+    "report/demo/report.html",
+    "runs/other/study.json",
+    "report/other/a.csv",
+    "cache/images/x",
+)
+
+
+def test_clean_of_one_study_leaves_the_others_and_the_sources(project):
+    fill(project, *SOURCES, *MADE)
+    done = start(project, "clean", "demo")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["removed runs/demo (1 kB)", "removed report/demo (1 kB)", "2 kB freed."]
+    assert {name for name in (*SOURCES, *MADE) if not (project / name).exists()} == {MADE[0], MADE[1]}
+    assert not (project / ".venv").exists()
+
+
+def test_clean_of_everything_keeps_the_sources_and_what_links_point_to(project, tmp_path):
+    fill(project, *SOURCES, *MADE)
+    fill(tmp_path, "elsewhere/precious")
+    (project / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
+    done = start(project, "clean")
+    assert done.returncode == 0, done.stderr
+    assert all((project / name).exists() for name in SOURCES) and not any((project / name).exists() for name in MADE)
+    assert (tmp_path / "elsewhere" / "precious").exists() and not (project / "runs" / "linked").is_symlink()
+    assert start(project, "clean").stdout == "Nothing to remove.\n"
+
+
+@pytest.mark.parametrize("name", ["demoo", "template", "..", "studies"])
+def test_clean_of_what_is_no_study_removes_nothing(project, name):
+    fill(project, *SOURCES, *MADE)
+    done = start(project, "clean", name)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: No study named '{name}'")
+    assert all((project / name).exists() for name in (*SOURCES, *MADE))
+
+
+# --- What is said -------------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """A stream that, like a terminal, forgets what is erased."""
+
+    def __init__(self):
+        self.lines, self.current = [], ""
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        for part in re.split(r"(\r\033\[K|\n)", text):
+            if part == "\n":
+                self.lines.append(self.current)
+                self.current = ""
+            elif part == "\r\033[K":
+                self.current = ""
+            else:
+                self.current += part
+
+    def flush(self):
+        pass
+
+
+words = st.text("abc äé%|", min_size=1, max_size=12).filter(str.strip)
+
+
+class Pipe(io.RawIOBase):
+    """A raw stream that keeps each write."""
+
+    def __init__(self):
+        super().__init__()
+        self.writes = []
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.writes.append(bytes(data))
+        return len(data)
+
+
+def written_by_a_step(said, closed=True):
+    """Return what a step writes to its stream, write by write: lines, given as str, and a bar that moves in between."""
+    pipe = Pipe()
+    stream = io.TextIOWrapper(io.BufferedWriter(pipe), encoding="utf-8", line_buffering=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIN_TL_TERMINAL", "given")
+        patch.setattr(progress, "_stream", stream)
+        shown = progress.bar(total=len(said) + 1, what="counting")
+        for text in said:
+            shown.update()
+            shown.refresh()
+            progress.say(text)
+        if closed:
+            shown.close()
+        else:
+            shown.disable = True  # left as it is, as by a step that is killed
+    return pipe.writes
+
+
+@given(st.lists(words, max_size=5), st.lists(words, max_size=5), st.booleans(), st.integers(1, 80), st.data())
+def test_every_line_of_steps_that_run_side_by_side_comes_out_whole(one, other, closed, length, data):
+    """Whatever bars move, and however their writes fall among each other and are cut by reading."""
+    queues = [
+        written_by_a_step([f"1{word}" for word in one]),
+        written_by_a_step([f"2{word}" for word in other], closed),
+    ]
+    mixed = b""
+    while queues := [queue for queue in queues if queue]:
+        mixed += data.draw(st.sampled_from(queues)).pop(0)
+    screen, decode = Screen(), codecs.getincrementaldecoder("utf-8")().decode
+    terminal = console.Terminal(screen)
+    for first in range(0, len(mixed), length):
+        terminal.feed(decode(mixed[first : first + length]))
+    for mark, said in (("1", one), ("2", other)):
+        assert [line[1:] for line in screen.lines if line[0] == mark] == [word.rstrip() for word in said]
+    assert len(screen.lines) == len(one) + len(other)
+    if closed:
+        assert screen.current == ""
+
+
+def test_a_line_is_one_write_that_a_pipe_takes_whole():
+    long = "  WARNING: " + "the weights cannot be had, and here is why; " * 200 + "é" * 5000
+    writes = [write for write in written_by_a_step(["  a word", long]) if write.endswith(b"\n")]
+    assert writes[0] == b"\n  a word\n" and len(writes) > 2
+    assert all(write.startswith(b"\n") and len(write) <= select.PIPE_BUF for write in writes)
+    assert "".join(b"".join(writes[1:]).decode().split()) == "".join(long.split())
+
+
+def test_a_line_of_one_step_is_not_mixed_with_the_bar_of_another():
+    screen = Screen()
+    terminal = console.Terminal(screen)
+    terminal.feed("\r  features: 10% [00:01]")
+    terminal.feed("\n  a word\n")
+    assert screen.lines == ["  a word"] and screen.current == "  features: 10% [00:01]"
+    terminal.feed("\n  a WARNING\n\r  features: 20% [00:02]\n  a note\n")
+    assert screen.lines == ["  a word", "  a WARNING", "  a note"]
+    terminal.feed("\r  features: 20% [00:02]")
+    terminal.line("[2 of 3] training")
+    assert screen.lines[-1] == "[2 of 3] training" and screen.current == "  features: 20% [00:02]"
+
+
+def test_what_steps_say_last_is_shown_too(monkeypatch):
+    terminal, began = console.Terminal(io.StringIO()), threading.Event()
+    feed = terminal.feed
+    monkeypatch.setattr(progress, "_stream", None)
+    monkeypatch.setattr(terminal, "feed", lambda text: (began.set(), time.sleep(0.2), feed(text)))
+    with console._relay(terminal):
+        progress.say("first")
+        assert began.wait(10)
+        progress.say("last")  # while the first is shown
+        progress._stream.close()
+    assert terminal.stream.getvalue().splitlines() == ["first", "last"]
+
+
+def test_without_a_terminal_a_bar_is_told_now_and_then(monkeypatch):
+    stream, now = io.StringIO(), iter(range(1000, 2000))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    terminal = console.Terminal(stream, every=30)
+    for percent in range(100):
+        terminal.feed(f"\rfeatures: {percent}%")
+    told = stream.getvalue().splitlines()
+    assert 2 <= len(told) <= 4 and all(re.fullmatch(r"features: \d+%", line) for line in told)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7380, "2 h 3 min")]
+)
+def test_durations_read_well(seconds, text):
+    assert console.duration(seconds) == text
+
+
+def test_what_the_engine_says_of_a_wrong_study_becomes_its_message_alone():
+    text = (
+        'SkinTLError in file "/x/Snakefile", line 3:\nstudies/a.yaml: unknown key.\n'
+        '  File "/x/Snakefile", line 3, in <module>'
+    )
+    assert console.explain_trouble(text) == "studies/a.yaml: unknown key."
+    assert "--unlock" in console.explain_trouble(
+        "LockException:\nError: Directory cannot be locked. Please make sure …"
+    )
+
+
+def test_a_full_disk_is_told_whoever_meets_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("skin_tl.files.ROOT", tmp_path)
+    engine = "WorkflowError:\nError recording metadata for finished job ([Errno 28] No space left on device). Please …"
+    assert f"{tmp_path}: no space left on the disk" in console.explain_trouble(engine)
+
+    def full(folder):
+        return shutil._ntuple_diskusage(10**9, 10**9, 0)
+
+    log = tmp_path / "images.log"
+    assert "wrote nothing to its log" in console.explain_failure("decoding", [log])[0]
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    assert f"error: decoding: {log}: no space left on the disk" in console.explain_failure("decoding", [log])[0]
+
+    def run(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x.lock")
+
+    monkeypatch.setattr(workflow, "run", run)
+    assert workflow.main(["run", "demo"]) == 1
+    assert capsys.readouterr().err.startswith("error: runs/x.lock: no space left on the disk")
+
+
+def test_images_too_small_for_a_backbone_are_refused_before_anything_runs(capsys):
+    assert workflow.main(["run", "demo", "--config", "image_size=64"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: `image_size: 64` is too small for Xception, which needs 71 pixels.")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_cache_that_cannot_be_made_is_refused_before_anything_runs(options, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "file" / "x"))
+    assert workflow.main(["run", "demo", *options]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: SKIN_TL_CACHE={tmp_path}/file/x: ") and shown.err.count("\n") == 1
+    assert not shown.out
+
+
+# --- What it takes ------------------------------------------------------------------------------------------------
+
+
+def test_the_estimate_counts_what_is_computed(monkeypatch):
+    monkeypatch.setattr(estimates, "measure_speed", lambda: 100.0)
+    monkeypatch.delenv("SKIN_TL_HAM10000", raising=False)
+
+    def of(**changes):
+        plain = {"backbones": "ResNet50", "preprocessings": "native", "random_control": False}
+        return estimates.estimate(load_study("presentation", plain | changes))
+
+    one = of()
+    assert one.images == 10015 * 224 * 224 * 3
+    assert one.features == 10015 * 2048 * 4
+    assert of(preprocessings="native,unit").seconds == pytest.approx(2 * one.seconds)
+    control = of(random_control=True)  # one more pass over the study's own images
+    assert control.seconds == pytest.approx(2 * one.seconds) and control.features == 2 * one.features
+    both = of(random_control=True, external="isic2018")
+    assert both.seconds == pytest.approx(one.seconds * (2 * 10015 + 1512) / 10015)
+    assert both.features == (2 * 10015 + 1512) * 2048 * 4
+    assert of(image_size=448).seconds == pytest.approx(4 * one.seconds)
+    xception = of(backbones="Xception", preprocessings="native,unit")  # both scale to -1…1: one pass
+    assert xception.seconds == pytest.approx(of(backbones="Xception").seconds)
+    assert of(seeds="1,2,3,4,5") == of(seeds="1")
+    monkeypatch.setenv("SKIN_TL_HAM10000", "somewhere")
+    assert of().disk == pytest.approx(one.disk - one.download)
+    monkeypatch.delenv("SKIN_TL_ISIC2018", raising=False)
+    both = of(external="isic2018")
+    assert both.images == (10015 + 1512) * 224 * 224 * 3
+    assert both.features == (10015 + 1512) * 2048 * 4
+    assert both.seconds == pytest.approx(one.seconds * (10015 + 1512) / 10015)
+    assert both.download == estimates.DOWNLOAD_BYTES["ISIC2018"]
+    monkeypatch.setenv("SKIN_TL_ISIC2018", "somewhere")
+    assert of(external="isic2018").download == 0
+    assert f"{one.disk / 1e9:.1f} GB" in one.in_words()
+
+    def tuned(**changes):
+        return of(strategies="from_scratch", leakage=False, other_splits=0, seeds="1", **changes)
+
+    plain = tuned()
+    rates = tuned(from_scratch_rate="0.001,0.01,0.1")
+    passes = plain.seconds - one.seconds
+    assert passes > 10 * one.seconds and rates.seconds - one.seconds == pytest.approx(3 * passes)
+    # Half the lesions: half the training, and all of the validation subset.
+    assert passes * 1.5 < tuned(train_fractions="0.5,1").seconds - one.seconds < passes * 1.6
+    # A quarter of them is shown twice: as much training as half of them.
+    assert tuned(train_fractions="0.25,1").seconds == pytest.approx(tuned(train_fractions="0.5,1").seconds)
+    assert plain.models < rates.models < tuned(from_scratch_rate="0.001,0.01,0.1", train_fractions="0.5,1").models
+
+
+def test_the_speed_is_a_plausible_one():
+    assert 1 < estimates.measure_speed(seconds=0) < 1e5
+
+
+def test_a_disk_that_is_too_small_is_refused_unless_the_work_is_cached(monkeypatch, tmp_path):
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path))
+    need = estimates.Estimate(download=0, images=5e9, features=0, models=0, seconds=1, gpu=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 0, 4 * 10**9))
+    with pytest.raises(SkinTLError, match=r"4\.0 GB free.*5\.0 GB more"):
+        estimates.check_room(need)
+    (tmp_path / "images").mkdir()
+    with open(tmp_path / "images" / "sparse", "wb") as file:
+        file.truncate(3 * 10**9)
+    estimates.check_room(need)
+
+
+# --- The repository -----------------------------------------------------------------------------------------------
+
+
+def test_notebooks_are_kept_without_outputs():
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert notebooks
+    for notebook in notebooks:
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            assert not cell.get("outputs") and cell.get("execution_count") is None, f"{notebook.name} has outputs"
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def imported():
+    """Return the top-level modules that the project's own Python files and notebooks import."""
+    files = [*ROOT.glob("skin_tl/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    sources = [file.read_text(encoding="utf-8") for file in files]
+    for notebook in ROOT.glob("notebooks/*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+CALLED = {"pyreveal", "tensorflow", "jupyterlab", "ipykernel", "ruff", "import-linter", "pip", "setuptools"}
+"""Listed without being imported: files that are read, programs that are started, and the backend of Keras."""
+
+
+def test_what_is_imported_is_listed_and_what_is_listed_is_used():
+    lines = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    listed = {canonicalize_name(Requirement(line).name) for line in lines}
+    providers = importlib.metadata.packages_distributions()
+    own = {file.stem for file in ROOT.glob("tests/**/*.py")} | {"skin_tl"}
+    wanted = {canonicalize_name(providers[name][0]) for name in imported() - own - sys.stdlib_module_names}
+    assert wanted <= listed
+    assert listed - wanted <= CALLED
+
+
+def locked(name):
+    """Return the pins of a lock file: (name, version) pairs with the number of hashes of each."""
+    pins = {}
+    for block in re.split(r"\n(?=[a-z0-9])", (ROOT / "locks" / f"{name}.lock").read_text()):
+        if match := re.match(r"([a-z0-9._-]+)==([^\s;\\]+)", block):
+            pins[match.groups()] = block.count("--hash=sha256:")
+    return pins
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("locks/*.lock")))
+def test_locks_name_no_index_and_hash_everything(name):
+    text = (ROOT / "locks" / f"{name}.lock").read_text()
+    assert not re.search(r"^(-i|--(extra-)?index|--find-links|-f )|https?://|file:|@ ", text, re.MULTILINE)
+    pins = locked(name)
+    assert pins and all(pins.values())
+
+
+@pytest.mark.parametrize("extra", ["cuda", "dev", "export", "jax"])
+def test_the_locks_agree_with_each_other(extra):
+    versions = dict(locked("base"))
+    main = {}
+    for name, version in versions:
+        main.setdefault(name, set()).add(version)
+    for name, version in locked(extra):
+        assert version in main.get(name, {version})
+
+
+MODULES = [
+    ".".join(file.relative_to(ROOT / "skin_tl").with_suffix("").parts) for file in (ROOT / "skin_tl").rglob("*.py")
+]
+
+
+def test_a_notebook_that_was_saved_in_jupyterlab_does_the_same(tmp_path, monkeypatch):
+    """Outputs, prose and the cell of parameters make nothing due; code does."""
+    (tmp_path / "notebooks").mkdir()
+    file = tmp_path / "notebooks" / "2_train.ipynb"
+    text = (ROOT / "notebooks" / "2_train.ipynb").read_text(encoding="utf-8")
+    monkeypatch.setattr("skin_tl.step_code.ROOT", tmp_path)
+
+    def state(change=lambda cells: None):
+        notebook = json.loads(text)
+        change(notebook["cells"])
+        file.write_text(json.dumps(notebook), encoding="utf-8")
+        return code_hash("notebooks/2_train", without=MODULES)
+
+    def ran(cells):
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        code[0]["source"] = "study = 'transfer'"
+        assert code[0]["metadata"]["tags"] == ["parameters"]
+        for cell in code:
+            cell |= {"execution_count": 7, "outputs": [{"output_type": "stream", "name": "stdout", "text": ["x"]}]}
+        cells[0]["source"] = "# Mine"
+
+    assert state(ran) == state()
+    assert state(lambda cells: cells[-1].update(source="1 + 1")) != state()
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(SkinTLError, match=r"2_train\.ipynb is no notebook.*git checkout"):
+        code_hash("notebooks/2_train")
+
+
+def test_the_cuda_list_is_what_tensorflow_asks_for():
+    wanted = {}
+    for text in importlib.metadata.requires("tensorflow"):
+        requirement = Requirement(text)
+        if requirement.marker and requirement.marker.evaluate({"extra": "and-cuda"}) and "and-cuda" in text:
+            wanted[requirement.name] = requirement.specifier
+    listed = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["cuda"]]
+    assert {requirement.name: requirement.specifier for requirement in listed} == wanted
