@@ -123,12 +123,7 @@ rule images:
         images=f"{RUNS}/dataset/images.json",
         pairs=f"{RUNS}/dataset/near_duplicates.csv",
     params:
-        depends=depends(
-            dataset=study.dataset,
-            image_size=study.image_size,
-            group_near_duplicates=study.group_near_duplicates,
-            source=STATES.get("HAM10000", ""),
-        ),
+        depends=depends(**study.data_settings(), source=STATES.get("HAM10000", "")),
         code=step_code("images"),
     threads: max(1, (workflow.cores or 1) - 1)  # uses all; the search for weights, beside it, mostly waits
     log: f"{RUNS}/logs/images.log"

@@ -389,6 +389,10 @@ class Study(BaseModel):
             return None
         return "native" if "native" in self.preprocessings else self.preprocessings[0]
 
+    def data_settings(self):
+        """Return what metadata and decoded images depend on, as a dict (the reason to read the data set again)."""
+        return {key: getattr(self, key) for key in ("dataset", "image_size", "group_near_duplicates")}
+
     def split_settings(self):
         """Return what the splits depend on besides the data, as a dict (the reason to draw them again)."""
         keys = ("split_policies", "seeds", "leakage", "other_splits")

@@ -186,6 +186,9 @@ def _draw_calibration(y, probability, drawn):
 MEANS_OF_CLASSES = ("balanced_accuracy", "macro_precision", "macro_f1", "roc_auc", "average_precision")
 """Metrics of the whole that are means over diagnoses."""
 
+UNBOUNDED = ("log_loss", "log_loss_scaled")
+"""Metrics that may lie outside of 0…1; the percentiles of their draws are their interval."""
+
 GROUPS = {"confusion": _draw_confusion, "ranking": _draw_ranking, "calibration": _draw_calibration}
 """Metrics of the predicted diagnosis; ROC AUC and average precision; log loss and ECE."""
 
@@ -289,14 +292,21 @@ def interval(metric, value, draws, n_units):
     Returns
     -------
     low, high : float
-        Wilson's for what lies in 0…1; percentiles of the draws for the log loss.  The ECE of a draw exceeds that
+        Wilson's for what lies in 0…1; percentiles of the draws for `UNBOUNDED`.  The ECE of a draw exceeds that
         of the sample by about as much as the sample's exceeds the truth, so its percentiles are mirrored at the
         value (the basic bootstrap), and kept on both sides of it.  NaN where there is none.
+
+    Raises
+    ------
+    ValueError
+        If the value lies outside of 0…1 and the metric is not one of `UNBOUNDED`.
     """
     draws = draws[np.isfinite(draws)]
     if len(draws) < 2 or not np.isfinite(value):
         return np.nan, np.nan
-    if not metric.startswith(("log_loss", "ece")):
+    if metric not in UNBOUNDED and not -1e-9 <= value <= 1 + 1e-9:
+        raise ValueError(f"{metric} is {value}, outside of 0…1: name it in UNBOUNDED.")
+    if metric not in UNBOUNDED and not metric.startswith("ece"):
         return wilson_interval(value, draws.var(), n_units)
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     if metric.startswith("ece"):
