@@ -140,10 +140,10 @@ EXTERNAL_COLUMNS = [
 ]
 
 DECISIONS = {"melanoma": ("mel",), "malignant": ("mel", "bcc", "akiec")}
-"""Each decision and the diagnoses that it looks for; ``malignant`` is malignant or in situ/premalignant."""
+"""Each decision and its target diagnoses; ``malignant`` is malignant or in situ/premalignant."""
 
 BENIGN = ("bkl", "df", "nv", "vasc")
-"""Diagnoses for which a flag is a false alarm whatever is looked for."""
+"""Diagnoses for which a flag is a false alarm whatever the target."""
 
 SENSITIVITY = 0.95
 """What the operating point `sensitivity_95` asks of the validation subset."""

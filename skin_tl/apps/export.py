@@ -111,7 +111,7 @@ def convertible(whole, backbone, preprocessing):
     """Return a model with the weights of a run's model that Keras can export.
 
     The constants of the scaling, and what `keras.layers.Normalization` knows, are tensors in a model that was read from
-    a file, and the converter to ONNX takes such tensors for inputs.  So the scaling is called anew, with constants of
+    a file, and the converter to ONNX takes such tensors for inputs.  So the scaling is called again, with constants of
     Python, and those layers get arrays.
 
     Parameters

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skin_tl.apps.runs import LEFT_OUT, _lacking, find_study, finished_runs, load_keras, read_model
+from skin_tl.apps.runs import LEFT_OUT, find_study, finished_runs, lacking_runs, load_keras, read_model
 from skin_tl.data.images import check_cache, read_image
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json
@@ -341,7 +341,7 @@ def _find_images(folder, about):
 
 
 def _cache_hint(folder, kept):
-    """Say which cache to name: the one that the study was made with, if it still has what is looked for (`kept`)."""
+    """Say which cache to name: the one that the study was made with, if it still holds what is missing (`kept`)."""
     about = read_json(folder / "dataset" / "images.json")
     place = (folder.parent.parent / about.get("folder", "")).resolve().parent.parent
     return f"Set SKIN_TL_CACHE to {place if (place / kept).exists() else 'the cache that the study was made with'}"
@@ -473,7 +473,7 @@ def predict_images(
         for parts in (rows, neighbours)
     )
     columns = ["image", "strategy", "backbone", "rank", "image_id", "lesion_id", "dx", "distance"]
-    missing = _lacking(folder, settings)
+    missing = lacking_runs(folder, settings)
     return Predictions(settings, random, table, neighbours[columns], pixels, maps, missing, left_out, unread)
 
 

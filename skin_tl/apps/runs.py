@@ -89,7 +89,7 @@ def _missing_runs(folder, study):
     return [name for name in names if not _is_finished(folder / name)]
 
 
-def _lacking(folder, study):
+def lacking_runs(folder, study):
     """List what a study lacks to be finished: runs, as ``strategy/backbone``, or else its report.
 
     A report that is older than a run is that of an earlier start.
@@ -108,7 +108,7 @@ def _lacking(folder, study):
 def _steps_from_finished(folder):
     """Tell how far a study is from its end: 0 finished, 1 without its report, 2 without runs or not to be read."""
     try:
-        lacking = _lacking(folder, load_study(folder / "study.json"))
+        lacking = lacking_runs(folder, load_study(folder / "study.json"))
     except SkinTLError:
         return 2
     return 0 if not lacking else 1 if lacking == [REPORT] else 2
@@ -236,6 +236,6 @@ def read_model(run, size, name="model.keras"):
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise SkinTLError(
             f"{file} cannot be used ({reason}). It was written by {told[0]}; here are {told[1]}. "
-            f"Delete {run.folder / 'run.json'} and run `{command_of(run.study_folder.name)}`: it is trained anew."
+            f"Delete {run.folder / 'run.json'} and run `{command_of(run.study_folder.name)}`: that trains it again."
         ) from None
     return whole, body, head

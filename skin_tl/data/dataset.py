@@ -11,7 +11,7 @@ import pandas as pd
 
 from skin_tl.data.image_files import images_of
 from skin_tl.data.metadata import find_metadata, read_metadata
-from skin_tl.data.releases import _drawn, find_release
+from skin_tl.data.releases import draw_synthetic, find_release
 from skin_tl.files import fingerprint
 
 
@@ -58,7 +58,7 @@ def open_dataset(study):
         If it cannot be had, or its table or images are not what they should be.
     """
     if study.synthetic:
-        folder, source = _drawn(), "drawn by skin_tl.data.synthetic: no photographs"
+        folder, source = draw_synthetic(), "drawn by skin_tl.data.synthetic: no photographs"
     else:
         folder, source = find_release("HAM10000")
     return read_folder(folder, source, study.synthetic)

@@ -50,7 +50,7 @@ def images_of(metadata, folder, table):
     return files
 
 
-def _files(folder):
+def files_below(folder):
     """Yield the path of every file below a folder, sorted.
 
     Links to folders are followed, each folder once and none that leads back up; `SYSTEM_FOLDERS` and hidden files are
@@ -67,9 +67,9 @@ def _files(folder):
         yield from (os.path.join(root, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _packed(folder):
+def packed_files(folder):
     """Say which archives still lie packed below a folder, and to unpack them; else nothing."""
-    names = [os.path.relpath(path, folder) for path in _files(folder) if path.lower().endswith(PACKED_SUFFIXES)]
+    names = [os.path.relpath(path, folder) for path in files_below(folder) if path.lower().endswith(PACKED_SUFFIXES)]
     more = " …" if len(names) > 5 else ""
     return f" Archives are still packed there: {', '.join(names[:5])}{more}. Unpack them." if names else ""
 
@@ -77,7 +77,7 @@ def _packed(folder):
 def find_images(folder):
     """Return the paths of all image files below a folder by image id (their name without ending), both sorted."""
     found = {}
-    for path in _files(folder):
+    for path in files_below(folder):
         stem, suffix = os.path.splitext(os.path.basename(path))
         if suffix.lower() in IMAGE_SUFFIXES:
             found.setdefault(stem, []).append(path)
@@ -114,7 +114,7 @@ def match_images(image_ids, found, folder):
     }
     missing = [image_id for image_id, paths in files.items() if not paths]
     if missing:
-        advice = _packed(folder) or (
+        advice = packed_files(folder) or (
             " Expected <image_id>.jpg in the folder or below it (hidden folders are left out): add these files, or, "
             "where they are left out on purpose, remove their rows from the metadata."
         )
@@ -153,7 +153,7 @@ def choose_images(files, folder):
     if masked:
         raise SkinTLError(
             f"{folder}: {len(masked)} of {len(files)} images have a black-and-white mask and no picture, among them "
-            f"{files[masked[0]][0]}. Add their pictures.{_packed(folder)}"
+            f"{files[masked[0]][0]}. Add their pictures.{packed_files(folder)}"
         )
     doubtful = [paths for paths in pictures.values() if len(paths) > 1]
     if doubtful:

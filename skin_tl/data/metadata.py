@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import sparse
 
 from skin_tl.data.image_files import (
-    _files,
-    _packed,
+    files_below,
+    packed_files,
 )
 from skin_tl.errors import SkinTLError
 from skin_tl.files import is_formula
@@ -50,11 +50,11 @@ def find_metadata(folder, name="HAM10000_metadata"):
         If there is none, or several of different content.
     """
     pattern = re.compile(rf"{name}(\.(csv|tab|tsv|txt))?", re.IGNORECASE)
-    tables = [path for path in map(Path, _files(folder)) if pattern.fullmatch(path.name) and path.is_file()]
+    tables = [path for path in map(Path, files_below(folder)) if pattern.fullmatch(path.name) and path.is_file()]
     if not tables:
         raise SkinTLError(
             f"{folder} holds no metadata table. Expected a file {name}.csv (also without ending, or .tab, as Harvard "
-            f"Dataverse serves it); it belongs to the release, {DOI}.{_packed(folder)}"
+            f"Dataverse serves it); it belongs to the release, {DOI}.{packed_files(folder)}"
         )
     if len({path.read_bytes() for path in tables}) > 1 and len({_content(path) for path in tables}) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in tables)

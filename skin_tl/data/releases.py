@@ -53,7 +53,7 @@ def find_release(name, **how):
     return folder, f"the folder named by {variable}"
 
 
-def _drawn():
+def draw_synthetic():
     from skin_tl.data import synthetic
 
     drawing = fingerprint(Path(synthetic.__file__).read_bytes())

@@ -22,11 +22,11 @@ from skin_tl.data.synthetic_lesions import (
     HEIGHT,
     TYPES,
     WIDTH,
-    _bare_skin,
-    _look,
-    _ramp,
-    _View,
-    _wander,
+    View,
+    bare_skin,
+    draw_look,
+    ramp,
+    wander,
 )
 from skin_tl.files import write_atomically
 
@@ -50,7 +50,7 @@ def _hairs(rng, view, size):
     lines = []
     for _ in range(count):
         length = rng.uniform(0.04, 0.12) if kind == "stubble" else rng.uniform(0.4, 1.4)
-        line = _wander(rng, rng.uniform(-1, 1, 2), heading + rng.normal(0, 0.4), length, 0.05, step=0.025)
+        line = wander(rng, rng.uniform(-1, 1, 2), heading + rng.normal(0, 0.4), length, 0.05, step=0.025)
         lines.append((line, width, rng.uniform(0.6, 0.92)))
     dark = np.array([45, 32, 28]) + rng.uniform(0, 1) ** 2 * np.array([110, 85, 60])
     return view.ink(lines).resize(size, Image.Resampling.BOX), tuple(int(c) for c in dark)
@@ -103,7 +103,7 @@ def _photograph(rng, camera, colour):
     radius = np.hypot(x, y)
     field *= 1 - rng.uniform(0, 0.4) * radius**2
     if camera.edge < 1:
-        field *= 1 - _ramp(radius, camera.edge, camera.edge + camera.softness) * 0.97
+        field *= 1 - ramp(radius, camera.edge, camera.edge + camera.softness) * 0.97
     gamma = camera.gamma * rng.lognormal(0, 0.04)
     grain = rng.standard_normal((HEIGHT, WIDTH), dtype=np.float32) * rng.uniform(0.004, 0.014)
     planes = [np.clip(plane * (field * c), 0, 1.1) ** gamma + grain for plane, c in zip(colour, cast, strict=True)]
@@ -155,13 +155,13 @@ def draw_lesion(dx, rng, size=(600, 450)):
 
 def _picture(dx, lesion_rng, view_rng, size):
     """Draw the picture that `view_rng` takes of the lesion that `lesion_rng` makes, as a Pillow image."""
-    view = _View(view_rng)
+    view = View(view_rng)
     rng = lesion_rng
-    look = _look(rng)
+    look = draw_look(rng)
     tint = rng.lognormal(0, [0.10, 0.05, 0.12]).astype(np.float32)
     camera = _camera(rng)
     grain = view.noise(rng, 60)
-    skin = _bare_skin(rng, view, grain)
+    skin = bare_skin(rng, view, grain)
     hairs = _hairs(rng, view, size)
     TYPES[dx].draw(rng, view, skin, look)
     skin.melanin *= 1 + 0.08 * grain

@@ -26,13 +26,13 @@ SCAR = np.array([0.97, 0.91, 0.90], np.float32)
 """Red-green-blue: bare skin (0..1), what a unit of melanin or blood absorbs, what veil, keratin, scar show (0..1)."""
 
 
-def _ramp(values, low, high):
+def ramp(values, low, high):
     """Rise smoothly from 0 at `low` to 1 at `high`."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-class _View:
+class View:
     """Where each pixel of one picture lies on the skin, and what can be drawn there.
 
     Skin coordinates have their origin in the lesion's middle and the picture's height as their unit.  Everything
@@ -262,7 +262,7 @@ class _Look:
     clarity: float
 
 
-def _look(rng):
+def draw_look(rng):
     return _Look(
         pigment=min(max(rng.lognormal(-0.25, 0.5), 0.2), 1.9),
         redness=min(max(rng.lognormal(-1.2, 0.6), 0.05), 1.0),
@@ -300,7 +300,7 @@ class _Tissue:
         return np.stack(planes)
 
 
-def _bare_skin(rng, view, grain):
+def bare_skin(rng, view, grain):
     """Skin without a lesion: its tone, mottling, creases, freckles, follicles and small vessels."""
     tone = min(max(rng.gamma(1.6, 0.07), 0.02), 0.7)
     flush = min(max(rng.gamma(2.2, 0.07), 0.03), 0.5)
@@ -320,7 +320,7 @@ def _bare_skin(rng, view, grain):
     if rng.random() < 0.3:
         starts = rng.uniform(-1, 1, (rng.integers(8, 35), 2))
         vessels = [
-            (_wander(rng, p, rng.uniform(0, 2 * math.pi), rng.uniform(0.08, 0.45), 0.3), rng.uniform(0.003, 0.007), 0.8)
+            (wander(rng, p, rng.uniform(0, 2 * math.pi), rng.uniform(0.08, 0.45), 0.3), rng.uniform(0.003, 0.007), 0.8)
             for p in starts
         ]
         blood += rng.uniform(0.1, 0.4) * view.strokes(vessels, soft=0.003)
@@ -335,17 +335,17 @@ def _stain(rng, view, outline, fade, rough, frequency=9, octaves=2):
     """The lesion's ground: 1 inside, 0 outside, over a border that is `fade` wide (in radii) and `rough`."""
     depth = outline.depth(view)
     edge = depth + rough * view.clouds(rng, frequency, octaves)
-    return depth, _ramp(edge, 0, fade)
+    return depth, ramp(edge, 0, fade)
 
 
 def _network(view, rng, period, disorder, thick):
     """The brown lines of a pigment network in 0..1, `thick` from 0 (hair-thin) to 1 (holes closed)."""
     holes = view.honeycomb(rng, period, disorder)
     middle = 0.12 + 0.38 * thick
-    return 1 - _ramp(holes, middle - 0.12, middle + 0.22)
+    return 1 - ramp(holes, middle - 0.12, middle + 0.22)
 
 
-def _wander(rng, start, heading, length, bend, step=0.012):
+def wander(rng, start, heading, length, bend, step=0.012):
     """A line that wanders: points (n, 2) from `start` along `heading` (radians), `length` units long."""
     n = max(3, int(length / step))
     headings = heading + np.cumsum(rng.normal(0, bend, n))
@@ -355,7 +355,7 @@ def _wander(rng, start, heading, length, bend, step=0.012):
 
 def _vessel_tree(rng, start, heading, length, width, generations=3):
     """Lines (points, width, strength) of a vessel that branches and thins."""
-    trunk = _wander(rng, start, heading, length, 0.22)
+    trunk = wander(rng, start, heading, length, 0.22)
     lines = [(trunk, width, 0.7 + 0.1 * generations)]
     if generations:
         for _ in range(rng.integers(2, 4)):
@@ -369,7 +369,7 @@ def _shiny_lines(rng, outline, n, outer):
     """Short white lines (points, width, strength) at right angles to each other, as polarised light shows them."""
     turn = rng.uniform(0, math.pi)
     return [
-        (_wander(rng, start, turn + rng.choice([0, math.pi / 2]) + rng.normal(0, 0.1), 0.05, 0.03), 0.005, 0.8)
+        (wander(rng, start, turn + rng.choice([0, math.pi / 2]) + rng.normal(0, 0.1), 0.05, 0.03), 0.005, 0.8)
         for start in outline.scatter(rng, n, 0, outer)
     ]
 
@@ -385,12 +385,12 @@ def _nevus(rng, view, skin, look):
     kind = rng.choice(["network", "globules", "plain"], p=[0.6, 0.2, 0.2])
     pigment = max(look.pigment, 0.35) * ground
     centre = rng.uniform(-0.25, 0.5)  # the second brown: a darker or paler middle
-    pigment *= 1 + centre * _ramp(depth + 0.1 * view.clouds(rng, 6, 2), 0.2, 0.8)
+    pigment *= 1 + centre * ramp(depth + 0.1 * view.clouds(rng, 6, 2), 0.2, 0.8)
     if atypical:
         pigment *= 1 + 0.3 * view.clouds(rng, 5, 3)
     if kind == "network":
         net = _network(view, rng, rng.uniform(0.028, 0.046), 0.3, rng.uniform(0.2, 0.6))
-        share = (0.25 + 0.5 * look.clarity) * _ramp(view.clouds(rng, 5, 2), -1.6, 0.4)
+        share = (0.25 + 0.5 * look.clarity) * ramp(view.clouds(rng, 5, 2), -1.6, 0.4)
         pigment *= 1 - 0.75 * share + 1.4 * share * net
     elif kind == "globules":
         points = outline.lattice(rng, rng.uniform(0.03, 0.05))
@@ -408,34 +408,34 @@ def _melanoma(rng, view, skin, look):
     outline = _Outline(rng, max(look.radius * 1.2, 0.2), 0.07 + 0.14 * look.clarity, rng.uniform(1.0, 1.6))
     side = rng.uniform(0, 2 * math.pi)
     tilt = (view.u * math.cos(side) + view.v * math.sin(side)) / look.radius
-    _, ground = _stain(rng, view, outline, 0.07 + 0.3 * _ramp(-tilt, -1, 1), 0.11, octaves=3)
+    _, ground = _stain(rng, view, outline, 0.07 + 0.3 * ramp(-tilt, -1, 1), 0.11, octaves=3)
     patches = view.clouds(rng, 5, 4) + 0.6 * look.clarity * tilt
-    dark = _ramp(patches, -0.6, 1.3)
+    dark = ramp(patches, -0.6, 1.3)
     net = _network(view, rng, rng.uniform(0.035, 0.06), 0.7, rng.uniform(0.3, 0.7))
-    net_share = rng.uniform(0.2, 0.7) * _ramp(view.clouds(rng, 4, 2), -0.6, 0.8)
+    net_share = rng.uniform(0.2, 0.7) * ramp(view.clouds(rng, 4, 2), -0.6, 0.8)
     pigment = look.pigment * ground * (0.45 + (0.3 + 1.2 * look.clarity) * dark)
     pigment *= 1 - net_share + 1.5 * net_share * net
     streaks = []
     for angle in side + rng.normal(0, 0.6, rng.integers(6, 26)) if rng.random() < 0.8 * look.clarity else []:
         start = outline.at([angle], rng.uniform(0.8, 0.95))[0]
         outward = math.atan2(start[1], start[0])
-        line = _wander(rng, start, outward, look.radius * rng.uniform(0.12, 0.3), 0.1)
+        line = wander(rng, start, outward, look.radius * rng.uniform(0.12, 0.3), 0.1)
         streaks += [(line, rng.uniform(0.005, 0.011), 0.9), (line[-2:], 0.013, 0.9)]
     pigment += look.pigment * 0.8 * view.strokes(streaks, soft=0.004)
     n = int(rng.integers(8, 44) * look.clarity)
     clumps = outline.at(side + rng.normal(0, 0.9, n), rng.uniform(0.2, 1.0, n))
     pigment += 0.8 * view.blots(rng, clumps, rng.uniform(0.004, 0.014, n), wobble=0.25, soft=0.003)
     skin.melanin += pigment * (1 + 0.15 * view.clouds(rng, 20, 2))
-    skin.blood += look.redness * ground * (0.4 + _ramp(view.clouds(rng, 5, 2), 0, 1.2))
+    skin.blood += look.redness * ground * (0.4 + ramp(view.clouds(rng, 5, 2), 0, 1.2))
     if rng.random() < 0.9 * look.clarity:
         middle = outline.at([side + rng.uniform(-1, 1)], rng.uniform(0.1, 0.5))
         veil = view.blots(rng, middle, look.radius * rng.uniform(0.35, 0.6), wobble=0.3, soft=0.035)
-        veil *= ground * _ramp(view.clouds(rng, 9, 3), -1.6, 0.8)
+        veil *= ground * ramp(view.clouds(rng, 9, 3), -1.6, 0.8)
         skin.veil += rng.uniform(0.3, 0.75) * veil
     if rng.random() < 0.7 * look.clarity:
         away = outline.at([side + np.pi + rng.normal(0, 0.5)], rng.uniform(0.2, 0.6))
         loss = view.blots(rng, away, look.radius * rng.uniform(0.3, 0.5), wobble=0.4, soft=0.03)
-        loss *= _ramp(view.clouds(rng, 12, 3), -1.2, 0.8) * ground
+        loss *= ramp(view.clouds(rng, 12, 3), -1.2, 0.8) * ground
         skin.melanin *= 1 - 0.75 * loss
         skin.scar += 0.35 * loss
         pepper = away + rng.normal(0, 0.35 * look.radius, (rng.integers(20, 70), 2))
@@ -449,7 +449,7 @@ def _basal_cell(rng, view, skin, look):
     pigmented = rng.random() < 0.45
     skin.melanin += look.pigment * ground * (0.5 if pigmented else 0.12) * (0.7 + 0.5 * view.clouds(rng, 6))
     skin.blood += (0.15 + look.redness) * ground * 0.7
-    skin.scar += 0.3 * _ramp(depth, 0.1, 0.7) * _ramp(view.clouds(rng, 7, 2), -0.3, 1.2)
+    skin.scar += 0.3 * ramp(depth, 0.1, 0.7) * ramp(view.clouds(rng, 7, 2), -0.3, 1.2)
     lines = []
     for _ in range(rng.integers(2, 6)):
         start = outline.at([rng.uniform(0, 2 * math.pi)], rng.uniform(0.8, 1.15))[0]
@@ -484,11 +484,11 @@ def _keratosis(rng, view, skin, look):
     elif kind == "fingerprint":
         bent = view.u * math.cos(turn) + view.v * math.sin(turn) + 0.04 * view.noise(rng, 6)
         lines = np.cos(bent * (2 * math.pi / rng.uniform(0.026, 0.04)))
-        texture = 0.6 * lines * _ramp(view.clouds(rng, 6, 2), -1, 0.8)
+        texture = 0.6 * lines * ramp(view.clouds(rng, 6, 2), -1, 0.8)
     ground = ground * (1 + (0.1 + 0.5 * look.clarity) * texture)
     skin.melanin += look.pigment * ground * (0.9 + 0.25 * view.clouds(rng, 8, 4))
     skin.blood += 0.8 * look.redness * ground
-    skin.keratin += 0.15 * _ramp(depth, 0.0, 0.1) * _ramp(view.clouds(rng, 14, 3), 0.2, 1.4)
+    skin.keratin += 0.15 * ramp(depth, 0.0, 0.1) * ramp(view.clouds(rng, 14, 3), 0.2, 1.4)
     n = int(rng.integers(5, 28) * look.clarity)
     cysts = view.blots(rng, outline.scatter(rng, n, 0, 0.88), rng.uniform(0.005, 0.014, n), wobble=0.1, soft=0.004)
     skin.keratin += (0.3 + 0.5 * look.clarity) * cysts
@@ -496,7 +496,7 @@ def _keratosis(rng, view, skin, look):
     plugs = view.blots(rng, outline.scatter(rng, n, 0, 0.9), rng.uniform(0.006, 0.017, n), wobble=0.2, soft=0.002)
     skin.melanin += 1.2 * plugs
     if rng.random() < 0.15:  # inflamed, with the grey of a regressing lesion
-        skin.veil += 0.45 * ground * _ramp(view.clouds(rng, 6, 3), 0.2, 2.2)
+        skin.veil += 0.45 * ground * ramp(view.clouds(rng, 6, 3), 0.2, 2.2)
 
 
 def _dermatofibroma(rng, view, skin, look):
@@ -504,10 +504,10 @@ def _dermatofibroma(rng, view, skin, look):
     outline = _Outline(rng, max(look.radius * 1.35, 0.26), 0.05, rng.uniform(1.0, 1.3))
     depth, ground = _stain(rng, view, outline, rng.uniform(0.7, 1.0), 0.08)
     net = _network(view, rng, rng.uniform(0.026, 0.04), 0.35, 0.35)
-    net *= _ramp(view.clouds(rng, 5, 2), -1.4, 0.4)
+    net *= ramp(view.clouds(rng, 5, 2), -1.4, 0.4)
     skin.melanin += 0.75 * max(look.pigment, 0.5) * ground * (0.6 + (0.3 + 0.5 * look.clarity) * net)
     skin.blood += (0.15 + look.redness) * ground * (1 + 0.2 * view.clouds(rng, 8, 2))
-    patch = _ramp(depth + 0.07 * view.clouds(rng, 7, 3), rng.uniform(0.25, 0.4), rng.uniform(0.65, 0.85))
+    patch = ramp(depth + 0.07 * view.clouds(rng, 7, 3), rng.uniform(0.25, 0.4), rng.uniform(0.65, 0.85))
     if rng.random() < 0.3:  # a white network rather than a plain scar
         white = _network(view, rng, rng.uniform(0.034, 0.05), 0.4, 0.5)
         patch = patch * (0.6 + 0.4 * white)
@@ -550,8 +550,8 @@ def _keratosis_actinic(rng, view, skin, look):
     skin.blood *= 1 - 0.6 * halo * strength
     skin.keratin += strength * (0.25 * halo + 0.35 * plug)
     if rng.random() < 0.75:
-        flakes = _ramp(view.clouds(rng, 10, 3), rng.uniform(0.3, 0.8), 1.7) * _ramp(depth, 0, 0.4)
-        flakes *= _ramp(view.noise(rng, 38, stretch=1.6, angle=rng.uniform(0, math.pi)), -0.7, 0.9)
+        flakes = ramp(view.clouds(rng, 10, 3), rng.uniform(0.3, 0.8), 1.7) * ramp(depth, 0, 0.4)
+        flakes *= ramp(view.noise(rng, 38, stretch=1.6, angle=rng.uniform(0, math.pi)), -0.7, 0.9)
         skin.scar += rng.uniform(0.3, 0.8) * flakes
         skin.keratin += rng.uniform(0.1, 0.5) * flakes
     if rng.random() < 0.4:

@@ -3,7 +3,7 @@
 Takes predictions; gives tables of sensitivity, specificity and counts at two operating points, and the points of ROC
 curves.  A decision is made per lesion, from the mean probability over its images in the subset.
 
-The operating point ``diagnosis`` flags a lesion whose most probable diagnosis is one of those looked for.
+The operating point ``diagnosis`` flags a lesion whose most probable diagnosis is a target.
 ``sensitivity_95`` flags it when their probabilities add to a threshold: the highest that finds at least 95 % of such
 lesions in the validation subset.  Neither looks at the test subset.
 """
@@ -29,7 +29,7 @@ def lesion_scores(rows):
     -------
     pandas.DataFrame
         One row per seed, subset and lesion: dx, the probabilities, and for each decision its name (bool, whether the
-        lesion is looked for) and ``<name>_score`` (float, 0…1).
+        lesion is a target) and ``<name>_score`` (float, 0…1).
     """
     grouped = rows.groupby(["seed", "subset", "lesion_id"])
     lesions = grouped.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")}).reset_index()

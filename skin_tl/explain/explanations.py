@@ -298,7 +298,7 @@ def explanation_tables(files):
         if "map_side" not in chosen:
             raise SkinTLError(
                 f"{folder / 'images.csv'} has no column map_side: an earlier version wrote it. Run `{command}`, which "
-                "makes it anew."
+                "writes it again."
             )
         images.append(_labelled(chosen, names))
         own = files.predictions[(files.predictions[["strategy", "backbone"]] == [strategy, backbone]).all(axis=1)]

@@ -52,7 +52,7 @@ def nearest(features, reference, n=1, chunk=CHUNK):
     features, reference : numpy.ndarray or Rows
         (n_images, n_features) and (n_reference, n_features) float32.
     n : int
-        How many are looked for.
+        How many to find.
     chunk : int
         Images of each that are compared at a time.
 
@@ -132,7 +132,7 @@ def ood_score(distances):
 
 
 def ood_limit(validation, reference):
-    """Return the ood_score that a share `LIKE` of the validation images does not exceed.
+    """Return the OOD score that a share `LIKE` of the validation images does not exceed.
 
     Parameters
     ----------

@@ -18,10 +18,9 @@ from skin_tl.step_code import code_hash
 from skin_tl.study import SMOOTHED, passes_of
 
 keras = import_keras()
-ops = keras.ops
 
 OUT = ".out"
-"""Ending of the file beside the checkpoints that remembers, of several learning rates, one whose loss was no number."""
+"""Ending of the file beside the checkpoints for a learning rate, of several, whose loss was NaN."""
 
 
 # --- Checkpoints ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from skin_tl.errors import SkinTLError
 from skin_tl.models.backbones import import_keras
 
 keras = import_keras()
-ops = keras.ops
 
 
 def gpus():
@@ -67,6 +66,6 @@ def hold_to_determinism(study):
         os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, "--xla_gpu_deterministic_ops=true"]))
 
 
-def _is_out_of_memory(error):
+def is_out_of_memory(error):
     told = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED", "MemoryError")  # each backend has a type of its own
     return any(word in f"{type(error).__name__}: {error}" for word in told)

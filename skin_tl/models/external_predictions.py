@@ -54,7 +54,9 @@ def predict_external(study, strategy, backbone, folder):
         for policy, seed in itertools.product(study.split_policies, study.seeds):
             file = run / ("models" if whole else "heads") / head_file("main", policy, preprocessing, seed)
             if not file.is_file():
-                raise SkinTLError(f"{file} is missing. Delete {run / 'run.json'} and start again: it is trained anew.")
+                raise SkinTLError(
+                    f"{file} is missing. Delete {run / 'run.json'} and start again: that trains it again."
+                )
             model, rows = keras.models.load_model(file, compile=False), np.arange(len(seen))
             if whole:
                 table = predict_whole(study, model, seen, rows, metadata)

@@ -141,7 +141,7 @@ class Network:
         _unfreeze(network, BACKBONES[job.backbone].last_block if tuned and study.unfreeze == "last_block" else None)
 
         steps = counts.sum() // study.batch
-        epochs = _epochs(study, job.strategy)
+        epochs = epochs_of(study, job.strategy)
         momentum = math.exp(-1 / (study.ema_epochs * steps)) if study.ema_epochs else 0.0
         if not tuned:
             for layer in network.layers:
@@ -256,7 +256,7 @@ def _unfreeze(network, last_block):
         )
 
 
-def _begin(job, name, rows, shown_rows, head):
+def begin_network(job, name, rows, shown_rows, head):
     """Build a network to be trained, from a trained head or, where its weights come from elsewhere, from a new one."""
     counts = np.bincount(labels_of(job.metadata)[shown_rows], minlength=len(CLASSES))
     if head is None and job.strategy == "fine_tuning":
@@ -264,5 +264,5 @@ def _begin(job, name, rows, shown_rows, head):
     return Network(job, name[2], name[3], head, counts)
 
 
-def _epochs(study, strategy):
+def epochs_of(study, strategy):
     return study.fine_tuning_epochs if strategy == "fine_tuning" else study.from_scratch_epochs

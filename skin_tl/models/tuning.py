@@ -27,7 +27,7 @@ from skin_tl.models.augmentation import (
 )
 from skin_tl.models.backbones import import_keras
 from skin_tl.models.checkpoints import OUT, identity, read_checkpoint, write_checkpoint
-from skin_tl.models.devices import _is_out_of_memory, on_device, precision_of
+from skin_tl.models.devices import is_out_of_memory, on_device, precision_of
 from skin_tl.models.heads import (
     head_file,
     labels_of,
@@ -39,8 +39,8 @@ from skin_tl.models.heads import (
     without_preprocessing,
 )
 from skin_tl.models.networks import (
-    _begin,
-    _epochs,
+    begin_network,
+    epochs_of,
 )
 from skin_tl.progress import bar, say
 from skin_tl.registry import transform_of
@@ -55,7 +55,7 @@ ops = keras.ops
 
 
 class NotANumberError(Exception):
-    """What ends a training whose loss is no number: words for the person, and the seconds that it took."""
+    """The loss is NaN, which ends the training: a message, and the seconds that the training took."""
 
     def __init__(self, words, seconds):
         super().__init__(words)
@@ -63,7 +63,7 @@ class NotANumberError(Exception):
 
 
 class Watch(keras.callbacks.Callback):
-    """Move a bar, and stop at the first step whose loss is no number; the device waits for neither."""
+    """Move a bar, and stop at the first step whose loss is NaN; the device waits for neither."""
 
     def __init__(self, shown):
         super().__init__()
@@ -118,7 +118,7 @@ def enough_memory(job):
     try:
         yield
     except Exception as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         batch, folder = job.study.batch, job.folder / "checkpoints"
         advice = f"Try `batch: {batch // 2}`" if batch > 1 else "Try a smaller `image_size`"
@@ -203,7 +203,7 @@ def train_at_best_rate(job, name, rows):
     history : pandas.DataFrame
         The best one's, see `train_network`.
     tried : list of dict
-        For each rate: rate, val_macro_f1 (the highest that was reached) and epochs, None where the loss was no number,
+        For each rate: rate, val_macro_f1 (the highest that was reached) and epochs, None where the loss was NaN,
         and kept (whether it is the best).
     seconds : float
         Of all together.
@@ -292,7 +292,7 @@ def train_network(job, name, rows, of_several=False):
         seconds = time.perf_counter() - clock
         first = history.assign(stage="head").to_dict("records")
     shown_rows = np.tile(rows["train"], passes_of(fraction))
-    network = _begin(job, name, rows, shown_rows, head)
+    network = begin_network(job, name, rows, shown_rows, head)
     progress = {"history": first, "confusions": [], "best": {"epoch": 0, "macro_f1": -1.0}, "seconds": seconds}
     progress["done"] = False
     best = network.weights()
@@ -300,7 +300,7 @@ def train_network(job, name, rows, of_several=False):
         state, best, progress = saved
         network.restore(state)
     steps, before = len(shown_rows) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
-    epochs, done = _epochs(study, job.strategy), len(progress["history"]) - before
+    epochs, done = epochs_of(study, job.strategy), len(progress["history"]) - before
     what = f"{job.backbone}, seed {seed}" + ("" if fraction == 1 else f", {100 * fraction:.10g} % of the lesions")
     what += f", rate {study.rates(job.strategy)[0]:g}" if of_several else ""
     if done and not progress["done"]:

@@ -26,7 +26,7 @@ from skin_tl.reporting.drawing import (
     write_numbers,
 )
 from skin_tl.reporting.result_figures import (
-    _level,
+    confidence_level,
 )
 from skin_tl.reporting.texts import labels as labels_of
 from skin_tl.schema import SENSITIVITY
@@ -95,7 +95,7 @@ def roc(points, decisions, labels=None):
         chosen = mpl.lines.Line2D([], [], linestyle="", marker="o", markersize=9, color=GRID, markeredgecolor=INK)
         chosen.set_label(labels("axis.chosen", sensitivity=labels.number(SENSITIVITY, ".0%")))
         handles.insert(0, chosen)
-    title = labels("axis.area", level=_level(labels))
+    title = labels("axis.area", level=confidence_level(labels))
     figure.legend(handles=handles[::-1], title=title, title_fontsize=8.5, loc="outside upper center")
     return figure
 
@@ -134,7 +134,7 @@ def operating_points(decisions, labels=None):
     Returns
     -------
     list of Drawing
-        Lesions missed of those looked for (number and share), and share of the benign lesions that is flagged (and
+        Target lesions missed (number and share), and share of the benign lesions that is flagged (and
         their number); means over the seeds, per test subset.
     """
     labels = labels or labels_of()
@@ -242,7 +242,7 @@ def subgroups(table, labels=None, overall=None, backbone=None, metric="macro_f1"
         others = [mpl.lines.Line2D([], [], color=INK, linestyle=(0, (5, 2)), label=text)]
     ends = table[["value", "ci_low", "ci_high"]].to_numpy(float).ravel()
     score_axis(axes, labels, *with_room([*ends, *([overall] if overall is not None else [])], 0.04))
-    write_below(axes, labels("axis.of_subgroup", metric=labels(f"metric.{metric}"), level=_level(labels)))
+    write_below(axes, labels("axis.of_subgroup", metric=labels(f"metric.{metric}"), level=confidence_level(labels)))
     axes.set_title(backbone_name(backbone, labels) if backbone else "")
     meanings = [labels("axis.conclusive"), labels("axis.inconclusive")]
     marker_legend(figure, meanings, [SOFT, "white"], others)

@@ -358,7 +358,7 @@ def effects(table, labels=None):
         table.rename(columns={"value_a": "full", "value_b": "hollow"}).sort_values("full"),
         (full, hollow),
         labels("axis.both", metric=metric, **sizes),
-        labels("axis.effect", metric=metric, level=_level(labels), a=full, b=hollow),
+        labels("axis.effect", metric=metric, level=confidence_level(labels), a=full, b=hollow),
         labels,
     )
 
@@ -395,14 +395,14 @@ def external(table, labels=None, winners=None):
             part.rename(columns={"external": "full", "internal": "hollow"}).sort_values("full"),
             (labels("axis.external"), labels("axis.internal")),
             labels("axis.both_sets", metric=name, **sizes),
-            labels("axis.drop", metric=name, level=_level(labels)),
+            labels("axis.drop", metric=name, level=confidence_level(labels)),
             labels,
             line,
         )
     return drawings
 
 
-def _level(labels):
+def confidence_level(labels):
     return labels.number(CONFIDENCE, ".0%")
 
 

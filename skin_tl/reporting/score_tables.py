@@ -25,7 +25,7 @@ PROBABILITY_SCORES = ("roc_auc", "average_precision", "log_loss", "log_loss_scal
 LESS_IS_BETTER = ("log_loss", "log_loss_scaled", "ece", "ece_scaled")
 
 
-def _main_rows(files, metrics):
+def main_rows(files, metrics):
     """Keep what the study's own runs scored on its own test subsets, over all images of them."""
     columns = {"dataset": "internal", "arm": "main", "subgroup": "all"}
     known = [*files.study["backbones"], *(name for _, name in check_study(files.study).pseudo_runs)]
@@ -109,7 +109,7 @@ def with_control(scores, metrics):
     return scores.merge(rows[[*keys, "random_value", "random_low", "random_high"]], on=keys, how="left")
 
 
-def _of_backbones(table):
+def of_backbones(table):
     """Keep the rows of the backbones' own training on all of its training subset, scored on the study's own images."""
     table = main_arm(table)
     keep = table["backbone"].map(kind_of) == "backbone"
@@ -334,7 +334,7 @@ def confusion_table(predictions):
         strategy, split_policy, preprocessing, backbone, dx, predicted, n_images, share (of the images with that dx,
         0…1, mean over the seeds as recall is; empty where there are none).
     """
-    test = _of_backbones(predictions)
+    test = of_backbones(predictions)
     test = test[test["subset"] == "test"]
     probabilities = test[[f"p_{dx}" for dx in CLASSES]].to_numpy()
     test = test.assign(predicted=np.array(CLASSES)[probabilities.argmax(axis=1)])

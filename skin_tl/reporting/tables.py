@@ -12,11 +12,11 @@ from skin_tl.evaluation.study_files import TEXTS, published_results
 from skin_tl.evaluation.subgroups import MAX_WIDTH, MIN_LESIONS
 from skin_tl.registry import BACKBONES
 from skin_tl.reporting.score_tables import (
-    _main_rows,
     classification_reports,
     confusion_table,
     contrast_table,
     extreme_table,
+    main_rows,
     ranking_table,
     score_table,
     setup_table,
@@ -53,7 +53,7 @@ def report_tables(files, evaluated):
     """
     literature = pd.read_csv(TEXTS / "literature.csv")
     published = published_results()
-    main = _main_rows(files, evaluated["metrics.csv"])
+    main = main_rows(files, evaluated["metrics.csv"])
     backbones = main[main["backbone"].map(kind_of) == "backbone"]
     scores = with_control(score_table(main), evaluated["metrics.csv"])
     reports = classification_reports(backbones, published)

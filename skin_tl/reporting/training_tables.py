@@ -10,7 +10,7 @@ from skin_tl.data.splits import draw_fraction
 from skin_tl.errors import SkinTLError
 from skin_tl.registry import transform_of
 from skin_tl.reporting.score_tables import (
-    _of_backbones,
+    of_backbones,
 )
 from skin_tl.schema import CLASSES, RANDOM_WEIGHTS, SETUP
 from skin_tl.study import SMOOTHED, command_of
@@ -24,7 +24,7 @@ def training_table(history):
 
     Of a network that is fine-tuned, the epochs of its head, before, do not count.
     """
-    history = _of_backbones(history)
+    history = of_backbones(history)
     history = history[(history["stage"] == history["strategy"]) | (history["strategy"] == "feature_extraction")]
     length = history.groupby([*SETUP, "backbone", "seed"], sort=True).size()
     return length.groupby([*SETUP, "backbone"], sort=True).mean().rename("epochs").reset_index()
@@ -41,7 +41,7 @@ def ending_table(files):
         for choosing one, rose in the last fifth of the epochs; the most of any network, NaN with too few epochs to
         tell) and flat (whether that is below `FLAT`).
     """
-    history, rows = _of_backbones(files.history), []
+    history, rows = of_backbones(files.history), []
     for strategy in files.tuned:
         own = history[(history["strategy"] == strategy) & (history["stage"] == strategy)]
         networks = [part.sort_values("epoch") for _, part in own.groupby([*SETUP, "backbone", "seed"])]
@@ -81,7 +81,7 @@ def rate_table(files):
             continue
         for rate, part in tried[tried["train_fraction"] == 1].groupby("rate"):
             counts = {"n_networks": len(part), "n_kept": int(part["kept"].sum())}
-            means = part[["val_macro_f1", "epochs"]].astype(float).mean().to_dict()  # empty where a loss was no number
+            means = part[["val_macro_f1", "epochs"]].astype(float).mean().to_dict()  # empty where a loss was NaN
             rows.append({"strategy": strategy, "backbone": backbone, "rate": rate} | counts | means)
     return pd.DataFrame(rows, columns=columns)
 

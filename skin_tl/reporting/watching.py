@@ -22,7 +22,7 @@ SCALARS = ("loss", "accuracy", "macro_f1")
 class EpochLog:
     """TensorBoard's log of one network.
 
-    It is made anew from the checkpoint wherever a training begins or goes on, so that no epoch is in it twice.
+    It is written again from the checkpoint wherever a training begins or goes on, so that no epoch is in it twice.
 
     Parameters
     ----------

@@ -114,7 +114,7 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def _relay(terminal):
+def relay(terminal):
     """Make the FIFO that steps write bars and lines to (SKIN_TL_TERMINAL), and show what comes through it."""
     folder = tempfile.mkdtemp(prefix="skin-tl-")
     path = os.path.join(folder, "terminal")
@@ -159,7 +159,7 @@ class EngineJob:
     began: float
 
 
-def _register_logger(terminal):
+def register_logger(terminal):
     """Make our log handler known to Snakemake as the logger plugin ``skin-tl``; return its class.
 
     Snakemake makes the instance; the class keeps it as `last`, and hands it what is set on the class before: `log`, the
@@ -224,7 +224,7 @@ def _register_logger(terminal):
                 self.total = sum(n for rule, n in fields["stats"].items() if rule not in ("total", "all"))
                 self.before_long_work(fields["stats"])
             elif event == LogEvent.JOB_INFO and fields["shellcmd"]:
-                text = _one_line(fields["rule_msg"] or "") or _rule_in_words(fields)
+                text = one_line(fields["rule_msg"] or "") or _rule_in_words(fields)
                 job = EngineJob(len(self.jobs) + 1, text, fields["reason"], list(fields["log"]), time.monotonic())
                 self.jobs[fields["jobid"]] = job
                 if not self.common_settings.dryrun:
@@ -298,7 +298,7 @@ def _register_logger(terminal):
                 return
             print(f"{len(self.jobs)} step{'s' * (len(self.jobs) != 1)} would run:")
             for job in self.jobs.values():
-                print(f"  {job.text}\n      {_reason_in_words(_one_line(job.reason))}")
+                print(f"  {job.text}\n      {_reason_in_words(one_line(job.reason))}")
             print("Nothing was done (--dry-run).")
 
     plugin = types.ModuleType("snakemake_logger_plugin_skin_tl")
@@ -356,12 +356,12 @@ def explain_trouble(text):
     if match := re.search(r"No rule to produce (\S+)", text):
         return f"no step of this study makes {match[1]}."
     if match := re.search(r"some output files are missing\..*--latency-wait:?\s(.*)", text, re.DOTALL):
-        return f"a step ended well but did not write all of its files: {_one_line(match[1])}"
+        return f"a step ended well but did not write all of its files: {one_line(match[1])}"
     head, _, rest = text.partition("\n")
     if match := re.match(r"(\w+)(?: in .*)?:$", head):  # Exception in file …, line …: message and traceback
-        told = _one_line(" ".join(line for line in rest.splitlines() if not line.startswith("  File ")))
+        told = one_line(" ".join(line for line in rest.splitlines() if not line.startswith("  File ")))
         return told if match[1] == "SkinTLError" or match[1].endswith("Exception") else f"{match[1]}: {told}"
-    return _one_line(text)
+    return one_line(text)
 
 
 def duration(seconds):
@@ -379,7 +379,7 @@ def _rule_in_words(fields):
     return f"{fields['rule_name']} ({values})" if values else fields["rule_name"]
 
 
-def _one_line(text):
+def one_line(text):
     return " ".join(str(text).split())
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from skin_tl.errors import INTERRUPTED, SkinTLError
 from skin_tl.files import ROOT, disk_message
 from skin_tl.workflow.cleaning import clean
-from skin_tl.workflow.console import QUESTIONS, Terminal, _one_line, _register_logger, _relay
+from skin_tl.workflow.console import QUESTIONS, Terminal, one_line, register_logger, relay
 from skin_tl.workflow.estimates import check_room, estimate, has_gpu, needs_room
 from skin_tl.workflow.locks import only_start
 
@@ -38,7 +38,7 @@ def main(arguments):
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # of the disk, most often: it is full, or may not be written
-        print(f"error: {disk_message(error) or _one_line(str(error))}", file=sys.stderr)
+        print(f"error: {disk_message(error) or one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped before any step was started.", file=sys.stderr)
@@ -73,7 +73,7 @@ def run(name_or_path, options):
     _keep_engine_below_project()
     logging.raiseExceptions = False  # where the engine cannot write its own log, as on a full disk
     terminal = Terminal(sys.stderr)
-    handler_class = _register_logger(terminal)
+    handler_class = register_logger(terminal)
     parser, settings = _parse_options(options)
     if settings.configfile or settings.snakefile or settings.directory:
         raise SkinTLError(
@@ -110,7 +110,7 @@ def run(name_or_path, options):
     _pass_on_library_folders()
     log = folder / "logs" / "snakemake.log"
     handler_class.log, handler_class.study = log, study
-    with only_start(study.name), _relay(terminal), _interruptible(terminal) as interrupted:
+    with only_start(study.name), relay(terminal), _interruptible(terminal) as interrupted:
         if needs_room(study):
             check_room(estimate(study))
         check_changed_data(study, folder, bool(settings.forceall or settings.forcerun))
@@ -283,12 +283,12 @@ def _engine(settings, parser, study):
     except SystemExit as stop:
         return not stop.code
     except ValueError as error:
-        raise SkinTLError(_one_line(str(error))) from error
+        raise SkinTLError(one_line(str(error))) from error
     except Exception as error:
         from snakemake.exceptions import ApiError, CliException, WorkflowError
 
         if isinstance(error, (ApiError, CliException, WorkflowError)):
-            raise SkinTLError(_one_line(str(error))) from error
+            raise SkinTLError(one_line(str(error))) from error
         raise
 
 
@@ -303,12 +303,12 @@ def _parse_options(options):
     except SystemExit as stop:
         if not stop.code:  # such as --version
             raise
-        words = _one_line(said.getvalue().rsplit("error:", 1)[-1])
+        words = one_line(said.getvalue().rsplit("error:", 1)[-1])
         raise SkinTLError(
             f"Snakemake does not take these options: {words}. `./run_all.sh --help` lists the useful ones."
         ) from None
     except Exception as error:
-        raise SkinTLError(f"Snakemake does not take these options: {_one_line(str(error))}") from None
+        raise SkinTLError(f"Snakemake does not take these options: {one_line(str(error))}") from None
     if sum(option in ("--config", "-C") for option in options) > 1:
         raise SkinTLError(
             "--config is given twice, and only the last would count: write --config key=value other_key=A,B."

@@ -1,9 +1,9 @@
 """Which pictures count as unlike the training images, by features as they are and by standardised ones.
 
-    SKIN_TL_HAM10000=FOLDER python tests/benchmarks/ood_score.py [STUDY] [--backbone NAME] [--lesions 5]
+    SKIN_TL_HAM10000=FOLDER python tests/benchmarks/ood_scores.py [STUDY] [--backbone NAME] [--lesions 5]
 
 For a finished study, prints the limit that its validation images set (`skin_tl.explain.neighbours`), the share of its
-test images above it, also by diagnosis, and the ood_score of other pictures as a share of the limit: plain colours,
+test images above it, also by diagnosis, and the score of other pictures as a share of the limit: plain colours,
 text, drawings, photographs of other things (those of scikit-learn and matplotlib), and changed test images.
 """
 

@@ -810,7 +810,7 @@ def test_what_steps_say_last_is_shown_too(monkeypatch):
     feed = terminal.feed
     monkeypatch.setattr(progress, "_stream", None)
     monkeypatch.setattr(terminal, "feed", lambda text: (began.set(), time.sleep(0.2), feed(text)))
-    with console._relay(terminal):
+    with console.relay(terminal):
         progress.say("first")
         assert began.wait(10)
         progress.say("last")  # while the first is shown
