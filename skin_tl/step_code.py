@@ -5,7 +5,8 @@ Snakefile makes a step due by it, and the cache of images and features is keyed 
 by hand.
 
 Reached are functions, classes and constants by their names, through imports of every form, those inside of functions
-included.  Comments, docstrings, layout, errors that are raised and the file that a definition stands in do not count.
+included.  Comments, docstrings, annotations, layout, errors that are raised and the file that a definition stands in do
+not count.
 """
 
 import ast
@@ -174,12 +175,28 @@ def _is_docstring(node):
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes away what changes no result: docstrings, errors that are raised, and imports, which tell a place alone."""
+    """Takes away what changes no result: docstrings, annotations, imports and errors that are raised."""
 
     def visit_Expr(self, node):
         return None if _is_docstring(node) else self.generic_visit(node)
 
     def _drop(self, node):
         return None
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node):  # of a class, fields are declared so
+        if node.value is None or not isinstance(node.target, ast.Name):
+            return node
+        return ast.Assign([node.target], self.generic_visit(node).value, lineno=node.lineno)
+
+    def visit_If(self, node):
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
 
     visit_Raise = visit_Import = visit_ImportFrom = _drop

@@ -75,6 +75,8 @@ def test_a_change_in_what_is_reached_counts(package, module, old, new):
         ("first", "below 0", "less than nothing"),
         ("first", "OTHER * x", "OTHER + x"),
         ("first", "def used", "# A comment.\n\n\ndef used"),
+        ("first", "def used(x)", "def used(x: float) -> float"),
+        ("first", "FACTOR = 2", "FACTOR: int = 2\nif TYPE_CHECKING:\n    from skin_tl.third import helper"),
         ("third", "x - 1", "x - 2"),
     ],
 )
