@@ -9,28 +9,26 @@
 #   external_images ─ external_features ─┬─ external
 #                                        └─ external_duplicates
 #
-# Called by ./run_all.sh with the checked study, overrides included, as --configfile. Each step is `python -m skin_tl STEP`.
+# Called by ./run_all.sh with the checked study, overrides included, as --configfile. Each step is a function of
+# skin_tl/workflow/steps.py; see `run` below. All steps share one environment, from locks/: no rule names its own, which
+# `--lint` remarks on.
 # `params.depends` is a hash of the settings that a step depends on, `params.code` of its code, and `params.text` of texts
 # and templates: a step runs again where one of them, or the content of an input, is another. Dates do not count. Of
 # notebooks, the code counts alone: they are opened, run and saved in JupyterLab.
 
-import shlex
-import sys
 from pathlib import Path
 
 from skin_tl.files import content_hash, fingerprint
 from skin_tl.models.backbones import weights_state
 from skin_tl.schema import BASELINES, EVALUATED, EXPLAINED, TUNED
 from skin_tl.step_code import step_code
-from skin_tl.study import check_study, save_study
+from skin_tl.study import check_study
 from skin_tl.workflow.estimates import has_gpu
 
 study = check_study(config)
 
 RUNS = f"runs/{study.name}"
 REPORT = f"report/{study.name}"
-STEP = f"{shlex.quote(sys.executable)} -m skin_tl"
-STUDY = f"--study {RUNS}/study.json"
 LANGUAGES = {"en": "", "fr": ".fr"}
 
 # Much of each step with a network is done by one core (starting, building, reading), so two such steps run side by side and
@@ -65,6 +63,13 @@ def depends(**settings):
     return fingerprint(settings)  # digits: Snakemake would take a title such as `A {study}` for a wildcard
 
 
+def run(step, *options):
+    """The command of a step, with options named after what they take, such as `wildcards.backbone`."""
+    given = "".join(f" --{option.split('.')[-1]} {{{option}}}" for option in options)
+    command = f"python -m skin_tl step {step} --study {RUNS}/study.json{given}"
+    return f"SKIN_TL_PROGRESS={{log}}.progress {command} > {{log}} 2>&1"
+
+
 def features_of(wildcards):
     """What a run needs of its backbone's features: nothing, where all is trained from random weights."""
     if wildcards.strategy == "from_scratch":
@@ -77,10 +82,6 @@ def features_of(wildcards):
 
 def settings_of(wildcards):
     return depends(**study.training_settings(wildcards.strategy))
-
-
-onstart:
-    save_study(study, f"{RUNS}/study.json")
 
 
 wildcard_constraints:
@@ -113,8 +114,7 @@ rule weights:
         depends=depends(**WEIGHTS),
         code=step_code("weights"),
     log: f"{RUNS}/logs/weights.log"
-    shell: "{STEP} weights {STUDY} > {log} 2>&1"
-
+    shell: run("weights")
 
 rule images:
     message: "checking and decoding the images"
@@ -127,8 +127,7 @@ rule images:
         code=step_code("images"),
     threads: max(1, (workflow.cores or 1) - 1)  # uses all; the search for weights, beside it, mostly waits
     log: f"{RUNS}/logs/images.log"
-    shell: "{STEP} images {STUDY} > {log} 2>&1"
-
+    shell: run("images")
 
 rule dataset:
     message: "drawing the splits (notebook 1_dataset)"
@@ -141,8 +140,7 @@ rule dataset:
         depends=depends(**study.split_settings()),
         code=step_code("dataset", "1_dataset"),
     log: f"{RUNS}/logs/dataset.log"
-    shell: "{STEP} dataset {STUDY} > {log} 2>&1"
-
+    shell: run("dataset")
 
 rule features:
     message: "computing the features of {wildcards.backbone} ({wildcards.preprocessing})"
@@ -154,9 +152,7 @@ rule features:
     threads: HALF_OF_CORES
     priority: 1  # before all heads, which then fill what a last long one leaves
     log: f"{RUNS}/logs/features_{{backbone}}_{{preprocessing}}.log"
-    shell:
-        "{STEP} features {STUDY} --backbone {wildcards.backbone} --preprocessing {wildcards.preprocessing} > {log} 2>&1"
-
+    shell: run("features", "wildcards.backbone", "wildcards.preprocessing")
 
 rule random_features:
     message: "computing the features of {wildcards.backbone} with random weights, the control ({wildcards.preprocessing})"
@@ -167,10 +163,7 @@ rule random_features:
     threads: HALF_OF_CORES
     priority: 1
     log: f"{RUNS}/logs/random_features_{{backbone}}_{{preprocessing}}.log"
-    shell:
-        "{STEP} random_features {STUDY} --backbone {wildcards.backbone} "
-        "--preprocessing {wildcards.preprocessing} > {log} 2>&1"
-
+    shell: run("random_features", "wildcards.backbone", "wildcards.preprocessing")
 
 rule train:
     message: "training {wildcards.backbone}, {wildcards.strategy} (notebook 2_train)"
@@ -184,9 +177,7 @@ rule train:
         code=step_code("train", "2_train"),
     threads: lambda wildcards: workflow.cores if wildcards.strategy in TUNED else HALF_OF_CORES
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
-    shell:
-        "{STEP} train {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
-
+    shell: run("train", "wildcards.backbone", "wildcards.strategy")
 
 rule explain:
     message: "explaining {wildcards.backbone}, {wildcards.strategy}"
@@ -200,9 +191,7 @@ rule explain:
     params: code=step_code("explain")
     threads: HALF_OF_CORES
     log: f"{RUNS}/logs/explain_{{strategy}}_{{backbone}}.log"
-    shell:
-        "{STEP} explain {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
-
+    shell: run("explain", "wildcards.backbone", "wildcards.strategy")
 
 if study.external:
 
@@ -221,7 +210,7 @@ if study.external:
             code=step_code("external_images"),
         threads: workflow.cores
         log: f"{RUNS}/logs/external_images.log"
-        shell: "{STEP} external_images {STUDY} > {log} 2>&1"
+        shell: run("external_images")
 
     rule external_features:
         message: "computing the features of the external test set by {wildcards.backbone} ({wildcards.preprocessing})"
@@ -232,9 +221,7 @@ if study.external:
         params: code=step_code("external_features")
         threads: HALF_OF_CORES
         log: f"{RUNS}/logs/external_features_{{backbone}}_{{preprocessing}}.log"
-        shell:
-            "{STEP} external_features {STUDY} --backbone {wildcards.backbone} "
-            "--preprocessing {wildcards.preprocessing} > {log} 2>&1"
+        shell: run("external_features", "wildcards.backbone", "wildcards.preprocessing")
 
     rule external_duplicates:
         message: "looking for images of the data set in the external test set"
@@ -245,7 +232,7 @@ if study.external:
         params: code=step_code("external_duplicates")
         threads: workflow.cores
         log: f"{RUNS}/logs/external_duplicates.log"
-        shell: "{STEP} external_duplicates {STUDY} > {log} 2>&1"
+        shell: run("external_duplicates")
 
     rule external:
         message: "predicting the external test set by {wildcards.backbone}, {wildcards.strategy}"
@@ -263,9 +250,7 @@ if study.external:
             code=step_code("external"),
         threads: workflow.cores
         log: f"{RUNS}/logs/external_{{strategy}}_{{backbone}}.log"
-        shell:
-            "{STEP} external {STUDY} --backbone {wildcards.backbone} --strategy {wildcards.strategy} > {log} 2>&1"
-
+        shell: run("external", "wildcards.backbone", "wildcards.strategy")
 
 rule baselines:
     message: "predicting without a network: majority, metadata, colours"
@@ -275,8 +260,7 @@ rule baselines:
     output: [f"{RUNS}/baseline/{name}/{file}" for name in BASELINES for file in ("predictions.csv", "run.json")]
     params: code=step_code("baselines")
     log: f"{RUNS}/logs/baselines.log"
-    shell: "{STEP} baselines {STUDY} > {log} 2>&1"
-
+    shell: run("baselines")
 
 rule ensemble:
     message: "averaging the backbones, {wildcards.strategy}"
@@ -286,8 +270,7 @@ rule ensemble:
         depends=depends(backbones=study.backbones),
         code=step_code("ensemble"),
     log: f"{RUNS}/logs/ensemble_{{strategy}}.log"
-    shell: "{STEP} ensemble {STUDY} --strategy {wildcards.strategy} > {log} 2>&1"
-
+    shell: run("ensemble", "wildcards.strategy")
 
 rule evaluate:
     message: "computing the metrics"
@@ -303,8 +286,7 @@ rule evaluate:
         code=step_code("evaluate"),
         text=content_hash("report/text/published_results.csv"),
     log: f"{RUNS}/logs/evaluate.log"
-    shell: "{STEP} evaluate {STUDY} > {log} 2>&1"
-
+    shell: run("evaluate")
 
 for language, ending in LANGUAGES.items():
 
@@ -327,7 +309,7 @@ for language, ending in LANGUAGES.items():
             text=content_hash(f"report/text/{language}", *Path("report/text").glob("*.csv")),
             language=language,
         log: f"{RUNS}/logs/report_{language}.log"
-        shell: "{STEP} report {STUDY} --language {params.language} > {log} 2>&1"
+        shell: run("report", "params.language")
 
     rule:
         name: f"render_{language}"
@@ -341,7 +323,7 @@ for language, ending in LANGUAGES.items():
             text=content_hash("report/template"),
             language=language,
         log: f"{RUNS}/logs/render_{language}.log"
-        shell: "{STEP} render {STUDY} --language {params.language} > {log} 2>&1"
+        shell: run("render", "params.language")
 
     rule:
         name: f"slides_{language}"
@@ -353,4 +335,4 @@ for language, ending in LANGUAGES.items():
             text=content_hash("report/template"),
             language=language,
         log: f"{RUNS}/logs/slides_{language}.log"
-        shell: "{STEP} slides {STUDY} --language {params.language} > {log} 2>&1"
+        shell: run("slides", "params.language")

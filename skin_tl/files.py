@@ -172,20 +172,28 @@ def full_folder():
     return next((folder for folder in candidates if folder and is_full(folder)), ROOT)
 
 
-def exit_status(run):
-    """Call `run` and return the exit status of a process: 0, or 1 after one line on what the user can mend."""
+def exit_status(run, watch=None):
+    """Call `run` and return the exit status of a process: 0, or 1 after one line on what the user can mend.
+
+    Parameters
+    ----------
+    run : callable
+    watch : callable, optional
+        Called with the message too.
+    """
     try:
         run()
+        return 0
     except SkinTLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        message = str(error)
     except OSError as error:
-        told = disk_message(error)
-        if told is None:
+        message = disk_message(error)
+        if message is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
-        return 1
-    return 0
+    print(f"error: {message}", file=sys.stderr)
+    if watch:
+        watch(message)
+    return 1
 
 
 def claim_space(file, n_bytes):

@@ -1,77 +1,79 @@
-"""What a person sees while a step works: bars and single lines.
+"""Progress: what a person sees while a step works: bars and single lines.
 
-A step of the workflow runs with its output going to a log file.  What is meant for the person goes through
-the stream that the environment variable ``SKIN_TL_TERMINAL`` names (a FIFO that `skin_tl.workflow.start` reads),
-or to standard error where there is none, as in a notebook or a shell.
+Takes texts and counts; gives them to the person.  A step of the workflow writes them as events, one JSON object a line,
+to the file that the environment variable ``SKIN_TL_PROGRESS`` names, on whatever machine it runs;
+`skin_tl.workflow.console` reads and shows them.  Without the variable, as in a notebook, they go to standard error.
 """
 
+import io
+import json
 import os
-import select
 import sys
-import textwrap
+from collections.abc import Iterable
 
 from tqdm import tqdm
 
-LONGEST = (select.PIPE_BUF - 2) // 4
-"""Characters, of four bytes at most, that reach a FIFO in one piece, with two line ends."""
-
-_stream = None
+PROGRESS = "SKIN_TL_PROGRESS"
+"""Names the file of events of the step that runs."""
 
 
-def terminal():
-    """Return the text stream that reaches the person.  It never fails: without a reader it is standard error."""
-    global _stream
-    path = os.environ.get("SKIN_TL_TERMINAL")
-    if not path:
-        return sys.stderr
-    if _stream is None:
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_APPEND)
-            os.set_blocking(descriptor, True)
-            _stream = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="replace")
-        except OSError:
-            return sys.stderr
-    return _stream
+def event(**fields: str | int) -> bool:
+    """Append an event to the step's file; return whether there is one.
 
-
-def say(text):
-    """Show one line of text, or several if it is very long.
-
-    Several steps share the FIFO: a line is one write, which nothing of another step's comes into, and the line end
-    before it parts it from their bars, which have none.
+    Parameters
+    ----------
+    **fields
+        ``line`` is shown and stays; ``bar`` is shown until the next, empty for none; ``error`` says why the step
+        failed; ``status`` is the exit status, the last event of a step that was not killed.
     """
-    stream = terminal()
-    before = "\r" if stream is sys.stderr else "\n"
-    for line in textwrap.wrap(text, LONGEST, subsequent_indent="    ", break_on_hyphens=False):
-        try:
-            stream.write(f"{before}{line}\n")
-            stream.flush()
-        except OSError:
-            print(line, file=sys.stderr, flush=True)
+    path = os.environ.get(PROGRESS)
+    if not path:
+        return False
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(fields) + "\n")  # one write: several processes of a step may append
+    except OSError:
+        return False
+    return True
 
 
-def bar(iterable=None, total=None, what="", unit="it"):
+def say(text: str) -> None:
+    """Show a line of text."""
+    if not event(line=text):
+        tqdm.write(text, file=sys.stderr)
+
+
+class _EventBar(tqdm):
+    """A bar whose text becomes events."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        return event(bar=str(self) if msg is None else msg)
+
+
+def bar(iterable: Iterable | None = None, total: int | None = None, what: str = "", unit: str = "it") -> tqdm:
     """Return a progress bar over `iterable`, or one to be moved by its ``update(n)`` and closed.
 
     Parameters
     ----------
-    iterable : iterable, optional
-    total : int, optional
-        How many steps there are, where `iterable` cannot tell.
-    what : str
+    iterable
+        What the bar counts while it is iterated.
+    total
+        How many steps there are, where `iterable` has no length.
+    what
         What is being done, in two or three words.
-    unit : str
+    unit
         What one step is; ``B`` counts bytes.
     """
-    return tqdm(
+    shown = os.environ.get(PROGRESS)
+    return (_EventBar if shown else tqdm)(
         iterable,
         total=total,
         desc=f"  {what}",
         unit=unit,
         unit_scale=unit == "B",
         unit_divisor=1024,
-        file=terminal(),
-        mininterval=0.5,
+        file=io.StringIO() if shown else sys.stderr,
+        mininterval=1 if shown else 0.5,
         leave=False,
         dynamic_ncols=False,
         ncols=76,

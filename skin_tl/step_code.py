@@ -18,6 +18,7 @@ from skin_tl.files import ROOT, fingerprint
 
 NO_RESULTS = ("errors", "progress", "reporting.watching", "study.Study")
 NO_RESULTS += ("workflow.start", "workflow.console", "workflow.estimates", "workflow.locks", "workflow.cleaning")
+NO_RESULTS += ("workflow.cli",)
 NO_RESULTS += ("files.write_atomically", "files.claim_space")
 """What no result depends on: what shows what happens, how a file lands, and the settings, which count by value."""
 

@@ -425,7 +425,10 @@ def study_path(name_or_path):
         if candidate.is_file():
             return candidate
     known = ", ".join(sorted(file.stem for file in (ROOT / "studies").glob("*.yaml")))
-    raise SkinTLError(f"No study named {name_or_path!r}. Give one of {known}, or the path of a study's YAML file.")
+    raise SkinTLError(
+        f"No study named {name_or_path!r}. Give one of {known}, or the path of a "
+        "study's YAML file. `./run_all.sh --help` lists the commands."
+    )
 
 
 def command_of(name):

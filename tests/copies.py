@@ -25,11 +25,11 @@ def copy_project(folder, study):
     pathlib.Path
         `folder`.
     """
-    for name in ("skin_tl", "studies", "notebooks", "locks", "report/template", "report/text"):
+    for name in ("skin_tl", "studies", "notebooks", "locks", "profiles", "report/template", "report/text"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("run_all.sh", "Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
-    if (ROOT / ".venv" / "installed").is_file():
+    if (ROOT / ".venv" / "installed.base").is_file():
         (folder / ".venv").symlink_to(ROOT / ".venv")
     elif "CONDA_PREFIX" not in os.environ:
         pytest.skip("needs the environment that ./run_all.sh makes")

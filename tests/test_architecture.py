@@ -1,7 +1,10 @@
-"""The packages import each other in one direction, as the contracts in pyproject.toml state."""
+"""The contracts of imports and the linters: what they refuse, the tests refuse."""
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from skin_tl.files import ROOT
 
@@ -9,4 +12,16 @@ from skin_tl.files import ROOT
 def test_the_import_contracts_hold():
     command = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
     done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["ruff check .", "ruff format --check .", "shellcheck run_all.sh .ci/run"],
+)
+def test_linters_find_nothing(command):
+    program, *arguments = command.split()
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *arguments], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr

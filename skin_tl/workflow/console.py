@@ -1,370 +1,285 @@
-"""Terminal: what a person sees while the engine works: steps, bars, reasons and failures.
+"""Console: what a person sees while the engine works: steps, bars, reasons and failures.
 
-Takes records of Snakemake's log and lines of the steps; gives lines on standard error and a log file.
+Takes records of Snakemake's log, through the logger plugin ``skin-tl`` that this module is, and the events of the steps
+(`skin_tl.progress`); gives lines on standard error.  The engine's own words stay in its log below ``.snakemake/log/``.
 """
 
-import codecs
+from __future__ import annotations
+
 import contextlib
-import logging
-import os
-import re
-import select
-import shutil
-import signal
-import tempfile
+import json
+import sys
 import threading
 import time
-import traceback
 from dataclasses import dataclass
+from logging import ERROR, LogRecord
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
-from skin_tl.files import ROOT, disk_full_message, full_folder, is_full
-from skin_tl.workflow.estimates import (
-    estimate,
-    needs_room,
-)
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-# Options of Snakemake that print something instead of running steps: its own words are what the person asked for.
-QUESTIONS = (
-    *(
-        "dag",
-        "rulegraph",
-        "filegraph",
-        "d3dag",
-        "summary",
-        "detailed_summary",
-        "lint",
-        "list_target_rules",
-        "list_rules",
-    ),
-    *("print_compilation", "list_changes", "list_input_changes", "list_params_changes", "list_untracked", "unlock"),
-    *("cleanup_metadata", "cleanup_shadow", "report", "archive", "delete_all_output", "delete_temp_output", "verbose"),
-    *("containerize", "generate_unit_tests", "edit_notebook", "conda_cleanup_envs", "list_conda_envs", "debug_dag"),
-)
+from skin_tl.files import ROOT, disk_full_message, is_full
+from skin_tl.schema import TUNED
 
+if TYPE_CHECKING:
+    from skin_tl.study import Study
 
-# --- What the person sees -----------------------------------------------------------------------------------------
+N_LINES = 15
+"""Of the log of a step that crashed, which are shown."""
+
+LONG = {"images", "features", "random_features", "external_images", "external_features"}
+"""Rules that take long; `train` does where whole networks are trained."""
 
 
 class Terminal:
-    """Lines and one moving bar below them, on a stream that several threads share.
+    """Lines and one moving bar below them, from several threads.
 
     Parameters
     ----------
-    stream : text stream
+    stream
         Where it is not a terminal, a bar becomes one line each `every` seconds.
-    every : float
+    every
+        Seconds.
     """
 
-    def __init__(self, stream, every=60.0):
-        self.stream = stream
-        self.live = stream.isatty()
-        self.stopping = False
-        self.every = every
-        self.shown = ""
-        self.last_bar_line = time.monotonic()
-        self.partial, self.is_bar = "", False
-        self.lock = threading.RLock()
+    def __init__(self, stream: TextIO, every: float = 60.0) -> None:
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._live = Live(console=self._console, transient=True, refresh_per_second=4, redirect_stdout=False)
+        self._every, self._last = every, time.monotonic()
 
-    def line(self, text):
+    def __enter__(self) -> Terminal:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError, ValueError):  # of a terminal that is gone
+            self._live.stop()
+
+    def line(self, text: str) -> None:
         """Show a line above the bar."""
-        with self.lock:
-            self._write(f"{self._eraser()}{text}\n{self.shown}")
-
-    def bar(self, text):
-        """Show `text` as the bar."""
-        text = text.rstrip()
-        with self.lock:
-            if self.live:
-                text = text[: shutil.get_terminal_size().columns - 3]
-                self._write(f"{self._eraser()}{text}")
-                self.shown = text
-            elif text and time.monotonic() - self.last_bar_line > self.every:
-                self._write(f"{text}\n")
-                self.last_bar_line = time.monotonic()
-
-    def clear(self):
-        """Take the bar away."""
-        with self.lock:
-            self._write(self._eraser())
-            self.shown = ""
-
-    def feed(self, text):
-        """Show what steps wrote: a bar from a carriage return to whatever end comes next, all else are lines.
-
-        `skin_tl.progress.say` writes a line with a line feed before it and one behind it, at once.
-        """
-        for part in re.split(r"([\r\n])", text):
-            if part in ("\r", "\n"):
-                if self.partial.strip() and not self.is_bar:
-                    self.line(self.partial.rstrip())
-                self.partial, self.is_bar = "", part == "\r"
-            else:
-                self.partial += part
-        if self.is_bar:
-            self.bar(self.partial)  # blank where a bar has been closed
-
-    def _eraser(self):
-        return "\r\033[K" if self.shown else ""
-
-    def _write(self, text):
         with contextlib.suppress(OSError, ValueError):
-            self.stream.write(text)
-            self.stream.flush()
+            self._console.print(Text(text))
 
-
-@contextlib.contextmanager
-def relay(terminal):
-    """Make the FIFO that steps write bars and lines to (SKIN_TL_TERMINAL), and show what comes through it."""
-    folder = tempfile.mkdtemp(prefix="skin-tl-")
-    path = os.path.join(folder, "terminal")
-    os.mkfifo(path)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    writer = os.open(path, os.O_WRONLY)  # keeps the FIFO open between steps
-    over = threading.Event()
-
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-
-    def copy():
-        while True:
-            last = over.is_set()  # what was written before is still read
-            if select.select([reader], [], [], 0 if last else 0.2)[0]:
-                with contextlib.suppress(BlockingIOError):
-                    terminal.feed(decode(os.read(reader, 65536)))
-            elif last:
-                return
-
-    thread = threading.Thread(target=copy, name="terminal", daemon=True)
-    thread.start()
-    os.environ["SKIN_TL_TERMINAL"] = path
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(timeout=2)
-        os.environ.pop("SKIN_TL_TERMINAL", None)
-        os.close(writer)
-        os.close(reader)
-        shutil.rmtree(folder, ignore_errors=True)
+    def bar(self, text: str) -> None:
+        """Show `text` as the bar; an empty one takes it away."""
+        if self._console.is_terminal:
+            self._live.update(Text(text.rstrip(), no_wrap=True, overflow="ellipsis"), refresh=not text.strip())
+        elif text.strip() and time.monotonic() - self._last > self._every:
+            self.line(text.rstrip())
+            self._last = time.monotonic()
 
 
 @dataclass
-class EngineJob:
-    """A step as the engine reports it: its number in this start, what it does, why, its log files, when it began."""
+class Step:
+    """A step as the engine reports it, and what it has told so far."""
 
     number: int
     text: str
     reason: str
-    logs: list
+    log: Path
     began: float
+    n_read: int = 0
+    error: str | None = None
+    status: int | None = None
+
+    @property
+    def events(self) -> Path:
+        """File of its events, see `skin_tl.progress`."""
+        return self.log.with_name(f"{self.log.name}.progress")
+
+    def read(self, terminal: Terminal) -> None:
+        """Show the events that have come since the last time."""
+        with contextlib.suppress(OSError), self.events.open("rb") as file:
+            file.seek(self.n_read)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self.n_read += len(line)
+                told = json.loads(line)
+                if "line" in told:
+                    terminal.line(told["line"])
+                if "bar" in told:
+                    terminal.bar(told["bar"])
+                self.error = told.get("error", self.error)
+                self.status = told.get("status", self.status)
+
+    def failure(self) -> list[str]:
+        """Return the lines that say why it failed and where its log is."""
+        lines = []
+        with contextlib.suppress(OSError):
+            lines = [
+                line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+            ]
+        if self.error:
+            result = [f"error: {self.text}: {self.error}"]
+        elif is_full(self.log.resolve().parent):
+            result = [f"error: {self.text}: {disk_full_message(self.log)}"]
+        else:
+            killed = "was killed, most often for lack of memory"
+            result = [f"error: {self.text} {killed if self.status is None else 'failed'}. The end of its log:"]
+            result += [f"  | {line.rstrip()}" for line in lines[-N_LINES:]]
+        return [*result, f"  log: {self.log}"]
 
 
-def register_logger(terminal):
-    """Make our log handler known to Snakemake as the logger plugin ``skin-tl``; return its class.
-
-    Snakemake makes the instance; the class keeps it as `last`, and hands it what is set on the class before: `log`, the
-    file for the engine's own words (None for none), and `study`.
-    """
-    import types
-
-    from snakemake.logging import DefaultFormatter
-    from snakemake_interface_logger_plugins.base import LogHandlerBase
-    from snakemake_interface_logger_plugins.common import LogEvent
-    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
-
-    class LogHandler(LogHandlerBase):
-        log = study = last = None
-        writes_to_stream = True  # so that Snakemake adds no handler of its own for the terminal
-        writes_to_file = False
-        has_filter = True
-        has_formatter = True
-        needs_rulegraph = False
-
-        def __post_init__(self):
-            type(self).last = self
-            self.jobs, self.total, self.failures, self.troubles, self.killed_by = {}, 0, 0, [], 0
-            self.nothing_to_do = self.estimated = False
-            self.file = None
-            self.setFormatter(DefaultFormatter())
-
-        def emit(self, record):
-            try:
-                self.show(record)
-                self.keep(record)
-            except Exception:
-                traceback.print_exc()
-
-        def keep(self, record):
-            """Write the engine's own words to its log file, which is opened with the first of them.
-
-            A log that cannot be written, as on a full disk, is given up: the steps tell what is wrong.
-            """
-            text = self.format(record)
-            if self.log is None or not text or text == "None":
-                return
-            try:
-                if self.file is None:
-                    self.log.parent.mkdir(parents=True, exist_ok=True)
-                    self.file = open(self.log, "a", encoding="utf-8")
-                    self.file.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
-                self.file.write(text + "\n")
-                self.file.flush()
-            except OSError:
-                self.log = None
-
-        def close_log(self):
-            """Close the log file; what a full disk does not take is lost."""
-            if self.file:
-                with contextlib.suppress(OSError):
-                    self.file.close()
-
-        def show(self, record):
-            event, fields = getattr(record, "event", None), record.__dict__
-            if event == LogEvent.RUN_INFO:
-                self.total = sum(n for rule, n in fields["stats"].items() if rule not in ("total", "all"))
-                self.before_long_work(fields["stats"])
-            elif event == LogEvent.JOB_INFO and fields["shellcmd"]:
-                text = one_line(fields["rule_msg"] or "") or _rule_in_words(fields)
-                job = EngineJob(len(self.jobs) + 1, text, fields["reason"], list(fields["log"]), time.monotonic())
-                self.jobs[fields["jobid"]] = job
-                if not self.common_settings.dryrun:
-                    terminal.line(f"{self.place(job)} {job.text}")
-            elif event == LogEvent.JOB_FINISHED and fields["job_id"] in self.jobs:
-                job = self.jobs[fields["job_id"]]
-                terminal.clear()
-                terminal.line(f"{self.place(job)} {job.text}: done in {duration(time.monotonic() - job.began)}")
-            elif event == LogEvent.JOB_ERROR:
-                self.failures += 1
-                job = self.jobs.get(fields["jobid"]) or EngineJob(0, fields["rule_name"], "", list(fields["log"]), 0)
-                if not terminal.stopping:
-                    for line in explain_failure(job.text, job.logs, self.troubles, self.killed_by):
-                        terminal.line(line)
-                self.troubles, self.killed_by = [], 0
-            elif record.levelno >= logging.ERROR:
-                text = record.getMessage()
-                if match := re.search(r"CalledProcessError.*exit status (\d+)", text, re.DOTALL):
-                    self.killed_by = int(match[1]) - 128  # the step's failure itself is told by JOB_ERROR
-                elif not re.search("because a job execution failed|At least one job did not complete", text):
-                    self.troubles.append(text)
-            elif event is None and record.getMessage().startswith("Nothing to be done"):
-                self.nothing_to_do = True
-
-        def place(self, job):
-            total = max(self.total, len(self.jobs))
-            return f"[{job.number:{len(str(total))}} of {total}]"
-
-        def before_long_work(self, steps):
-            """Say once what the study may take, if its long steps are due."""
-            if self.estimated or self.common_settings.dryrun or not needs_room(self.study):
-                return
-            self.estimated = True
-            from skin_tl.schema import TUNED
-
-            long = ["images", "features", "random_features", "external_images", "external_features"]
-            if any(strategy in TUNED for strategy in self.study.strategies):
-                long.append("train")
-            if any(steps.get(name) for name in long):
-                terminal.line(estimate(self.study).in_words())
-
-        def finish(self, succeeded, study, settings, log):
-            """Say how it ended; return the exit status."""
-            self.close_log()
-            where = f"report/{study.name}"
-            for trouble in dict.fromkeys(explain_trouble(trouble) for trouble in self.troubles):
-                terminal.line(f"error: {trouble}")
-            failed = self.failures or self.troubles or not succeeded
-            if settings.dryrun and not failed:
-                self.list_steps(where)
-                return 0
-            if failed:
-                if self.jobs:
-                    terminal.line("What was finished is kept: the next start goes on from there.")
-            elif self.nothing_to_do or not self.jobs:
-                what = "what was asked for" if settings.targets or settings.until else where
-                terminal.line(f"Nothing to do: {what} is up to date.")
-            else:
-                terminal.line(f"Done: {len(self.jobs)} step{'s' * (len(self.jobs) != 1)}.")
-            if not failed and not settings.targets and not settings.until:
-                reports = sorted(ROOT.glob(f"{where}/*.html")) + sorted(ROOT.glob(f"{where}/*.pdf"))
-                for file in reports:
-                    terminal.line(f"  {file.relative_to(ROOT)}")
-            if log and log.is_file() and not self.nothing_to_do:
-                terminal.line(f"The engine's own log: {log}")
-            return 1 if failed else 0
-
-        def list_steps(self, where):
-            if self.nothing_to_do:
-                print(f"Nothing to do: {where} is up to date.")
-                return
-            print(f"{len(self.jobs)} step{'s' * (len(self.jobs) != 1)} would run:")
-            for job in self.jobs.values():
-                print(f"  {job.text}\n      {_reason_in_words(one_line(job.reason))}")
-            print("Nothing was done (--dry-run).")
-
-    plugin = types.ModuleType("snakemake_logger_plugin_skin_tl")
-    plugin.LogHandler = LogHandler
-    registry = LoggerPluginRegistry()
-    registry.plugins.pop("skin-tl", None)
-    registry.register_plugin(plugin.__name__, plugin)
-    return LogHandler
-
-
-def explain_failure(text, logs, troubles=(), killed_by=0):
-    """Return the lines that tell of a failed step: its last ``error: …``, or the end of its log; where the log is.
+class Progress:
+    """What a start shows, as long as it is entered.
 
     Parameters
     ----------
-    text : str
-        What the step did.
-    logs : list of str
-        Its log files.
-    troubles : list of str
-        What the engine said of it.
-    killed_by : int
-        The number of the signal that ended it, if it is positive.
+    terminal
+        Gets the lines and bars.
+    study
+        The study that is run.
+    dry
+        Whether steps are only listed.
+
+    Attributes
+    ----------
+    estimate
+        What the study may take, said before its long steps; empty for nothing.
     """
-    lines = []
-    for log in logs:
-        with contextlib.suppress(OSError):
-            lines += [line.rstrip() for line in Path(log).read_text(encoding="utf-8", errors="replace").splitlines()]
-    lines = [line for line in lines if line.strip()]
-    told = [line for line in lines if line.startswith("error: ")]
-    if killed_by == signal.SIGKILL:
-        result = [f"error: {text} was killed from outside; most often the machine had no memory left."]
-    elif told:
-        result = [f"error: {text}: {told[-1].removeprefix('error: ')}"]
-    elif troubles:
-        result = [f"error: {text}: {explain_trouble(troubles[-1])}"]
-    elif full := next((log for log in logs if is_full(Path(log).resolve().parent)), None):  # it wrote no log
-        result = [f"error: {text}: {disk_full_message(full)}"]
-    elif lines:
-        result = [f"error: {text} failed. The end of its log:", *(f"  | {line}" for line in lines[-15:])]
-    else:
-        result = [f"error: {text} failed and wrote nothing to its log."]
-    return [*result, *(f"  log: {log}" for log in logs)]
+
+    def __init__(self, terminal: Terminal, study: Study, dry: bool = False) -> None:
+        self.terminal, self.study, self.dry, self.estimate = terminal, study, dry, ""
+        self.steps: dict[int, Step] = {}
+        self.running: set[int] = set()
+        self.total = self.n_failed = 0
+        self.troubles: list[str] = []
+        self.stopping = False
+        self._over, self._lock = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+
+    def __enter__(self) -> Progress:
+        LogHandler.progress = self
+        self.terminal.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=5)
+        self.terminal.__exit__()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.3):
+            with self._lock:
+                for number in self.running:
+                    self.steps[number].read(self.terminal)
+
+    def _ended(self, number: int) -> Step:
+        with self._lock:
+            step = self.steps[number]
+            step.read(self.terminal)
+            step.events.unlink(missing_ok=True)
+            self.running.discard(number)
+            self.terminal.bar("")
+        return step
+
+    def heed(self, fields: dict[str, Any], level: int, message: str) -> None:
+        """Show what a record of the engine's log means to a person."""
+        event = fields.get("event")
+        if event == LogEvent.RUN_INFO:
+            self.total = sum(n for rule, n in fields["stats"].items() if rule not in ("total", "all"))
+            tuned = {"train"} if set(TUNED).intersection(self.study.strategies) else set()
+            if self.estimate and (LONG | tuned).intersection(fields["stats"]):
+                self.terminal.line(self.estimate)
+                self.estimate = ""
+        elif event == LogEvent.JOB_INFO and fields["shellcmd"]:
+            text = one_line(fields["rule_msg"] or fields["rule_name"])
+            step = Step(len(self.steps) + 1, text, fields["reason"], Path(*fields["log"][:1]), time.monotonic())
+            self.steps[fields["jobid"]] = step
+            if not self.dry:
+                step.events.unlink(missing_ok=True)
+                self.running.add(fields["jobid"])
+                self.terminal.line(f"{self._place(step)} {step.text}")
+        elif event == LogEvent.JOB_FINISHED and fields["job_id"] in self.running:
+            step = self._ended(fields["job_id"])
+            self.terminal.line(f"{self._place(step)} {step.text}: done in {duration(time.monotonic() - step.began)}")
+        elif event == LogEvent.JOB_ERROR and fields["jobid"] in self.running:
+            step = self._ended(fields["jobid"])
+            if step.status == 0:  # such as a file that it did not write, of which the engine speaks
+                return
+            self.n_failed += 1
+            for line in [] if self.stopping else step.failure():
+                self.terminal.line(line)
+        elif level >= ERROR:
+            lines = [line for line in message.splitlines() if not line.startswith("  File ")]
+            self.troubles.append(one_line(" ".join(lines[fields.get("exception") == "SkinTLError" :])))
+
+    def stop(self) -> None:
+        """Say that the steps are being stopped, and no more of how they end."""
+        self.stopping = True
+        self.terminal.line("Stopping …")
+
+    def _place(self, step: Step) -> str:
+        total = max(self.total, len(self.steps))
+        return f"[{step.number:{len(str(total))}} of {total}]"
+
+    def finish(self, succeeded: bool, partly: bool) -> int:
+        """Say how the start ended; return its exit status.
+
+        Parameters
+        ----------
+        succeeded
+            Whether the engine reached its targets.
+        partly
+            Whether less than the whole study was asked for.
+        """
+        where = f"report/{self.study.name}"
+        if not succeeded:
+            if self.troubles and not self.n_failed:  # the first is the cause
+                self.terminal.line(f"error: {self.troubles[0]}")
+            if self.steps and not self.dry:
+                self.terminal.line("What was finished is kept: the next start goes on from there.")
+            return 1
+        if self.dry and self.steps:
+            print(f"{_n_steps(len(self.steps))} would run:")
+            for step in self.steps.values():
+                print(f"  {step.text}\n      {_reason_in_words(one_line(step.reason))}")
+            print("Nothing was done (--dry-run).")
+            return 0
+        if not self.steps:
+            what = "what was asked for" if partly else where
+            (print if self.dry else self.terminal.line)(f"Nothing to do: {what} is up to date.")
+        else:
+            self.terminal.line(f"Done: {_n_steps(len(self.steps))}.")
+        if not partly:
+            for file in sorted(ROOT.glob(f"{where}/*.html")) + sorted(ROOT.glob(f"{where}/*.pdf")):
+                self.terminal.line(f"  {file.relative_to(ROOT)}")
+        return 0
 
 
-def explain_trouble(text):
-    """Return in one line what the engine said in many, without its traceback."""
-    if "Directory cannot be locked" in text:
-        return (
-            "another start works on the same files, or one on another machine was killed. If none is running: "
-            "./run_all.sh STUDY --unlock, then start again."
-        )
-    if re.search(r"No space left on device|Dis[ck] quota exceeded", text):
-        return disk_full_message(full_folder())
-    if match := re.search(r"No rule to produce (\S+)", text):
-        return f"no step of this study makes {match[1]}."
-    if match := re.search(r"some output files are missing\..*--latency-wait:?\s(.*)", text, re.DOTALL):
-        return f"a step ended well but did not write all of its files: {one_line(match[1])}"
-    head, _, rest = text.partition("\n")
-    if match := re.match(r"(\w+)(?: in .*)?:$", head):  # Exception in file …, line …: message and traceback
-        told = one_line(" ".join(line for line in rest.splitlines() if not line.startswith("  File ")))
-        return told if match[1] == "SkinTLError" or match[1].endswith("Exception") else f"{match[1]}: {told}"
-    return one_line(text)
+class LogHandler(LogHandlerBase):
+    """Snakemake's logger plugin ``skin-tl``: hands each record to the `progress` of the start."""
+
+    progress: Progress | None = None
+    writes_to_stream = True  # so that Snakemake adds no handler of its own for the terminal
+    writes_to_file = has_filter = needs_rulegraph = False
+    has_formatter = True
+
+    def emit(self, record: LogRecord) -> None:
+        """Show what a record means to a person."""
+        try:
+            if self.progress:
+                self.progress.heed(vars(record), record.levelno, record.getMessage())
+        except Exception:
+            self.handleError(record)
 
 
-def duration(seconds):
+def register_logger() -> None:
+    """Make this module known to Snakemake as the logger plugin ``skin-tl``."""
+    registry = LoggerPluginRegistry()
+    if "skin-tl" not in registry.get_registered_plugins():
+        registry.register_plugin("snakemake_logger_plugin_skin_tl", sys.modules[__name__])
+
+
+def duration(seconds: float) -> str:
     """Return a duration for people, such as ``3 min 5 s``."""
     seconds = round(seconds)
     if seconds < 60:
@@ -374,16 +289,16 @@ def duration(seconds):
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
-def _rule_in_words(fields):
-    values = ", ".join(str(value) for value in dict(fields["wildcards"] or {}).values())
-    return f"{fields['rule_name']} ({values})" if values else fields["rule_name"]
-
-
-def one_line(text):
+def one_line(text: object) -> str:
+    """Return a text with each run of spaces and line ends as one space."""
     return " ".join(str(text).split())
 
 
-def _reason_in_words(reason):
+def _n_steps(number: int) -> str:
+    return f"{number} step{'s' * (number != 1)}"
+
+
+def _reason_in_words(reason: str) -> str:
     """Let each part of the engine's reason for a step name its first two things, and count the others."""
     parts = []
     for part in reason.split("; "):

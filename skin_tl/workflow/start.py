@@ -3,7 +3,9 @@
 Takes a study and Snakemake's options; checks sources, room and locks, and hands the study to the engine.
 """
 
+import argparse
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -11,53 +13,44 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from skin_tl.data.images import check_cache
 from skin_tl.errors import INTERRUPTED, SkinTLError
-from skin_tl.files import ROOT, disk_message
-from skin_tl.workflow.cleaning import clean
-from skin_tl.workflow.console import QUESTIONS, Terminal, one_line, register_logger, relay
+from skin_tl.files import ROOT, read_json, write_json
+from skin_tl.registry import check_image_size
+from skin_tl.study import Study, load_study, save_study, study_path
+from skin_tl.workflow.console import Progress, Terminal, one_line, register_logger
 from skin_tl.workflow.estimates import check_room, estimate, has_gpu, needs_room
 from skin_tl.workflow.locks import only_start
 
-
-def main(arguments):
-    """Run a command and return the exit status.
-
-    Parameters
-    ----------
-    arguments : list of str
-        ``["run", study, *options]`` or ``["clean"]`` or ``["clean", study]``.
-    """
-    try:
-        if arguments[:1] == ["clean"]:
-            return clean(arguments[1:])
-        if arguments[:1] == ["run"] and len(arguments) > 1:
-            return run(arguments[1], arguments[2:])
-    except SkinTLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # of the disk, most often: it is full, or may not be written
-        print(f"error: {disk_message(error) or one_line(str(error))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped before any step was started.", file=sys.stderr)
-        return INTERRUPTED
-    print("usage: python -m skin_tl.workflow.start run STUDY [OPTION...] | clean [STUDY]", file=sys.stderr)
-    return 2
+# Options of Snakemake that print something or tidy up: its own words are what the person asked for.
+QUESTIONS = (
+    *(
+        "dag",
+        "rulegraph",
+        "filegraph",
+        "d3dag",
+        "summary",
+        "detailed_summary",
+        "lint",
+        "list_rules",
+        "list_target_rules",
+    ),
+    *("list_changes", "list_input_changes", "list_params_changes", "list_untracked", "print_compilation", "verbose"),
+    *("unlock", "cleanup_metadata", "report", "archive", "delete_all_output", "delete_temp_output", "debug_dag"),
+)
 
 
-# --- Running a study ----------------------------------------------------------------------------------------------
-
-
-def run(name_or_path, options):
+def run(name_or_path: str, options: list[str]) -> int:
     """Run what is due of a study and return the exit status.
 
     Parameters
     ----------
-    name_or_path : str
+    name_or_path
         A study's name or its YAML file.
-    options : list of str
+    options
         Handed to Snakemake as they are.
 
     Raises
@@ -65,83 +58,66 @@ def run(name_or_path, options):
     SkinTLError
         If the study or an option is wrong, the disk too small, or another start is working on the study.
     """
-    from skin_tl.data.images import check_cache
-    from skin_tl.registry import check_image_size
-    from skin_tl.study import load_study, study_path
-
+    path = study_path(name_or_path).absolute()
     os.chdir(ROOT)
-    _keep_engine_below_project()
     logging.raiseExceptions = False  # where the engine cannot write its own log, as on a full disk
-    terminal = Terminal(sys.stderr)
-    handler_class = register_logger(terminal)
+    register_logger()
     parser, settings = _parse_options(options)
-    if settings.configfile or settings.snakefile or settings.directory:
-        raise SkinTLError(
-            "--configfile, --snakefile and --directory are set by ./run_all.sh: name the study's file as the first "
-            "argument, and leave out the others."
-        )
-    path = study_path(name_or_path)
     study = load_study(os.path.relpath(path, ROOT), _config(settings.config))
     _check_targets(settings.targets, name_or_path)
-
-    settings.snakefile = Path("Snakefile")
-    settings.rerun_incomplete = True
-    settings.max_checksum_file_size = sys.maxsize  # content decides whether an input is another, and not its date
-    local = settings.executor in (None, "local")
-    if settings.cores is None and settings.jobs is None and local:
-        from snakemake.cli import parse_cores
-
-        settings.cores = parse_cores("all")
-
     if any(getattr(settings, name, None) for name in QUESTIONS):
+        settings.logger = []
         return 0 if _engine(settings, parser, study) else 1
+
     folder = Path("runs") / study.name
     check_image_size(study.backbones, study.image_size)
     check_cache()
     check_file(study, path, folder)
-    if local:
+    if settings.executor in (None, "local"):
         check_gpu(study, folder)
     check_sources(study, folder)
-    settings.logger = ["skin-tl"]
+    progress = Progress(Terminal(sys.stderr), study, bool(settings.dryrun))
     if settings.dryrun:
-        succeeded = _engine(settings, parser, study)
-        return handler_class.last.finish(succeeded, study, settings, log=None)
-
-    _pass_on_library_folders()
-    log = folder / "logs" / "snakemake.log"
-    handler_class.log, handler_class.study = log, study
-    with only_start(study.name), relay(terminal), _interruptible(terminal) as interrupted:
-        if needs_room(study):
-            check_room(estimate(study))
-        check_changed_data(study, folder, bool(settings.forceall or settings.forcerun))
-        remember_file(path, folder)
-        succeeded = False
-        try:
+        with progress:
             succeeded = _engine(settings, parser, study)
-        except KeyboardInterrupt:
-            interrupted.set()
-    terminal.clear()
-    if interrupted.is_set():
-        terminal.line("Stopped. What was finished is kept: the next start goes on from there.")
-        return INTERRUPTED
-    return handler_class.last.finish(succeeded, study, settings, log)
+    else:
+        _pass_on_library_folders()
+        with only_start(study.name), progress, _interruptible(progress) as interrupted:
+            check_pango()
+            if needs_room(study):
+                need = estimate(study)
+                check_room(need)
+                progress.estimate = need.in_words()
+            check_changed_data(study, folder, bool(settings.forceall or settings.forcerun))
+            remember_file(path, folder)
+            save_study(study, folder / "study.json")
+            succeeded = False
+            try:
+                succeeded = _engine(settings, parser, study)
+            except KeyboardInterrupt:
+                interrupted.set()
+        if interrupted.is_set():
+            print("Stopped. What was finished is kept: the next start goes on from there.", file=sys.stderr)
+            return INTERRUPTED
+    return progress.finish(succeeded, bool(settings.targets or settings.until))
 
 
 FILE_OF_STUDY = "file.json"
 """Beside the runs of a study, names the file that the last start took; no step depends on it."""
 
 
-def check_file(study, path, folder):
+def check_file(study: Study, path: Path, folder: Path) -> None:
     """Refuse a study's file that would take over the results of another file with the same name and other settings.
 
     Edited, moved, or copied as it is, a file goes on with its results.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    path : pathlib.Path
+    study
+        Its name and settings are compared.
+    path
         Its file.
-    folder : pathlib.Path
+    folder
         The study's folder below ``runs/``.
 
     Raises
@@ -149,10 +125,8 @@ def check_file(study, path, folder):
     SkinTLError
         If the file of the last start is another, is still there and has this name, and its settings differ.
     """
-    from skin_tl.files import read_json
-    from skin_tl.study import load_study
 
-    def plain(file):
+    def plain(file: Path) -> Study | None:
         try:
             return load_study(file)
         except (SkinTLError, OSError):  # no study by itself, or not any more
@@ -171,17 +145,15 @@ def check_file(study, path, folder):
         )
 
 
-def remember_file(path, folder):
+def remember_file(path: Path, folder: Path) -> None:
     """Keep for `check_file` which file a start takes; a record of a start, ``study.json``, is none."""
-    from skin_tl.files import write_json
-
     if path.suffix != ".json":
         file = path.resolve()  # below the project, which may be copied with its runs, as seen from there
         file = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
         write_json(folder / FILE_OF_STUDY, {"file": str(file)})
 
 
-def check_gpu(study, folder):
+def check_gpu(study: Study, folder: Path) -> None:
     """Refuse to start where networks would be trained on a GPU that this machine clearly lacks.
 
     Raises
@@ -201,7 +173,20 @@ def check_gpu(study, folder):
         )
 
 
-def check_sources(study, folder):
+def check_pango() -> None:
+    """Refuse to start where the PDF could not be printed at the end."""
+    try:
+        importlib.import_module("weasyprint")
+    except OSError as error:
+        raise SkinTLError(
+            f"Pango, the system library that prints the PDF of the report, cannot be loaded "
+            f"({str(error).splitlines()[0]}). Install it and start again. Debian, Ubuntu, WSL2: sudo apt install "
+            "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0; macOS: brew install pango; conda: conda install -c "
+            "conda-forge pango."
+        ) from None
+
+
+def check_sources(study: Study, folder: Path) -> None:
     """Refuse folders that cannot be the releases that a study needs, see `skin_tl.data.releases.check_source`."""
     from skin_tl.data.releases import PARTS, check_source
 
@@ -215,17 +200,18 @@ def check_sources(study, folder):
             raise SkinTLError(f"{error} {hint}") from None
 
 
-def check_changed_data(study, folder, forced=False):
+def check_changed_data(study: Study, folder: Path, forced: bool = False) -> None:
     """Check and decode a release that has to be decoded again before Snakemake removes what was made from it.
 
     Where it turns out to be the same files at another place or beside others, that is remembered, and nothing is due.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    folder : pathlib.Path
+    study
+        The study that is started.
+    folder
         The study's folder below ``runs/``.
-    forced : bool
+    forced
         Whether the decoding is asked for, whatever has changed.
 
     Raises
@@ -236,7 +222,6 @@ def check_changed_data(study, folder, forced=False):
     from skin_tl.data.images import decode
     from skin_tl.data.preparation import open_part, step_of
     from skin_tl.data.releases import PARTS, last_source, remember_same, source_state
-    from skin_tl.files import read_json
 
     for name in study.releases:
         part = folder / PARTS[name]
@@ -255,23 +240,13 @@ def check_changed_data(study, folder, forced=False):
             remember_same(name, part)
 
 
-def _keep_engine_below_project():
-    """Let Snakemake's cache of source files lie in ``.state/``, not in the home folder."""
-    from snakemake import common
-
-    common.get_appdirs().__class__ = type(
-        "AppDirs", (type(common.get_appdirs()),), {"user_cache_dir": str(ROOT / ".state" / "cache")}
-    )
-
-
-def _engine(settings, parser, study):
+def _engine(settings: argparse.Namespace, parser: argparse.ArgumentParser, study: Study) -> bool:
     """Let Snakemake work on a study as it was checked; return whether it succeeded.
 
     The study goes to the Snakefile as JSON: Snakemake reads YAML, and values of ``--config``, by other rules than ours.
     """
     from snakemake.cli import args_to_api
-
-    from skin_tl.study import save_study
+    from snakemake.exceptions import ApiError, CliException, WorkflowError
 
     state = ROOT / ".state"
     state.mkdir(exist_ok=True)
@@ -282,17 +257,11 @@ def _engine(settings, parser, study):
             return bool(args_to_api(settings, parser))
     except SystemExit as stop:
         return not stop.code
-    except ValueError as error:
-        raise SkinTLError(one_line(str(error))) from error
-    except Exception as error:
-        from snakemake.exceptions import ApiError, CliException, WorkflowError
-
-        if isinstance(error, (ApiError, CliException, WorkflowError)):
-            raise SkinTLError(one_line(str(error))) from error
-        raise
+    except (ApiError, CliException, WorkflowError, ValueError) as error:
+        raise SkinTLError(one_line(error)) from error
 
 
-def _parse_options(options):
+def _parse_options(options: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Let Snakemake read its options; a wrong one raises a SkinTLError without the pages of usage."""
     from snakemake.cli import parse_args
 
@@ -313,13 +282,18 @@ def _parse_options(options):
         raise SkinTLError(
             "--config is given twice, and only the last would count: write --config key=value other_key=A,B."
         )
-    sys.stderr.write(said.getvalue())
+    if settings.configfile or settings.snakefile or settings.directory:
+        raise SkinTLError(
+            "--configfile, --snakefile and --directory are set by ./run_all.sh: name the study's file as the first "
+            "argument, and leave out the others."
+        )
+    settings.snakefile, settings.logger = Path("Snakefile"), ["skin-tl"]
     return parser, settings
 
 
-def _config(entries):
+def _config(entries: Sequence[str] | None) -> dict[str, str]:
     """Return ``--config`` entries (["key=value"]) as a dict of values as they were typed."""
-    typed = {}
+    typed: dict[str, str] = {}
     for entry in entries or ():
         key, equals, value = entry.partition("=")
         if not equals:
@@ -330,14 +304,14 @@ def _config(entries):
     return typed
 
 
-def _check_targets(targets, study):
+def _check_targets(targets: Sequence[str] | None, study: str) -> None:
     """Refuse a second study's name, which Snakemake would take for a file to be made."""
     for target in targets or ():
         if (ROOT / "studies" / f"{target}.yaml").is_file() or str(target).endswith((".yaml", ".yml")):
             raise SkinTLError(f"One study at a time: {study} and {target} were given. Start them one after the other.")
 
 
-def _pass_on_library_folders():
+def _pass_on_library_folders() -> None:
     """Give the steps the folders of system libraries on macOS, which removes them from what /bin/bash starts."""
     folders = os.environ.get("DYLD_FALLBACK_LIBRARY_PATH")
     if sys.platform == "darwin" and folders:
@@ -350,20 +324,18 @@ def _pass_on_library_folders():
 
 
 @contextlib.contextmanager
-def _interruptible(terminal):
-    """Let an interrupt end the running steps too, whoever sent it; give the event that tells of it."""
+def _interruptible(progress: Progress) -> Iterator[threading.Event]:
+    """Let an interrupt end the running steps too, whoever sent it; give the event that it sets."""
     import psutil
 
     interrupted = threading.Event()
 
-    def stop(number, frame):
+    def stop(number: int, frame: object) -> None:
         again = interrupted.is_set()
         interrupted.set()
-        terminal.stopping = True
         if not again:
-            terminal.line("Stopping …")
-        children = psutil.Process().children(recursive=True)
-        for child in children:
+            progress.stop()
+        for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 child.kill() if again else child.terminate()
         if not again:
@@ -374,7 +346,3 @@ def _interruptible(terminal):
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

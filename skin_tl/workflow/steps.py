@@ -1,4 +1,4 @@
-"""The steps of the workflow, as the Snakefile calls them: ``python -m skin_tl STEP --study FILE …``.
+"""Steps of the workflow, as the Snakefile calls them: ``python -m skin_tl step NAME --study FILE …``.
 
 Takes the effective study (runs/<study>/study.json); each step writes the files that the Snakefile names for it.  What a
 user can mend ends in one line ``error: …`` and exit status 1.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, disk_full_message, exit_status, full_folder, write_atomically, write_json
-from skin_tl.progress import say
+from skin_tl.progress import event, say
 from skin_tl.schema import BASELINES, ENSEMBLE
 from skin_tl.study import load_study
 
@@ -246,22 +246,32 @@ def execute(name, target, study, folder, **parameters):
             ) from None
 
 
-STEPS = (weights, images, dataset, features, train, explain, baselines, ensemble, evaluate, report, render, slides)
-STEPS += (random_features, external_images, external_features, external_duplicates, external)
-STEPS = {step.__name__: step for step in STEPS}
+STEPS = {
+    step.__name__: step
+    for step in (
+        *(weights, images, dataset, features, random_features, train, explain, baselines, ensemble),
+        *(external_images, external_features, external_duplicates, external, evaluate, report, render, slides),
+    )
+}
 
 
-def main(arguments=None):
-    """Run one step; return the exit status."""
-    parser = argparse.ArgumentParser("python -m skin_tl", description=__doc__.split("\n\n")[0])
-    parser.add_argument("step", choices=STEPS)
-    parser.add_argument("--study", required=True, help="runs/<study>/study.json")
-    for name in ("backbone", "preprocessing", "strategy", "language"):
-        parser.add_argument(f"--{name}")
-    options = parser.parse_args(arguments)
-    folder = Path(options.study).resolve().parent
-    return exit_status(lambda: STEPS[options.step](load_study(options.study), folder, options))
+def run_step(name: str, study: str, options: argparse.Namespace) -> int:
+    """Run one step; return the exit status.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Parameters
+    ----------
+    name
+        One of `STEPS`.
+    study
+        Path of the effective study, ``runs/<study>/study.json``.
+    options
+        ``backbone``, ``preprocessing``, ``strategy`` and ``language``, where the step takes them.
+    """
+    folder, status = Path(study).resolve().parent, 1
+    try:
+        status = exit_status(
+            lambda: STEPS[name](load_study(study), folder, options), lambda message: event(error=message)
+        )
+    finally:
+        event(status=status)
+    return status

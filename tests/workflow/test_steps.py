@@ -10,7 +10,7 @@ import pytest
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
 from skin_tl.study import load_study
-from skin_tl.workflow import steps
+from skin_tl.workflow import cli, steps
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_full_disk_outside_of_notebooks_is_told(tmp_path, monkeypatch, capsys)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "HAM10000_images_part_1.zip")
 
     monkeypatch.setitem(steps.STEPS, "images", step)
-    assert steps.main(["images", "--study", "studies/demo.yaml"]) == 1
+    assert cli.main(["step", "images", "--study", "studies/demo.yaml"]) == 1
     assert capsys.readouterr().err.startswith("error: HAM10000_images_part_1.zip: no space left on the disk")
 
 

