@@ -115,11 +115,11 @@ def export(options: tuple[str, ...]) -> int:
 
 @commands.command()
 @click.argument("study", required=False)
-def clean(study: str | None) -> int:
+def clean(study: str | None) -> None:
     """Remove runs/STUDY and report/STUDY; without STUDY those of all studies, and cache/."""
     from skin_tl.workflow.cleaning import clean as remove
 
-    return remove([study] if study else [])
+    remove(study)
 
 
 @commands.command(hidden=True)

@@ -6,18 +6,22 @@ Takes the name of a study; gives a context in which no other start works on it.
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
 
 
 @contextlib.contextmanager
-def only_start(name):
+def only_start(name: str) -> Iterator[None]:
     """Hold the study's lock; where no other start works in this project, remove what a killed one left locked.
 
     Parameters
     ----------
-    name : str
+    name
         The study's name.
 
     Raises
@@ -25,9 +29,8 @@ def only_start(name):
     SkinTLError
         If another start is working on the same study.
     """
-    from filelock import FileLock, Timeout  # which `clean` does without, where there is no environment
 
-    def is_free(path):
+    def is_free(path: Path) -> bool:
         try:
             with FileLock(path, timeout=0):
                 return True

@@ -4,21 +4,21 @@ Takes the effective study (runs/<study>/study.json); each step writes the files 
 user can mend ends in one line ``error: …`` and exit status 1.
 """
 
-import argparse
 import errno
 import os
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, disk_full_message, exit_status, full_folder, write_atomically, write_json
 from skin_tl.progress import event, say
 from skin_tl.schema import BASELINES, ENSEMBLE
-from skin_tl.study import load_study
+from skin_tl.study import Study, load_study
 
 
-def weights(study, folder, options):
+def weights(study: Study, folder: Path, options: Namespace) -> None:
     """Find the weights of all backbones."""
     from skin_tl.models.runs import prepare_weights
     from skin_tl.workflow.estimates import has_gpu
@@ -42,7 +42,7 @@ def weights(study, folder, options):
         say("  the same again with --forcerun weights.")
 
 
-def images(study, folder, options):
+def images(study: Study, folder: Path, options: Namespace) -> None:
     """Open the data set, check it and decode its images."""
     from skin_tl.data.preparation import prepare_images
 
@@ -51,22 +51,24 @@ def images(study, folder, options):
     prepare_images(study, folder)
 
 
-def dataset(study, folder, options):
+def dataset(study: Study, folder: Path, options: Namespace) -> None:
     """Execute the notebook that shows the data set and draws the splits."""
     execute("1_dataset", folder / "dataset" / "dataset.ipynb", study, folder)
 
 
-def features(study, folder, options):
+def features(study: Study, folder: Path, options: Namespace) -> None:
     """Compute one backbone's features of all images."""
     _write_features(study, folder, options, "dataset", "features/")
 
 
-def random_features(study, folder, options):
+def random_features(study: Study, folder: Path, options: Namespace) -> None:
     """Compute the features that one backbone gives of all images with random weights."""
     _write_features(study, folder, options, "dataset", "features/", "_random", weights={"source": "random"})
 
 
-def _write_features(study, folder, options, part, where, ending="", weights=None):
+def _write_features(
+    study: Study, folder: Path, options: Namespace, part: str, where: str, ending: str = "", weights: dict | None = None
+) -> None:
     from skin_tl.data.preparation import read_images
     from skin_tl.models.features import features_of
 
@@ -75,7 +77,7 @@ def _write_features(study, folder, options, part, where, ending="", weights=None
     write_json(folder / f"{where}{options.backbone}_{options.preprocessing}{ending}.json", about)
 
 
-def train(study, folder, options):
+def train(study: Study, folder: Path, options: Namespace) -> None:
     """Execute the training notebook for one backbone and strategy."""
     run = folder / options.strategy / options.backbone
     execute("2_train", run / "train.ipynb", study, folder, backbone=options.backbone, strategy=options.strategy)
@@ -83,40 +85,40 @@ def train(study, folder, options):
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
 
-def external_images(study, folder, options):
+def external_images(study: Study, folder: Path, options: Namespace) -> None:
     """Open the external test set, check it and decode its images."""
     from skin_tl.data.preparation import prepare_external
 
     prepare_external(study, folder)
 
 
-def external_features(study, folder, options):
+def external_features(study: Study, folder: Path, options: Namespace) -> None:
     """Compute one backbone's features of the external images."""
     _write_features(study, folder, options, "external", "external/features_")
 
 
-def external_duplicates(study, folder, options):
+def external_duplicates(study: Study, folder: Path, options: Namespace) -> None:
     """List the external images that look like images of the data set."""
     from skin_tl.data.preparation import find_duplicates
 
     find_duplicates(study, folder)
 
 
-def external(study, folder, options):
+def external(study: Study, folder: Path, options: Namespace) -> None:
     """Predict the external test set with the heads of one backbone and strategy."""
     from skin_tl.models.external_predictions import predict_external
 
     predict_external(study, options.strategy, options.backbone, folder)
 
 
-def explain(study, folder, options):
+def explain(study: Study, folder: Path, options: Namespace) -> None:
     """Compute what one backbone and strategy look at in chosen test images, and the 2-D map of its features."""
     from skin_tl.explain.explanations import explain as write_explanations
 
     write_explanations(study, options.strategy, options.backbone, folder)
 
 
-def baselines(study, folder, options):
+def baselines(study: Study, folder: Path, options: Namespace) -> None:
     """Predict without a network, for comparison."""
     from datetime import UTC, datetime
 
@@ -132,7 +134,7 @@ def baselines(study, folder, options):
         write_pseudo_run(study, folder, "baseline", name, predictions, started)
 
 
-def ensemble(study, folder, options):
+def ensemble(study: Study, folder: Path, options: Namespace) -> None:
     """Average the probabilities of a strategy's backbones."""
     from datetime import UTC, datetime
 
@@ -150,7 +152,7 @@ def ensemble(study, folder, options):
     write_pseudo_run(study, folder, options.strategy, ENSEMBLE, average(predictions), started)
 
 
-def evaluate(study, folder, options):
+def evaluate(study: Study, folder: Path, options: Namespace) -> None:
     """Compute the metrics and all that comes from the predictions of all runs."""
     from skin_tl.evaluation.scoring import write_evaluation
     from skin_tl.evaluation.study_files import read_study_files
@@ -158,14 +160,14 @@ def evaluate(study, folder, options):
     write_evaluation(read_study_files(folder / "study.json"), ROOT / "report" / study.name)
 
 
-def report(study, folder, options):
+def report(study: Study, folder: Path, options: Namespace) -> None:
     """Execute the report notebook in one language."""
     execute(
         "3_report", folder / "report" / f"report.{options.language}.ipynb", study, folder, language=options.language
     )
 
 
-def render(study, folder, options):
+def render(study: Study, folder: Path, options: Namespace) -> None:
     """Turn the executed report notebook into HTML and PDF."""
     from skin_tl.reporting.rendering import render_report
 
@@ -173,7 +175,7 @@ def render(study, folder, options):
     render_report(notebook, target.with_name(f"{target.name}.html"), target.with_name(f"{target.name}.pdf"))
 
 
-def slides(study, folder, options):
+def slides(study: Study, folder: Path, options: Namespace) -> None:
     """Turn the executed report notebook into slides."""
     from skin_tl.reporting.slides import render_slides
 
@@ -181,23 +183,24 @@ def slides(study, folder, options):
     render_slides(notebook, target.with_name(f"{target.name}.html"))
 
 
-def _rendered(study, folder, options, name):
+def _rendered(study: Study, folder: Path, options: Namespace, name: str) -> tuple[Path, Path]:
     """Return the executed notebook of a language, and what is made from it, without its ending."""
     name = name if options.language == "en" else f"{name}.{options.language}"
     return folder / "report" / f"report.{options.language}.ipynb", ROOT / "report" / study.name / name
 
 
-def execute(name, target, study, folder, **parameters):
+def execute(name: str, target: Path, study: Study, folder: Path, **parameters: str) -> None:
     """Execute a notebook of the project by Papermill.
 
     Parameters
     ----------
-    name : str
+    name
         Of a notebook below ``notebooks/``, without ending.
-    target : pathlib.Path
+    target
         Gets the executed copy, once it ended well.
-    study : skin_tl.study.Study
-    folder : pathlib.Path
+    study
+        The effective study.
+    folder
         The study's folder below ``runs/``.
     **parameters
         Further parameters of the notebook.
@@ -210,7 +213,7 @@ def execute(name, target, study, folder, **parameters):
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    def path_of(path):  # Papermill formats paths
+    def path_of(path: Path) -> str:  # Papermill formats paths
         return str(path).replace("{", "{{").replace("}", "}}")
 
     source = path_of(ROOT / "notebooks" / f"{name}.ipynb")
@@ -255,7 +258,7 @@ STEPS = {
 }
 
 
-def run_step(name: str, study: str, options: argparse.Namespace) -> int:
+def run_step(name: str, study: str, options: Namespace) -> int:
     """Run one step; return the exit status.
 
     Parameters
