@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -686,7 +686,8 @@ def test_clean_of_what_is_no_study_removes_nothing(ready, name):
 words = st.text("abc äé%|[]", min_size=1, max_size=12).filter(str.strip)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["line", "bar"]), words)), st.integers(1, 40))
+@settings(deadline=None)  # each write is a file
+@given(st.lists(st.tuples(st.sampled_from(["line", "bar"]), words)), st.integers(5, 40))
 def test_what_a_step_tells_is_shown_in_its_order_however_it_is_read(told, length):
     """Lines come out once and whole, though the file is read while events are written."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
