@@ -22,9 +22,8 @@ NO_RESULTS += ("workflow.cli",)
 NO_RESULTS += ("files.write_atomically", "files.claim_space")
 """What no result depends on: what shows what happens, how a file lands, and the settings, which count by value."""
 
-DRAWN = ("reporting.drawing", "reporting.figures", "reporting.result_figures", "reporting.decision_figures")
-DRAWN += ("reporting.training_figures", "apps.panels")
-"""Modules that draw: what they give is looked at, and read by no later step but the report."""
+DRAWN = ("reporting.drawing", "reporting.figures", "apps.panels")
+"""Modules and packages that draw: what they give is looked at, and read by no later step but the report."""
 
 
 def step_code(step, notebook=None, drawn=False):
@@ -140,8 +139,9 @@ def _definitions(source):
 
 
 def _file_of(module):
-    """Return the path of a module of the package, such as ``data.images``."""
-    return ROOT / "skin_tl" / f"{module.replace('.', '/')}.py"
+    """Return the path of a module of the package, such as ``data.images``, or of the module that a package is."""
+    file = ROOT / "skin_tl" / f"{module.replace('.', '/')}.py"
+    return file if file.is_file() else file.with_suffix("") / "__init__.py"
 
 
 def _imports(tree):

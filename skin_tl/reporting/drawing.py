@@ -5,10 +5,14 @@ shown name of each backbone, and small helpers for axes.  `to_svg` makes figures
 a page, the same bytes for the same figure.
 """
 
+from __future__ import annotations
+
 import base64
 import io
 import re
 import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -18,6 +22,18 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from skin_tl.schema import CLASSES, CONFIDENCE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.legend import Legend
+    from matplotlib.typing import ColorType
+
+    from skin_tl.reporting.texts import Labels
 
 INK, SOFT, GRID = "#1f2933", "#52606d", "#d9dfe5"
 GREY = "#767676"
@@ -62,7 +78,7 @@ STRATEGY_STYLES = {
 """Colour and marker of a strategy, where strategies stand beside each other."""
 _OTHER_STYLES = (("#AA4499", "8"), ("#6B6B00", "p"), ("#4A4A4A", "h"))
 
-THEME = {
+THEME: dict[Any, Any] = {
     **sns.axes_style(
         "whitegrid",
         {"grid.color": GRID, "axes.edgecolor": GRID, "text.color": INK, "axes.labelcolor": INK, "axes.axisbelow": True},
@@ -104,50 +120,42 @@ class Drawing(Figure):
         return {"image/svg+xml": to_svg(self)}
 
 
-def themed(draw):
-    """Run a drawing function under `THEME`."""
-
-    def drawn(*arguments, **keywords):
-        with mpl.rc_context(THEME):
-            return draw(*arguments, **keywords)
-
-    drawn.__name__, drawn.__doc__, drawn.__wrapped__ = draw.__name__, draw.__doc__, draw
-    return drawn
+themed = mpl.rc_context(THEME)
+"""Decorator that runs a drawing function under `THEME`."""
 
 
-def backbone_style(backbone):
+def backbone_style(backbone: str) -> tuple[str, str]:
     """Return the colour and the marker of a backbone; one that is not listed gets those of its name's length."""
     return BACKBONE_STYLES.get(backbone) or _OTHER_STYLES[len(backbone) % len(_OTHER_STYLES)]
 
 
-def backbone_name(backbone, labels):
+def backbone_name(backbone: str, labels: Labels) -> str:
     """Return how a backbone is called in a language: its own name, or the label of a pseudo-backbone."""
     return labels.known("backbone", backbone)
 
 
-def ink_on(colour):
+def ink_on(colour: ColorType) -> str:
     """Return the colour of words on a coloured ground: ink, white or black, the first with a contrast of 4.5 (AA)."""
     return next(ink for ink in (INK, "white", "black") if contrast_of(ink, colour) >= 4.5)
 
 
-def contrast_of(*colours):
+def contrast_of(*colours: ColorType) -> float:
     """Return the contrast of two colours as WCAG 2 defines it, 1 to 21."""
     darker, lighter = sorted(map(_luminance, colours))
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def _luminance(colour):
+def _luminance(colour: ColorType) -> float:
     linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
-    return np.dot(tuple(linear), (0.2126, 0.7152, 0.0722))
+    return float(np.dot(tuple(linear), (0.2126, 0.7152, 0.0722)))
 
 
-def to_svg(figure, prefix="figure"):
+def to_svg(figure: Figure, prefix: str = "figure") -> str:
     """Return a figure as an SVG element to be put inline.
 
     Parameters
     ----------
-    figure : matplotlib.figure.Figure
-    prefix : str
+    prefix
         Begins every id inside, so that no two figures of a page share one.
 
     Returns
@@ -162,7 +170,7 @@ def to_svg(figure, prefix="figure"):
     root = ElementTree.fromstring(buffer.getvalue())
     kept = set(re.findall(r"#([^\s\")]+)", buffer.getvalue()))
     _tidy(root, kept, prefix)
-    attributes = {"viewBox": root.get("viewBox"), "font-family": _FONTS, "stroke-linejoin": "round"}
+    attributes = {"viewBox": root.get("viewBox", ""), "font-family": _FONTS, "stroke-linejoin": "round"}
     attributes |= {"width": f"{figure.get_figwidth() * 96:g}", "height": f"{figure.get_figheight() * 96:g}"}
     root.attrib.clear()
     root.attrib.update(xmlns="http://www.w3.org/2000/svg", **attributes)
@@ -173,10 +181,10 @@ _FONTS = "'Report Sans', 'DejaVu Sans', Verdana, sans-serif"
 _POINTS = ("d", "x", "y", "transform", "width", "height")
 
 
-def _tidy(element, kept, prefix):
+def _tidy(element: ElementTree.Element, kept: set[str], prefix: str) -> None:
     """Strip an SVG element: no namespaces, style attributes or groups without a purpose, two decimals, own ids."""
     element.tag = element.tag.rpartition("}")[2]
-    attributes = {}
+    attributes: dict[str, str] = {}
     for name, value in element.attrib.items():
         name = name.rpartition("}")[2]
         if name == "style":
@@ -208,16 +216,33 @@ def _tidy(element, kept, prefix):
     element.tail = "\n" if element.tag != "tspan" else None
 
 
-def new_figure(width, height, **options):
-    figure = Drawing(figsize=(width, height), layout=options.pop("layout", "constrained"))
+def new_figure(width: float, height: float, **options: Any) -> tuple[Drawing, Any]:
+    """Return a figure, in inches, and its axes; `options` as of `matplotlib.figure.Figure.subplots`."""
+    figure = Drawing(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(**options)
 
 
-def write_numbers(axis, labels, spec):
+def unit_figure(width: float, height: float, labels: Labels) -> tuple[Drawing, Axes]:
+    """Return a figure whose axes both go from 0 to 1, with the diagonal."""
+    figure, axes = new_figure(width, height)
+    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for axis in (axes.xaxis, axes.yaxis):
+        write_numbers(axis, labels, ".1f")
+    return figure, axes
+
+
+def confidence_level(labels: Labels) -> str:
+    """Return the confidence level of every interval, as text."""
+    return labels.number(CONFIDENCE, ".0%")
+
+
+def write_numbers(axis: Axis, labels: Labels, spec: str) -> None:
+    """Write the numbers of an axis as the language writes them."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: labels.number(value, spec)))
 
 
-def score_axis(axes, labels, low, high):
+def score_axis(axes: Axes, labels: Labels, low: float, high: float) -> None:
     """Set the x-axis of a score (0 to 1) from `low` to `high`, with ticks as fine as its span allows."""
     span = high - low
     steps = ((0.7, 0.2, ".1f"), (0.35, 0.1, ".1f"), (0.12, 0.05, ".2f"), (0.0, 0.02, ".2f"))
@@ -228,7 +253,7 @@ def score_axis(axes, labels, low, high):
     write_numbers(axes.xaxis, labels, spec)
 
 
-def difference_axis(axes, labels, values):
+def difference_axis(axes: Axes, labels: Labels, values: Iterable[float]) -> None:
     """Set the x-axis of a difference so that it holds zero, with a line there, and `values`, and room around."""
     low, high = np.nanmin([0.0, *values]), np.nanmax([0.0, *values])
     room = 0.12 * max(high - low, 0.02)
@@ -239,81 +264,109 @@ def difference_axis(axes, labels, values):
     axes.axvline(0, color=SOFT, linewidth=1.2, zorder=1)
 
 
-def with_room(values, share=0.28):
+def with_room(values: Sequence[float] | np.ndarray, share: float = 0.28) -> tuple[float, float]:
     """Return the ends of an axis of scores on which a number fits beside the lowest and the highest of `values`."""
     low, high = np.nanmin(values), np.nanmax(values)
     room = share * max(high - low, 0.1)
     return low - room, high + room
 
 
-def in_lines(name, width=17):
+def in_lines(name: str, width: int = 17) -> str:
     """Break a long name into lines of so many letters, at its spaces."""
     return textwrap.fill(name, width, break_long_words=False, break_on_hyphens=False)
 
 
-def write_below(axes, text, width=40):
+def write_below(axes: Axes, text: str, width: int = 40) -> None:
     """Write the label of the x-axis, lines longer than `width` letters broken."""
     axes.set_xlabel("\n".join(in_lines(line, width) for line in text.split("\n")))
 
 
-def rows_figure(names, width=4.6, margin=1.0, height=0.42):
-    """Return a figure and its axes, a row for each of `names` from the bottom up; `margin` and `height` in inches."""
-    figure, axes = new_figure(width, margin + height * len(names))
-    axes.set_yticks(range(len(names)), [in_lines(name) for name in names], linespacing=1.05)
-    axes.set_ylim(-0.5, len(names) - 0.35)
+def name_rows(axes: Axes, names: Sequence[str], linespacing: float = 1.1) -> None:
+    """Name the rows of a figure, which stand at 0, 1, 2 … from the bottom up."""
+    axes.set_yticks(range(len(names)), names, linespacing=linespacing)
     axes.grid(visible=False, axis="y")
+
+
+def rows_figure(
+    names: Iterable[str], width: float = 4.6, margin: float = 1.0, height: float = 0.42
+) -> tuple[Drawing, Axes]:
+    """Return a figure and its axes, a row for each of `names` from the bottom up; `margin` and `height` in inches."""
+    names = [in_lines(name) for name in names]
+    figure, axes = new_figure(width, margin + height * len(names))
+    name_rows(axes, names, linespacing=1.05)
+    axes.set_ylim(-0.5, len(names) - 0.35)
     return figure, axes
 
 
-def interval_line(axes, low, high, place, colour, width=2):
+def rarest_first(counts: pd.Series) -> list[str]:
+    """Return diagnoses in the order of their counts, a `pandas.Series` by diagnosis, the rarest first."""
+    return sorted((dx for dx in CLASSES if dx in counts), key=lambda dx: (counts[dx], dx))
+
+
+def interval_line(axes: Axes, low: float, high: float, place: float, colour: ColorType, width: float = 2) -> None:
     """Draw an interval in a row, nothing where it has no ends."""
     if np.isfinite([low, high]).all():
         axes.plot([low, high], [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
 
 
-def dumbbell(axes, place, hollow, full, backbone):
+def dumbbell(axes: Axes, place: float, hollow: float, full: float, backbone: str) -> None:
     """Draw two values of a backbone in a row, the markers hollow and full, with a line between; NaN is left out."""
     colour, marker = backbone_style(backbone)
     axes.plot([hollow, full], [place] * 2, color=colour, linewidth=1.6, alpha=0.6, zorder=1)
-    style = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.6}
-    axes.plot(hollow, place, marker, markersize=7, **style)
+    axes.plot(hollow, place, marker, markersize=7, **hollow_marker(colour, 1.6))
     axes.plot(full, place, marker, markersize=8.5, color=colour, markeredgecolor="white")
 
 
-def above_row(axes, x, place, text):
+def hollow_marker(colour: ColorType, width: float) -> dict[str, Any]:
+    """Return the style of a hollow marker; `width` of its edge in points."""
+    return {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": width}
+
+
+def above_row(axes: Axes, x: float, place: float, text: str) -> None:
     """Write a number above a row."""
     ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     axes.text(x, place + 0.19, text, ha="center", va="bottom", fontsize=8, bbox=ground)
 
 
-def beside_row(axes, place, values, labels, spec):
+def beside_marker(axes: Axes, x: float, place: float, text: str, shift: float = 6) -> None:
+    """Write a number right of its marker in a row, left of it where `shift` (points) is negative."""
+    style: dict[str, Any] = {"textcoords": "offset points", "ha": "left" if shift > 0 else "right", "va": "center"}
+    axes.annotate(text, (x, place), xytext=(shift, 0), fontsize=8, **style)
+
+
+def beside_row(axes: Axes, place: float, values: Iterable[float], labels: Labels, spec: str) -> None:
     """Write the lower of two values left of its marker in a row, the higher one right of it; NaN is left out."""
-    values = sorted((value for value in values if np.isfinite(value)), reverse=True)
-    for value, (side, shift) in zip(values, (("left", 7), ("right", -7)), strict=False):
-        style = {"xytext": (shift, 0), "textcoords": "offset points", "ha": side, "va": "center", "fontsize": 8}
-        axes.annotate(labels.number(value, spec), (value, place), **style)
+    finite = sorted((value for value in values if np.isfinite(value)), reverse=True)
+    for value, shift in zip(finite, (7, -7), strict=False):
+        beside_marker(axes, value, place, labels.number(value, spec), shift)
 
 
-def marker_legend(figure, names, faces, others=(), ncols=1):
-    """Put a legend above a figure: round markers, hollow (``white``) or full, then `others`, a list of handles.
+def legend_line(label: str, **style: Any) -> mpl.lines.Line2D:
+    """Return an entry of a legend that stands for a line, or a marker where `linestyle` is empty."""
+    return mpl.lines.Line2D([], [], label=label, **style)
+
+
+def marker_legend(
+    figure: Drawing, names: Sequence[str], faces: Sequence[str], others: Sequence[Artist] = (), ncols: int = 1
+) -> Legend:
+    """Put a legend above a figure: round markers, then `others`, with labels of their own.
 
     Parameters
     ----------
-    names, faces : list of str
-        What the markers mean, and their colour inside.
-    others : list of matplotlib.artist.Artist
-        With labels of their own.
-    ncols : int
+    names, faces
+        What the markers mean, and their colour inside: ``white`` is hollow.
     """
     style = {"linestyle": "", "marker": "o", "markersize": 7, "markeredgecolor": SOFT}
-    handles = [
-        mpl.lines.Line2D([], [], markerfacecolor=face, label=name, **style)
-        for name, face in zip(names, faces, strict=True)
-    ]
+    handles = [legend_line(name, markerfacecolor=face, **style) for name, face in zip(names, faces, strict=True)]
     return figure.legend(handles=[*handles, *others], loc="outside upper center", ncols=ncols)
 
 
-def spread_out(heights, least):
+def titled_legend(figure: Drawing, handles: Sequence[Artist], title: str) -> Legend:
+    """Put a legend with a title above a figure."""
+    return figure.legend(handles=handles, title=title, title_fontsize=8.5, loc="outside upper center")
+
+
+def spread_out(heights: Sequence[float] | np.ndarray, least: float) -> np.ndarray:
     """Move sorted heights apart until none is nearer than `least` to the next."""
     heights = np.array(heights, dtype=float)
     for _ in range(50):

@@ -7,7 +7,9 @@ file, a key or a fact, is an error.
 
 import html
 import re
-from functools import cache
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
 
 import jinja2
 import mistune
@@ -96,13 +98,16 @@ class Labels:
     Raises
     ------
     SkinTLError
-        If the language has no ``labels.yaml``, or it is not valid.
+        When a label is first asked for, if the language has no ``labels.yaml``, or it is not valid.
     """
 
     def __init__(self, language="en", folder=TEXTS):
         self.language = language
         self.file = folder / language / "labels.yaml"
-        self._labels = read_yaml(self.file)
+
+    @cached_property
+    def _labels(self) -> dict[str, Any]:
+        return read_yaml(self.file)
 
     def __call__(self, key, **fields):
         """Return the label `key` (dots descend), its ``{fields}`` filled in."""
@@ -126,13 +131,16 @@ class Labels:
         return format_number(value, spec, self.language)
 
 
+ENGLISH = Labels("en")
+
+
 @cache
 def labels(language="en"):
     """Return the `Labels` of a language, read once."""
     return Labels(language)
 
 
-def read_yaml(path):
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of the texts."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

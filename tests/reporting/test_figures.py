@@ -740,9 +740,9 @@ def test_words_on_colours_can_be_read():
         assert contrast_of(colour, "white") >= 4.5
 
 
-@pytest.mark.parametrize("name", ["figures", "result_figures", "decision_figures", "training_figures"])
-def test_colours_are_named_in_one_place(name):
-    source = (ROOT / "skin_tl" / "reporting" / f"{name}.py").read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", sorted((ROOT / "skin_tl/reporting/figures").glob("*.py")), ids=lambda file: file.stem)
+def test_colours_are_named_in_one_place(file):
+    source = file.read_text(encoding="utf-8")
     assert not re.search(r"#[0-9a-fA-F]{6}\b|set_theme|rcParams", source)
 
 

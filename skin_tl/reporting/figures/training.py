@@ -1,7 +1,8 @@
-"""Figures of training: curves over epochs, learning curves over lesions, and maps of features.
+"""Figures of training: curves over epochs, learning curves over lesions, and maps of features."""
 
-Takes the tables of the report and the labels of a language; gives drawings.
-"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,38 +12,38 @@ from skin_tl.reporting.drawing import (
     DIAGNOSES,
     INK,
     STRATEGY_STYLES,
+    Drawing,
     backbone_name,
     backbone_style,
+    legend_line,
     new_figure,
     themed,
     with_room,
     write_below,
     write_numbers,
 )
-from skin_tl.reporting.texts import labels as labels_of
+from skin_tl.reporting.texts import ENGLISH, Labels
 from skin_tl.schema import CLASSES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @themed
-def training_curves(history, labels=None, title=None, strategy="feature_extraction"):
+def training_curves(
+    history: pd.DataFrame, labels: Labels = ENGLISH, title: str | None = None, strategy: str = "feature_extraction"
+) -> Drawing:
     """Draw training and validation loss by epoch: a thin line per seed, a dot where the weights were taken.
 
     Parameters
     ----------
-    history : pandas.DataFrame
+    history
         Of the arm ``main``, one stage: columns split_policy, preprocessing, seed, epoch, loss, val_loss, kept (bool).
-    labels : skin_tl.reporting.texts.Labels, optional
-        English by default.
-    title : str, optional
+    title
         Usually the backbone's name, whose colour the lines have then.
-    strategy : str
+    strategy
         Named below the title, unless heads on features were trained.
-
-    Returns
-    -------
-    Drawing
     """
-    labels = labels or labels_of()
     colour = backbone_style(title or "")[0]
     figure, axes = new_figure(3.7, 2.7)
     for _, part in history.groupby(["split_policy", "preprocessing", "seed"], sort=True):
@@ -62,31 +63,26 @@ def training_curves(history, labels=None, title=None, strategy="feature_extracti
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     named = [backbone_name(title, labels)] if title else []
     axes.set_title("\n".join([*named, *([] if heads else [labels(f"strategy.{strategy}")])]))
-    lines = [mpl.lines.Line2D([], [], color=colour, linestyle=style) for style in ((0, (3, 2)), "-")]
-    axes.legend(lines, [labels("axis.training"), labels("axis.validation")], loc="best")
+    styles = {"training": (0, (3, 2)), "validation": "-"}
+    lines = [legend_line(labels(f"axis.{name}"), color=colour, linestyle=style) for name, style in styles.items()]
+    axes.legend(handles=lines, loc="best")
     return figure
 
 
-# What transfer buys ---------------------------------------------------------------------------------------------
-
-
 @themed
-def learning_curves(table, labels=None):
+def learning_curves(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[Drawing]:
     """Draw a score against the number of training lesions, a line for each strategy.
 
     Parameters
     ----------
-    table : pandas.DataFrame
+    table
         ``learning_curves.csv``: strategy, backbone, n_lesions, metric, value, ci_low, ci_high, n_seeds, n_images.
-    labels : skin_tl.reporting.texts.Labels, optional
-        English by default.
 
     Returns
     -------
     list of Drawing
         One per backbone, all with the same axes.
     """
-    labels = labels or labels_of()
     first = table.iloc[0]
     sizes = np.sort(table["n_lesions"].unique())
     low, high = with_room(table[["value", "ci_low", "ci_high"]].to_numpy(float), 0.06)
@@ -106,7 +102,7 @@ def learning_curves(table, labels=None):
         axes.set_xscale("log")
         axes.set_xlim(sizes[0] / apart**3, sizes[-1] * apart**3)
         axes.set_ylim(max(0.0, low), min(1.0, high))
-        axes.xaxis.set_major_locator(FixedLocator(_ticks_apart(sizes)))
+        axes.xaxis.set_major_locator(FixedLocator(list(_ticks_apart(sizes))))
         axes.xaxis.set_minor_locator(NullLocator())
         write_numbers(axes.xaxis, labels, ",.0f")
         write_numbers(axes.yaxis, labels, ".2f")
@@ -119,7 +115,7 @@ def learning_curves(table, labels=None):
     return drawings
 
 
-def _ticks_apart(sizes, least=0.13):
+def _ticks_apart(sizes: np.ndarray, least: float = 0.13) -> np.ndarray:
     """Return those of sorted sizes whose numbers have room on a logarithmic axis from the first to the last."""
     places, kept = np.log(sizes) - np.log(sizes[0]), [len(sizes) - 1]
     for place in range(len(sizes) - 2, -1, -1):
@@ -128,20 +124,15 @@ def _ticks_apart(sizes, least=0.13):
     return sizes[kept[::-1]]
 
 
-# How features lie -----------------------------------------------------------------------------------------------
-
-
 @themed
-def feature_maps(points, labels=None, n_images=None):
+def feature_maps(points: pd.DataFrame, labels: Labels = ENGLISH, n_images: int | None = None) -> list[Drawing]:
     """Draw the 2-D map of each backbone's features, coloured by diagnosis.
 
     Parameters
     ----------
-    points : pandas.DataFrame
+    points
         backbone, dx, x, y; one row per image.
-    labels : skin_tl.reporting.texts.Labels, optional
-        English by default.
-    n_images : int, optional
+    n_images
         Of the data set, where the points are fewer.
 
     Returns
@@ -150,12 +141,11 @@ def feature_maps(points, labels=None, n_images=None):
         One per backbone.  The rarest diagnosis lies on top; all dots of a diagnosis are one line of dots, so that
         thousands of them stay small.
     """
-    labels = labels or labels_of()
     drawings = []
     for backbone, part in points.groupby("backbone", sort=False):
         counts = part["dx"].value_counts()
         figure, axes = new_figure(4.6, 5.0)
-        handles = {}
+        handles: dict[str, Any] = {}
         low, high = part[["x", "y"]].to_numpy().min(), part[["x", "y"]].to_numpy().max()
         short = (high - low) / 1000  # some renderers leave out a line without length, caps and all
         for dx in sorted(counts.index, key=lambda name: (-counts[name], name)):
@@ -167,7 +157,7 @@ def feature_maps(points, labels=None, n_images=None):
             axes.add_patch(mpl.patches.PathPatch(dots, zorder=len(handles) + 1, **style))
             text = labels("axis.of_diagnosis", dx=dx, n=labels.number(int(counts[dx]), ",d"))
             style = {"linestyle": "", "marker": "o", "markersize": 6, "color": DIAGNOSES[dx]}
-            handles[dx] = mpl.lines.Line2D([], [], label=text, **style)
+            handles[dx] = legend_line(text, **style)
         room = 0.03 * (high - low or 1)
         axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room), xticks=[], yticks=[], aspect="equal")
         axes.grid(visible=False)
