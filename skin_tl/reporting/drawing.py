@@ -23,6 +23,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from skin_tl.registry import BACKBONES
 from skin_tl.schema import CLASSES, CONFIDENCE
 
 if TYPE_CHECKING:
@@ -57,14 +58,8 @@ DIAGNOSES = {
     "vasc": "#CC79A7",
 }
 
-# Paul Tol's muted palette, grey for baselines; a marker each, so that no colour is needed to tell them apart.
-BACKBONE_STYLES = {
-    "VGG16": ("#332288", "o"),
-    "Xception": ("#117733", "s"),
-    "ResNet50": ("#CC6677", "D"),
-    "EfficientNetB7": ("#88671A", "^"),
-    "MobileNetV2": ("#882255", "v"),
-    "ConvNeXtTiny": ("#2E8BB0", "P"),
+# A marker each, so that no colour is needed to tell them apart; pseudo-backbones beside those of the registry.
+BACKBONE_STYLES = {name: about.style for name, about in BACKBONES.items() if about.style} | {
     "ensemble": ("#1F2933", "X"),
     "majority": (GREY, "<"),
     "metadata_only": (GREY, ">"),

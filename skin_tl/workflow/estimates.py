@@ -23,22 +23,6 @@ MODEL_BYTES = 150e6
 CHECKPOINT = 6
 """Of a network that is being trained, in models: its weights, their average and best, two moments, a new one beside."""
 
-# Floating-point operations (billions) of one forward pass at 224 px without the classifier, and the number of features:
-# from the papers, counting a multiplication and an addition as two.
-COST = {
-    "VGG16": (31.0, 512),
-    "Xception": (9.2, 2048),
-    "ResNet50": (7.7, 2048),
-    "EfficientNetB7": (10.3, 2560),
-    "MobileNetV2": (0.6, 1280),
-    "ConvNeXtTiny": (8.9, 768),
-}
-COST_OF_OTHERS = (10.0, 2048)
-
-# The share of a matrix product's speed that each network reaches on a CPU; depthwise convolutions wait for memory.
-EFFICIENCY = {"VGG16": 0.75, "ResNet50": 0.75, "Xception": 0.6}
-EFFICIENCY_OF_OTHERS = 0.3
-
 
 # --- What it takes --------------------------------------------------------------------------------------------------
 
@@ -109,7 +93,7 @@ def estimate(study):
     Estimate
     """
     from skin_tl.data.releases import PARTS
-    from skin_tl.registry import transform_of
+    from skin_tl.registry import BACKBONES, transform_of
     from skin_tl.schema import SHARES, TUNED
     from skin_tl.study import passes_of
 
@@ -122,14 +106,14 @@ def estimate(study):
     passes = {(name, transform_of(name, how)) for name in study.backbones for how in study.preprocessings}
     work, control, features = 0.0, 0.0, 0
     for name, transform in [*passes, *((name, "control") for name in study.backbones if study.control)]:
-        operations, n_features = COST.get(name, COST_OF_OTHERS)
-        cost = operations * (study.image_size / 224) ** 2 / EFFICIENCY.get(name, EFFICIENCY_OF_OTHERS)
+        about = BACKBONES[name]
+        cost = about.gflops * (study.image_size / 224) ** 2 / about.efficiency
         if transform == "control":  # sees the study's own images alone
             control += cost
-            features += N_HAM10000 * n_features * 4
+            features += N_HAM10000 * about.n_features * 4
         else:
             work += cost
-            features += n_images * n_features * 4
+            features += n_images * about.n_features * 4
     # Whole networks: in each epoch, every training image costs a forward and a backward pass, as much as two more.
     tuned = [strategy for strategy in study.strategies if strategy in TUNED]
     n_splits, fractions = len(study.split_policies) * len(study.seeds), study.train_fractions
