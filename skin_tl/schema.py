@@ -3,6 +3,8 @@
 Takes nothing; gives constants.  A column or a name that two modules use stands here and nowhere else.
 """
 
+from typing import Literal, get_args
+
 PAIR_COLUMNS = [
     "image_id",
     "lesion_id",
@@ -59,7 +61,8 @@ SUBSETS = ("train", "val", "test")
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 """How a split divides lesions or images."""
 
-STRATEGIES = ("feature_extraction", "fine_tuning", "from_scratch")
+Strategy = Literal["feature_extraction", "fine_tuning", "from_scratch"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 """How much of a network learns: its head alone; its head, then the backbone; everything, from random weights."""
 
 TUNED = STRATEGIES[1:]
