@@ -155,7 +155,7 @@ def test_pictures_are_a_setting_of_the_report_alone():
     assert without.split_settings() == plain.split_settings()
     assert without.training_settings() == plain.training_settings()
     (rule,) = [rule for rule in re.split(r"\n *rule\b", (ROOT / "Snakefile").read_text()) if "study.images" in rule]
-    assert "{STEP} report {STUDY}" in rule
+    assert 'run("report", "params.language")' in rule
 
 
 def test_a_wrong_override_is_named_as_the_user_typed_it():
