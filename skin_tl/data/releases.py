@@ -13,6 +13,7 @@ from skin_tl.data.metadata import DOI, find_metadata, read_metadata
 from skin_tl.errors import SkinTLError
 from skin_tl.files import alone, fingerprint, read_json, write_atomically, write_json
 from skin_tl.progress import bar
+from skin_tl.step_code import code_hash
 
 TABLES = {"HAM10000": "HAM10000_metadata", "ISIC2018": "ISIC2018_Task3_Test_GroundTruth"}
 """Name of the metadata table, without ending, by release."""
@@ -56,8 +57,7 @@ def find_release(name, **how):
 def draw_synthetic():
     from skin_tl.data import synthetic
 
-    drawing = fingerprint(Path(synthetic.__file__).read_bytes())
-    folder = cache_folder() / "synthetic" / drawing
+    folder = cache_folder() / "synthetic" / code_hash("data.synthetic.draw_dataset")
     if not folder.is_dir():
         with alone(folder):
             if not folder.is_dir():
@@ -275,14 +275,14 @@ def _fetch(server, entry, folder, name, check, by_hand):
 
     archive = name.endswith(".zip")
     downloads = folder / "archives"
-    with bar(total=entry.get("filesize"), what=f"downloading {name}", unit="B") as shown:
+    with bar(total=entry.get("filesize", 0), what=f"downloading {name}", unit="B") as shown:
         try:
             file = pooch.retrieve(
                 f"{server}/api/access/datafile/{entry['id']}{'' if archive else '?format=original'}",
                 known_hash=f"md5:{entry['md5']}" if archive else None,
                 fname=name if archive else f"{name}.csv",
                 path=downloads,
-                downloader=pooch.HTTPDownloader(progressbar=_Bar(shown), timeout=60),
+                downloader=pooch.HTTPDownloader(progressbar=shown, timeout=60),
             )
         except requests.RequestException as error:
             raise SkinTLError(f"Downloading {name} from {server} failed ({_short(error)}). {by_hand}") from None
@@ -299,23 +299,6 @@ def _fetch(server, entry, folder, name, check, by_hand):
         check(file)
         os.replace(file, folder / f"{name}.csv")
     Path(file).unlink(missing_ok=True)
-
-
-class _Bar:
-    """What pooch asks of a progress bar, moving one of ours."""
-
-    def __init__(self, shown):
-        self._shown = shown
-        self.total = None
-
-    def update(self, n_bytes):
-        self._shown.update(n_bytes)
-
-    def reset(self):
-        pass
-
-    def close(self):
-        pass
 
 
 def unpack_images(archive, folder):

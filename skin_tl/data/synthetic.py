@@ -18,16 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from skin_tl.data.synthetic_lesions import (
-    HEIGHT,
-    TYPES,
-    WIDTH,
-    View,
-    bare_skin,
-    draw_look,
-    ramp,
-    wander,
-)
+from skin_tl.data.synthetic_lesions import TYPES
+from skin_tl.data.synthetic_skin import HEIGHT, WIDTH, View, bare_skin, draw_look, ramp, wander
 from skin_tl.files import write_atomically
 
 
