@@ -61,22 +61,14 @@ def penalties_beyond(l2):
     return below, [float(f"{max(l2) * 10**decade:.12g}") for decade in decades]
 
 
-def own_training(settings):
+def own_training(study: "Study") -> list[str]:
     """List the keys of training that a study sets to something else than their defaults and its strategies look at.
 
-    Parameters
-    ----------
-    settings : dict
-        As ``study.json`` has them.
-
-    Returns
-    -------
-    list of str
-        Without those that say where a network is trained.
+    Keys that say where a network is trained are left out.
     """
-    fields, strategies = Study.model_fields, {*settings["strategies"]}
+    fields, strategies = Study.model_fields, {*study.strategies}
     keys = [key for key, meant in OF_STRATEGIES.items() if key != "device" and strategies & {*meant}]
-    return [key for key in keys if settings.get(key, fields[key].default) != fields[key].default]
+    return [key for key in keys if getattr(study, key) != fields[key].default]
 
 
 class Study(Settings):

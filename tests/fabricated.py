@@ -164,7 +164,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
 def evaluate(study_file, n_boot=40):
     """Write what the workflow's step before the report does, with few draws."""
     files = read_study_files(study_file)
-    write_evaluation(files, files.root / "report" / files.study["name"], n_boot)
+    write_evaluation(files, files.root / "report" / files.study.name, n_boot)
 
 
 def fabricate_metadata(rng):
@@ -198,7 +198,7 @@ def _write_images(folder, ids, size, rng):
 def _write_explanations(folder, predictions, metadata, study, seed):
     """Write what the step `explain` does, with noise for maps and places near those of the same diagnosis."""
     rng, size = np.random.default_rng(seed + 2), study["image_size"]
-    chosen = choose(tested_images(predictions, study))
+    chosen = choose(tested_images(predictions, check_study(study)))
     maps, shuffled = (rng.random((len(chosen), size, size)).astype(np.float16) for _ in range(2))
     maps[-1] = 0  # nothing in the image speaks for it
     folder.mkdir(parents=True, exist_ok=True)

@@ -325,7 +325,7 @@ def model_card(run, exported, predictions, metrics_file):
 
     record, folder = read_json(run.folder / "run.json"), run.study_folder
     study = check_study(record["parameters"], source=run.folder / "run.json")
-    head = explained_head(study.model_dump())
+    head = explained_head(study)
     splits = read_splits(folder)
     split = splits[(splits["split_policy"] == head["split_policy"]) & (splits["seed"] == head["seed"])]
     if split_fingerprints(split) != {
@@ -335,7 +335,7 @@ def model_card(run, exported, predictions, metrics_file):
     counts = split.groupby("subset").agg(n_images=("image_id", "nunique"), n_lesions=("lesion_id", "nunique"))
     cell = {"arm": "main", "train_fraction": 1.0} | {name: head[name] for name in ("split_policy", "preprocessing")}
     validation = validation_rows(predictions, cell).query("seed == @head['seed']")
-    tested = tested_images(predictions, study.model_dump())
+    tested = tested_images(predictions, study)
     metrics, baselines, no_metrics = None, [], "the report of this study has not been made yet."
     if metrics_file.is_file():
         accuracy = float((tested["predicted"] == tested["dx"]).mean())
@@ -427,14 +427,14 @@ def export_run(run, formats, metrics_file):
     record = read_json(run.folder / "run.json")
     study = check_study(record["parameters"], source=run.folder / "run.json")
     predictions = read_predictions(run.folder / "predictions.csv")
-    pixels, real = images_to_check(record, tested_images(predictions, study.model_dump()), study.image_size)
+    pixels, real = images_to_check(record, tested_images(predictions, study), study.image_size)
     batches, exported = into_batches(pixels), {}
     say(f"exporting {run.backbone}, {run.strategy}: {', '.join(FORMATS[kind] for kind in kinds)} …")
     with keras.device("cpu"), write_atomically(folder) as part:  # a GPU rounds otherwise
         part.mkdir()
         whole, _, _ = read_model(run, study.image_size)
         expected = [keras.ops.convert_to_numpy(whole.predict_on_batch(batch)) for batch in batches]
-        model = convertible(whole, run.backbone, explained_head(study.model_dump())["preprocessing"])
+        model = convertible(whole, run.backbone, explained_head(study)["preprocessing"])
         for kind in kinds:
             path, final = part / FORMATS[kind], folder / FORMATS[kind]
             remedy = "Choose another format: --format."

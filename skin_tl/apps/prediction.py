@@ -285,7 +285,7 @@ def load_predictor(run):
     folder, record = run.study_folder, read_json(run.folder / "run.json")
     again = f"Run `{command_of(folder.name)}` again."
     study = check_study(record.get("parameters", {}), source=run.folder / "run.json")
-    policy, preprocessing, seed = explained_head(study.model_dump()).values()
+    policy, preprocessing, seed = explained_head(study).values()
     splits, about = read_splits(folder), read_json(folder / "dataset" / "images.json")
     split = splits[(splits["split_policy"] == policy) & (splits["seed"] == seed)]
     drawn = split_fingerprints(split).get(policy, {}).get(str(seed))

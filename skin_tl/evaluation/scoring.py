@@ -120,11 +120,11 @@ def read_evaluation(files, folder):
     dict of pandas.DataFrame
         By the name of their CSV file; `seed` is text.
     """
-    made = files.root / "report" / files.study["name"]
+    made = files.root / "report" / files.study.name
     if not (made / "metrics.csv").is_file():
         made = folder
         write_evaluation(files, made)
-    command = command_of(files.study["name"])
+    command = command_of(files.study.name)
     return {name: read_table(made / name, command, dtype={"seed": str}) for name in EVALUATED}
 
 

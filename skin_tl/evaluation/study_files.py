@@ -14,7 +14,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metrics import main_arm, point_metrics, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.schema import SETUP, TUNED
-from skin_tl.study import check_study, command_of
+from skin_tl.study import Study, check_study, command_of
 
 TEXTS = ROOT / "report" / "text"
 """The sources of the report's words, with the tables of published numbers beside them."""
@@ -54,8 +54,9 @@ class StudyFiles:
     ----------
     root : pathlib.Path
         Folder that holds ``runs/`` and ``report/``.
-    study, weights, images : dict
-        ``study.json``, ``weights.json`` and ``dataset/images.json``.
+    study : skin_tl.study.Study
+    weights, images : dict
+        ``weights.json`` and ``dataset/images.json``.
     metadata, splits : pandas.DataFrame
         ``dataset/metadata.csv`` (one row per image) and ``dataset/splits.csv``.
     runs : dict
@@ -68,7 +69,7 @@ class StudyFiles:
     """
 
     root: Path
-    study: dict
+    study: Study
     weights: dict
     images: dict
     metadata: pd.DataFrame
@@ -80,16 +81,16 @@ class StudyFiles:
     @property
     def folder(self):
         """Folder of the study's runs."""
-        return self.root / "runs" / self.study["name"]
+        return self.root / "runs" / self.study.name
 
     @property
     def setups(self):
         """The set-ups of the study in its own order, list of `Setup`."""
         return [
             Setup(strategy, policy, preprocessing)
-            for strategy in self.study["strategies"]
-            for policy in self.study["split_policies"]
-            for preprocessing in self.study["preprocessings"]
+            for strategy in self.study.strategies
+            for policy in self.study.split_policies
+            for preprocessing in self.study.preprocessings
         ]
 
     @cached_property
@@ -100,10 +101,10 @@ class StudyFiles:
         from scratch is what they are compared with) the one under which the best backbone has the highest macro F1 on
         the validation subset, mean over the seeds: the test subset has no say in it.
         """
-        policies, preprocessings = self.study["split_policies"], self.study["preprocessings"]
+        policies, preprocessings = self.study.split_policies, self.study.preprocessings
         policy = "lesion" if "lesion" in policies else policies[0]
         preprocessing = "native" if "native" in preprocessings else preprocessings[0]
-        strategies = [name for name in self.study["strategies"] if name != "from_scratch"] or self.study["strategies"]
+        strategies = [name for name in self.study.strategies if name != "from_scratch"] or self.study.strategies
         setups = [Setup(strategy, policy, preprocessing) for strategy in strategies]
         return max(setups, key=lambda setup: setup.of(self.validated)["val_macro_f1"].max())
 
@@ -115,7 +116,7 @@ class StudyFiles:
         backbones in the study's order.
         """
         rows = main_arm(self.predictions)
-        rows = rows[(rows["subset"] == "val") & rows["backbone"].isin(self.study["backbones"])]
+        rows = rows[(rows["subset"] == "val") & rows["backbone"].isin(self.study.backbones)]
         keys = [*SETUP, "backbone"]
         found = {
             key: point_metrics(part, ["confusion"])["macro_f1", "all"]
@@ -125,36 +126,26 @@ class StudyFiles:
         return means.rename_axis(keys).reset_index(name="val_macro_f1")
 
     @property
-    def train_fractions(self):
-        """The shares of the training lesions that were learned from, sorted; the last one is 1."""
-        return self.study.get("train_fractions", [1.0])
-
-    @property
     def curves(self):
         """The set-ups whose learning curves stand beside each other: the main one, and the same under other strategies.
 
         Empty where a study has one strategy and one share of the training lesions: there is nothing to put beside.
         """
-        if len(self.study["strategies"]) == 1 and len(self.train_fractions) == 1:
+        if len(self.study.strategies) == 1 and len(self.study.train_fractions) == 1:
             return []
         main = self.main_setup
-        return [Setup(name, main.split_policy, main.preprocessing) for name in self.study["strategies"]]
+        return [Setup(name, main.split_policy, main.preprocessing) for name in self.study.strategies]
 
     @property
     def tuned(self):
         """The study's strategies that train whole networks."""
-        return [name for name in self.study["strategies"] if name in TUNED]
-
-    @property
-    def synthetic(self):
-        """Whether the images are drawn, not photographed."""
-        return self.study["dataset"] == "synthetic"
+        return [name for name in self.study.strategies if name in TUNED]
 
     @property
     def n_duplicates(self):
         """How many external images look like images of the study; 0 without an external test set."""
         file = self.folder / "external" / "duplicates.csv"
-        return len(pd.read_csv(file)) if self.study.get("external") else 0
+        return len(pd.read_csv(file)) if self.study.external else 0
 
     @property
     def random_weights(self):
@@ -188,21 +179,21 @@ def read_study_files(study, root=ROOT):
     command = command_of(study)
     if not (folder / "study.json").is_file():
         raise SkinTLError(f"The study {study!r} has no runs in {folder}. Run `{command}` first.")
-    settings = read_json(folder / "study.json", command)
+    asked = check_study(read_json(folder / "study.json", command), source=folder / "study.json")
     splits = read_table(folder / "dataset" / "splits.csv", command)
     runs, predictions, history = {}, [], []
-    for strategy in settings["strategies"]:
-        for backbone in settings["backbones"]:
+    for strategy in asked.strategies:
+        for backbone in asked.backbones:
             run, names = folder / strategy / backbone, {"strategy": strategy, "backbone": backbone}
             runs[strategy, backbone] = read_json(run / "run.json", command)
-            predictions.append(run_predictions(settings, run, splits, command).assign(**names))
+            predictions.append(run_predictions(asked.model_dump(), run, splits, command).assign(**names))
             history.append(read_table(run / "history.csv", command).assign(**names))
-    for strategy, name in check_study(settings).pseudo_runs:
+    for strategy, name in asked.pseudo_runs:
         file = folder / strategy / name / "predictions.csv"
         predictions.append(read_predictions(file, splits, command).assign(strategy=strategy, backbone=name))
     return StudyFiles(
         root=Path(root),
-        study=settings,
+        study=asked,
         weights=read_json(folder / "weights.json", command),
         images=read_json(folder / "dataset" / "images.json", command),
         metadata=read_table(folder / "dataset" / "metadata.csv", command, na_filter=False, dtype=str),
@@ -230,7 +221,7 @@ def run_predictions(study, run, splits, made_by):
     -------
     pandas.DataFrame
     """
-    external = study.get("external")
+    external = study["external"]
     names = ["predictions.csv", *([f"predictions_{external}.csv"] if external else [])]
     return pd.concat([read_predictions(run / name, splits, made_by) for name in names], ignore_index=True)
 

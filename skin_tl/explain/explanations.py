@@ -14,7 +14,7 @@ from skin_tl.evaluation.metrics import read_predictions
 from skin_tl.evaluation.study_files import read_table
 from skin_tl.files import write_atomically, write_csv
 from skin_tl.schema import CLASSES, PROBABILITIES, TUNED
-from skin_tl.study import command_of
+from skin_tl.study import Study, command_of
 
 N_ERRORS = 6
 """Most confident errors that are shown of each backbone, each of another lesion."""
@@ -31,32 +31,20 @@ SURE = 0.9
 """From this probability on an error is called confident."""
 
 
-def explained_head(study):
-    """Return the split policy, preprocessing and seed of the head in every ``model.keras``: the study's first ones.
-
-    Parameters
-    ----------
-    study : dict
-        ``study.json``.
-
-    Returns
-    -------
-    dict
-        split_policy, preprocessing, seed.
-    """
-    keys = {"split_policy": "split_policies", "preprocessing": "preprocessings", "seed": "seeds"}
-    return {name: study[key][0] for name, key in keys.items()}
+def explained_head(study: Study) -> dict:
+    """Return split_policy, preprocessing and seed of the head in every ``model.keras``: the study's first ones."""
+    policy, preprocessing, seed = study.split_policies[0], study.preprocessings[0], study.seeds[0]
+    return {"split_policy": policy, "preprocessing": preprocessing, "seed": seed}
 
 
-def tested_images(predictions, study):
+def tested_images(predictions: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Return what the head in ``model.keras`` predicts for its test subset.
 
     Parameters
     ----------
-    predictions : pandas.DataFrame
+    predictions
         A run's.
-    study : dict
-        ``study.json``.
+    study
 
     Returns
     -------
@@ -209,9 +197,9 @@ def explain(study, strategy, backbone, folder):
     from skin_tl.models.features import find_features
 
     keras = import_keras()
-    run, settings = folder / strategy / backbone, study.model_dump()
+    run = folder / strategy / backbone
     predictions = read_predictions(run / "predictions.csv", read_splits(folder))
-    chosen = choose(tested_images(predictions, settings))
+    chosen = choose(tested_images(predictions, study))
     images = read_images(folder)
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     pixels = images.pixels[[row_of[image_id] for image_id in chosen["image_id"]]]
@@ -228,7 +216,7 @@ def explain(study, strategy, backbone, folder):
         batches = in_batches(features_model(model), images.pixels, rows)
         features = np.concatenate([values for _, values in batches])
     else:
-        preprocessing = explained_head(settings)["preprocessing"]
+        preprocessing = explained_head(study)["preprocessing"]
         features = find_features(study, folder, images, backbone, preprocessing)[rows]
     places = lay_out(features)
     seen = feature_maps(model)
@@ -288,7 +276,7 @@ def explanation_tables(files):
         strategy, preprocessing, backbone, n_points, n_images, same (share of points whose nearest point of another
         lesion has the same diagnosis) and by_chance (what that share is if points are drawn at random).
     """
-    head, command = explained_head(files.study), command_of(files.study["name"])
+    head, command = explained_head(files.study), command_of(files.study.name)
     text = dict.fromkeys(("image_id", "lesion_id"), str)
     images, summaries, points, shares = [], [], [], []
     for strategy, backbone in files.runs:

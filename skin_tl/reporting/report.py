@@ -125,7 +125,7 @@ class Report:
             )
         self.files = read_study_files(study)
         self.study = self.files.study
-        self.folder = _report_folder(output, self.study["name"])
+        self.folder = _report_folder(output, self.study.name)
         self.tables = report_tables(self.files, read_evaluation(self.files, self.folder))
         self.tables |= explanation_tables(self.files)
         self.facts = collect_facts(self.tables)
@@ -133,13 +133,13 @@ class Report:
         self.curves = self.files.curves
         head = explained_head(self.study)
         policy, preprocessing = head["split_policy"], head["preprocessing"]
-        self.explained = [Setup(strategy, policy, preprocessing) for strategy in self.study["strategies"]]
+        self.explained = [Setup(strategy, policy, preprocessing) for strategy in self.study.strategies]
         self.labels, self.language = Labels(language, texts), language
         published = set(self.tables["published_results.csv"]["backbone"])
-        self.published_backbones = [name for name in self.study["backbones"] if name in published]
-        self.external = self.study.get("external")
-        self.pictures = self.study.get("images", True)
-        self.narrowed = [key for key in self.study.get("overrides", []) if key not in ("images", "title")]
+        self.published_backbones = [name for name in self.study.backbones if name in published]
+        self.external = self.study.external
+        self.pictures = self.study.images
+        self.narrowed = [key for key in self.study.overrides if key not in ("images", "title")]
         self.texts = Texts(language, self.facts, self._context(), texts)
         self._numbers = {}
         self._semicolon = typeset(" ;", language).lstrip(" ")  # with French's narrow space before it
@@ -152,31 +152,31 @@ class Report:
         repeated = repeats in self.files.setups and self.published_backbones and not self.files.random_weights
         return {
             "study": study,
-            "synthetic": self.files.synthetic,
+            "synthetic": self.study.synthetic,
             "random_weights": self.files.random_weights,
             "overrides": self.narrowed,
             "pictures": self.pictures,
             "classes": CLASSES,
-            "backbones": study["backbones"],
+            "backbones": study.backbones,
             "published_backbones": self.published_backbones,
-            "strategies": study["strategies"],
-            "strategy_names": [self.labels(f"strategy.{name}") for name in study["strategies"]],
+            "strategies": study.strategies,
+            "strategy_names": [self.labels(f"strategy.{name}") for name in study.strategies],
             "tuned": self.files.tuned,
             "own_training": own_training(study),
             "rates_compared": self.rates_compared,
             "tuned_names": [self.labels(f"strategy.{name}") for name in self.files.tuned],
-            "split_policies": study["split_policies"],
-            "preprocessings": study["preprocessings"],
-            "n_seeds": len(study["seeds"]),
-            "over_seeds": self.labels("caption.over_seeds") if len(study["seeds"]) > 1 else "",
+            "split_policies": study.split_policies,
+            "preprocessings": study.preprocessings,
+            "n_seeds": len(study.seeds),
+            "over_seeds": self.labels("caption.over_seeds") if len(study.seeds) > 1 else "",
             "counted": self.counted,
-            "transferred": not self.files.random_weights and study["strategies"] != ["from_scratch"],
+            "transferred": not self.files.random_weights and study.strategies != ["from_scratch"],
             "main_transferred": not self.files.random_weights and self.main.strategy != "from_scratch",
             "setups": self.files.setups,
             "main": self.files.main_setup,
             "explained": self.explained,
             "curves": self.curves,
-            "train_fractions": self.files.train_fractions,
+            "train_fractions": self.study.train_fractions,
             "gains": self.gains,
             "against_scratch": self._against_scratch,
             "random_control": self._random_control(),
@@ -186,7 +186,7 @@ class Report:
             "isolated": self._isolated(),
             "lower_precision": any(run.get("precision") == "bfloat16" for run in self.files.runs.values()),
             "setup_name": self.setup_name,
-            "of_strategy": lambda name: f"{self.labels(f'strategy.{name}')}, " if len(study["strategies"]) > 1 else "",
+            "of_strategy": lambda name: f"{self.labels(f'strategy.{name}')}, " if len(study.strategies) > 1 else "",
             "anchor": lambda setup: setup.key.replace(".", "-"),
             "figure": lambda name, **context: f"#{_anchor('figure', name, context)}",
             "table": lambda name, **context: f"#{_anchor('table', name, context)}",
@@ -267,9 +267,9 @@ class Report:
 
     def _references(self):
         """Return the sources of what this study used, each with its link: data sets, networks, methods."""
-        heads = self.study["strategies"] != ["from_scratch"]
+        heads = self.study.strategies != ["from_scratch"]
         holds = {"always": True, "heads": heads, "transferred": heads and not self.files.random_weights}
-        named = [*self.study["backbones"], self.external]
+        named = [*self.study.backbones, self.external]
         line = Markup('{} <a href="{}">{}</a>')
         sources = pd.read_csv(TEXTS / "references.csv").to_dict("records")
         used = [source for source in sources if holds.get(source["when"], source["key"] in named)]
@@ -280,7 +280,7 @@ class Report:
     def setup_name(self, setup):
         """Return a set-up in words; strategies are named where the study has several."""
         words = [self.labels(f"split_policy.{setup.split_policy}"), self.labels(f"preprocessing.{setup.preprocessing}")]
-        if len(self.study["strategies"]) > 1:
+        if len(self.study.strategies) > 1:
             words.insert(0, self.labels(f"strategy.{setup.strategy}"))
         return ", ".join(words)
 
@@ -332,12 +332,12 @@ class Report:
     @property
     def counted(self):
         """How counts are written that are means over the seeds: whole where there is one seed."""
-        return ".1f" if len(self.study["seeds"]) > 1 else ".0f"
+        return ".1f" if len(self.study.seeds) > 1 else ".0f"
 
     @property
     def rates_compared(self):
         """Whether whole networks were trained with several learning rates."""
-        return any(len(self.study[f"{name}_rate"]) > 1 for name in self.files.tuned)
+        return any(len(self.study.rates(name)) > 1 for name in self.files.tuned)
 
     def histories(self):
         """Return the history of each run's own training: list of (backbone, strategy, rows of ``history.csv``)."""
@@ -381,7 +381,7 @@ class Report:
     def _banners(self):
         """Return what the study is not: (kind, text, short text) of each banner."""
         kinds = {
-            "synthetic": self.files.synthetic,
+            "synthetic": self.study.synthetic,
             "random": self.files.random_weights,
             "narrowed": bool(self.narrowed),
         }
@@ -396,7 +396,7 @@ class Report:
         banners = self._banners()
         lines = [Markup('<p class="banner {}" role="note">{}</p>').format(k, Markup(text)) for k, text, _ in banners]
         short = [without_tags(text) for _, _, text in banners] or [self.labels("page.not_a_diagnosis")]
-        title = self.labels.known("title", self.study["title"])
+        title = self.labels.known("title", self.study.title)
         page = {
             "language": self.language,
             "title": title,
@@ -480,7 +480,7 @@ class Report:
     def confident_errors(self, setup):
         """Return the errors of each backbone that it is surest of, with what it looks at."""
         rows = []
-        for backbone in self.study["backbones"]:
+        for backbone in self.study.backbones:
             cells = [case for row, case in self._cases(setup, backbone) if row["kind"] == "error"]
             if cells:
                 rows.append(self._row_of_cases(figures.backbone_style(backbone)[0], backbone, cells))
@@ -493,7 +493,7 @@ class Report:
         table = setup.of(self.tables["explanations.csv"])
         chosen = table[table["backbone"] == backbone].to_dict("records")
         run = self.files.folder / setup.strategy / backbone
-        maps = read_maps(run, len(chosen), command_of(self.study["name"]))
+        maps = read_maps(run, len(chosen), command_of(self.study.name))
         cases, pixels = [], images.pixels
         for row, heat in zip(chosen, maps, strict=True):
             words = {name: self.labels(f"diagnosis.{row[name]}") for name in ("dx", "predicted")}
@@ -736,7 +736,7 @@ class Report:
         return self._heads("backbone", "point", *(f"#{name}" for name in specs)), rows, "decisions.csv"
 
     def _table_effects(self, column):
-        table, several = self.tables["effects.csv"], column != "arm" and len(self.study["strategies"]) > 1
+        table, several = self.tables["effects.csv"], column != "arm" and len(self.study.strategies) > 1
         rows = []
         table = table[table["column"] == column]
         for row in table[table["metric"].isin(["accuracy", "macro_f1"])].to_dict("records"):
@@ -755,7 +755,7 @@ class Report:
         heads = [(self.labels(f"{column}.{first[side]}"), True) for side in ("a", "b")]
         names = ["strategy"] if several else []
         names = self._heads("backbone", *names, "row", "tested" if column == "arm" else "split_policy")
-        p = "#p_holm" if len(self.study["backbones"]) > 1 else "#p"
+        p = "#p_holm" if len(self.study.backbones) > 1 else "#p"
         return [*names, *heads, *self._heads("#difference", p)], rows, "effects.csv"
 
     def _table_other_splits(self):

@@ -11,7 +11,7 @@ from skin_tl.evaluation.metrics import approximate, main_arm
 from skin_tl.evaluation.study_files import Setup
 from skin_tl.evaluation.subgroups import UNKNOWN
 from skin_tl.schema import BASELINES, CLASSES, RANDOM_WEIGHTS, SETUP, kind_of
-from skin_tl.study import check_study, command_of
+from skin_tl.study import command_of
 
 AVERAGES = ("accuracy", "macro_avg", "weighted_avg")
 """The last rows of a classification report, under the names of the published table."""
@@ -28,21 +28,21 @@ LESS_IS_BETTER = ("log_loss", "log_loss_scaled", "ece", "ece_scaled")
 def main_rows(files, metrics):
     """Keep what the study's own runs scored on its own test subsets, over all images of them."""
     columns = {"dataset": "internal", "arm": "main", "subgroup": "all"}
-    known = [*files.study["backbones"], *(name for _, name in check_study(files.study).pseudo_runs)]
+    known = [*files.study.backbones, *(name for _, name in files.study.pseudo_runs)]
     keep = metrics["backbone"].isin(known) & (metrics["train_fraction"] == 1)
     for column, value in columns.items():
         keep &= metrics[column] == value
     wanted = {
         (*[getattr(setup, name) for name in SETUP], backbone)
         for setup in files.setups
-        for backbone in files.study["backbones"]
+        for backbone in files.study.backbones
     }
-    wanted |= {("baseline", policy, "native", name) for policy in files.study["split_policies"] for name in BASELINES}
+    wanted |= {("baseline", policy, "native", name) for policy in files.study.split_policies for name in BASELINES}
     missing = wanted - set(metrics.loc[keep, [*SETUP, "backbone"]].itertuples(index=False, name=None))
     if missing:
         raise SkinTLError(
-            f"metrics.csv of the study {files.study['name']!r} has no rows for {', '.join(sorted(missing)[0])}. "
-            f"It is older than the runs: delete it and run `{command_of(files.study['name'])}`."
+            f"metrics.csv of the study {files.study.name!r} has no rows for {', '.join(sorted(missing)[0])}. "
+            f"It is older than the runs: delete it and run `{command_of(files.study.name)}`."
         )
     return metrics[keep]
 

@@ -179,16 +179,16 @@ def subset_table(splits):
 def settings_table(files):
     """List the numbers of the study's settings: setting, value."""
     study = files.study
-    numbers = {key: study[key] for key in sorted(study) if type(study[key]) in (int, float)}
+    numbers = {key: value for key, value in sorted(study.model_dump().items()) if type(value) in (int, float)}
     numbers |= penalty_choices(files)
     numbers |= {
-        "n_backbones": len(study["backbones"]),
-        "n_seeds": len(study["seeds"]),
+        "n_backbones": len(study.backbones),
+        "n_seeds": len(study.seeds),
         "n_classes": len(CLASSES),
         "n_setups": len(files.setups),
-        "n_penalties": len(study["l2"]),
-        "lowest_penalty": min(study["l2"]),
-        "highest_penalty": max(study["l2"]),
+        "n_penalties": len(study.l2),
+        "lowest_penalty": min(study.l2),
+        "highest_penalty": max(study.l2),
         "confidence": CONFIDENCE,
         "sensitivity": SENSITIVITY,
         "min_lesions": MIN_LESIONS,
@@ -199,7 +199,7 @@ def settings_table(files):
         "n_near_duplicates_grouped": files.images["near_duplicates"]["n_grouped"],
     }
     for strategy in files.tuned:
-        rates = study[f"{strategy}_rate"]
+        rates = study.rates(strategy)
         numbers |= {f"n_{strategy}_rates": len(rates)}
         numbers |= {f"lowest_{strategy}_rate": min(rates), f"highest_{strategy}_rate": max(rates)}
     return pd.DataFrame({"setting": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)})
@@ -212,7 +212,7 @@ def penalty_choices(files):
     n_penalties_at_edge: how many heads took the smallest or the largest penalty that may be tried, beyond which another
     might have served better.
     """
-    l2 = files.study["l2"]
+    l2 = files.study.l2
     heads = files.history[(files.history["stage"] == "head") & files.history["kept"].astype(bool)]
     if heads.empty or len(l2) == 1:
         return {}
@@ -239,8 +239,8 @@ def backbone_table(files, literature):
     """
     stated = literature.set_index("key")["value"]
     rows = []
-    for backbone in files.study["backbones"]:
-        run = files.runs[files.study["strategies"][0], backbone]
+    for backbone in files.study.backbones:
+        run = files.runs[files.study.strategies[0], backbone]
         presentation = stated.get(f"parameters.{backbone}", np.nan)
         n_features = run.get("n_features", np.nan)
         rows.append(

@@ -45,7 +45,7 @@ def ending_table(files):
     for strategy in files.tuned:
         own = history[(history["strategy"] == strategy) & (history["stage"] == strategy)]
         networks = [part.sort_values("epoch") for _, part in own.groupby([*SETUP, "backbone", "seed"])]
-        largest, gains, n_stopped = files.study[f"{strategy}_epochs"], [], 0
+        largest, gains, n_stopped = getattr(files.study, f"{strategy}_epochs"), [], 0
         for network in networks:
             best = network["val_macro_f1"].rolling(SMOOTHED, min_periods=1).mean().cummax().to_numpy()
             if len(network) < largest:
@@ -116,7 +116,7 @@ def learning_curve_table(files, metrics):
     SkinTLError
         If metrics.csv lacks a fraction of the study.
     """
-    sizes = {fraction: _lesions_of_fraction(files, fraction) for fraction in files.train_fractions}
+    sizes = {fraction: _lesions_of_fraction(files, fraction) for fraction in files.study.train_fractions}
     keep = (metrics["dataset"] == "internal") & (metrics["arm"] == "main") & (metrics["subgroup"] == "all")
     keep &= (metrics["metric"] == "macro_f1") & (metrics["class"] == "all")
     keys = [*SETUP, "backbone", "train_fraction"]
@@ -125,14 +125,14 @@ def learning_curve_table(files, metrics):
     means = own[own["seed"] == "all"].set_index(keys)
     rows = []
     for setup in files.curves:
-        for backbone in files.study["backbones"]:
-            for fraction in files.train_fractions:
+        for backbone in files.study.backbones:
+            for fraction in files.study.train_fractions:
                 key = (*(getattr(setup, name) for name in SETUP), backbone, fraction)
                 if key not in means.index:
                     raise SkinTLError(
-                        f"metrics.csv of the study {files.study['name']!r} has no rows for {setup.strategy}, "
+                        f"metrics.csv of the study {files.study.name!r} has no rows for {setup.strategy}, "
                         f"{backbone}, train fraction {fraction:g}. It is older than the runs: delete it and run "
-                        f"`{command_of(files.study['name'])}`."
+                        f"`{command_of(files.study.name)}`."
                     )
                 found = means.loc[key, ["metric", "value", "ci_low", "ci_high"]].to_dict()
                 row = dict(zip(keys, key, strict=True)) | {"n_lesions": sizes[fraction]} | found
@@ -208,7 +208,7 @@ def cost_table(files, curves):
 def _alike(files, row):
     """Return the scalings of a study under which a backbone's computations are those of this row, which share them."""
     transform = transform_of(row["backbone"], row["preprocessing"])
-    return [name for name in files.study["preprocessings"] if transform_of(row["backbone"], name) == transform]
+    return [name for name in files.study.preprocessings if transform_of(row["backbone"], name) == transform]
 
 
 def _seconds_of_one(files, row):
@@ -265,7 +265,7 @@ def fingerprint_table(files):
         for policy, seeds in run["split_fingerprints"].items():
             for seed, value in seeds.items():
                 rows["split", f"{policy}, {seed}"] = value
-        source, name = run["weights"], backbone if len(files.study["strategies"]) == 1 else f"{strategy}, {backbone}"
+        source, name = run["weights"], backbone if len(files.study.strategies) == 1 else f"{strategy}, {backbone}"
         rows["weights", name] = f"{source['source']} {source.get('fingerprint', '')}".strip()
         rows["device", f"{strategy}, {backbone}"] = run["device"]
         for package, version in run["versions"].items():

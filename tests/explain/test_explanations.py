@@ -11,6 +11,7 @@ from skin_tl.files import write_csv
 from skin_tl.reporting import figures
 from skin_tl.reporting.report import Report
 from skin_tl.schema import CLASSES, EXPLAINED, PREDICTION_COLUMNS, PROBABILITIES
+from skin_tl.study import load_study
 
 
 def tested_table(*rows):
@@ -24,7 +25,8 @@ def tested_table(*rows):
 
 
 def test_the_model_s_head_is_the_one_whose_predictions_are_taken():
-    study = {"split_policies": ["image", "lesion"], "preprocessings": ["unit", "native"], "seeds": [7, 1]}
+    listed = {"split_policies": ["image", "lesion"], "preprocessings": ["unit", "native"], "seeds": [7, 1]}
+    study = load_study("demo", listed)
     right = {"dataset": "internal", "arm": "main", "train_fraction": 1.0, "subset": "test"}
     right |= {"split_policy": "image", "preprocessing": "unit", "seed": 7}
     others = [{"dataset": "isic2018"}, {"arm": "other_split"}, {"subset": "val"}, {"split_policy": "lesion"}]

@@ -304,7 +304,7 @@ def test_pdf_has_page_numbers_running_header_and_bookmarks(rendered):
 def test_classification_reports_are_those_of_scikit_learn(make, root):
     report = make("presentation", PRESENTATION)
     table = report.tables["classification_reports.csv"]
-    for backbone in report.study["backbones"]:
+    for backbone in report.study.backbones:
         predictions = pd.read_csv(root / "runs/presentation/feature_extraction" / backbone / "predictions.csv")
         predictions = predictions[(predictions["subset"] == "test") & (predictions["arm"] == "main")]
         for (policy, preprocessing), part in predictions.groupby(["split_policy", "preprocessing"]):
@@ -843,7 +843,7 @@ def test_strings_of_the_metadata_are_escaped(root):
 
 def test_a_study_shows_the_title_it_has_in_every_language(rendered):
     """Of a study of the project, another title than its file's has no translation; with its own, it has one."""
-    title, name = rendered["report"].study["title"], rendered["report"].study["name"]
+    title, name = rendered["report"].study.title, rendered["report"].study.name
     assert load_study(name).title != title  # the study `demo`, as it is after `--config title=…`
     assert rendered["report"].header().page["title"] == title
     labels = Labels("fr")
@@ -1058,5 +1058,5 @@ def test_sources_are_those_of_what_a_study_used(make):
     table = pd.read_csv(TEXTS / "references.csv").set_index("key")["url"]
     study = make("presentation", PRESENTATION).study
     for key in BACKBONES:
-        assert (table[key] in found.values()) == (key in study["backbones"])
+        assert (table[key] in found.values()) == (key in study.backbones)
     assert table["isic2018"] not in found.values() and table["gradcam"] in found.values()

@@ -198,9 +198,9 @@ def test_slides_ask_each_study_s_report_for_what_it_shows(make, monkeypatch, roo
     monkeypatch.setattr(skin_tl.reporting.report, "Report", lambda *arguments: report)
     deck = slides.deck_of(run_notebook(NOTEBOOK))
     ids = [slide["id"] for slide in deck["slides"]]
-    for backbone in report.study["backbones"]:
+    for backbone in report.study.backbones:
         assert {f"confusion-{backbone.lower()}", f"report-{backbone.lower()}"} <= set(ids)
-    assert ("preprocessing" in ids) == (len(report.study["preprocessings"]) > 1)
+    assert ("preprocessing" in ids) == (len(report.study.preprocessings) > 1)
     assert ("external" in ids) == (name == "lesion")
     text = " ".join(parse(slide["html"]).text for slide in deck["slides"])
     assert not re.search(r"[{}]|\bNone\b|\bnan\b|  +[.,;]| [.,]", text), text
@@ -208,7 +208,7 @@ def test_slides_ask_each_study_s_report_for_what_it_shows(make, monkeypatch, roo
     repeats = name == "reproduction"
     policy = "image-unit" if repeats else f"{report.main.split_policy}-native"
     policy = f"{report.main.strategy.replace('_', '-')}-{policy}"
-    first = report.study["backbones"][0].lower()
+    first = report.study.backbones[0].lower()
     assert f"table-classification-report-{policy}-{first}" in shown
     assert len([one for one in ids if one.startswith("comparison-")]) == 1 + repeats
 
