@@ -21,6 +21,7 @@ from skin_tl.data.images import ImageSet
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import uncertainty
 from skin_tl.evaluation.decisions import choose_threshold, lesion_scores
+from skin_tl.evaluation.metric_list import COMPARED
 from skin_tl.evaluation.metrics import class_codes, main_arm, point_metrics, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.models import runs
@@ -331,9 +332,9 @@ def in_cell(rows, dx, predicted, order="loss"):
 
 
 def head_scores(rows):
-    """Return accuracy, balanced accuracy and macro F1 of the images of a head, as `point_metrics` does."""
+    """Return the metrics `COMPARED` of the images of a head, as `point_metrics` does."""
     values = point_metrics(rows.reset_index(), groups=("confusion",))
-    return {name: values[name, "all"] for name in ("accuracy", "balanced_accuracy", "macro_f1")}
+    return {name: values[name, "all"] for name in COMPARED}
 
 
 # One image ------------------------------------------------------------------------------------------------------

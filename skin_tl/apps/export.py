@@ -24,6 +24,7 @@ from skin_tl.apps.runs import find_study, finished_runs, load_keras, read_model
 from skin_tl.data.images import ImageSet, check_cache
 from skin_tl.data.preparation import read_splits
 from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.metric_list import names_of
 from skin_tl.files import ROOT, file_fingerprint, read_json, write_atomically
 from skin_tl.models.backbones import all_layers, head_layers, import_keras, network_of, scale_pixels
 from skin_tl.models.runs import weights_note
@@ -53,7 +54,7 @@ N_RANDOM = 32
 BATCHES = (1, 3, 8)
 """Images per forward pass of the check: the first, the second, and all further ones."""
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "ece_scaled")
+METRICS = names_of(lambda metric: metric.on_card)
 """What the card tells of all diagnoses; of each alone F1, and sensitivity if malignant or in situ/premalignant."""
 
 

@@ -18,11 +18,9 @@ from statsmodels.stats.multitest import multipletests
 
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import uncertainty
+from skin_tl.evaluation.metric_list import COMPARED, MEANS_OF_CLASSES
 from skin_tl.evaluation.metrics import N_BOOT, check_same_images, class_codes, point_metrics
 from skin_tl.schema import CELL, CONFIDENCE, CONTRAST_COLUMNS, PROBABILITIES
-
-COMPARED = ("accuracy", "balanced_accuracy", "macro_f1")
-"""Metrics that backbones and configurations are compared by."""
 
 COMPARISON_COLUMNS = [
     "dataset",
@@ -153,7 +151,7 @@ def compare_lesions(lesions, n_boot=N_BOOT, seed=0):
 
 def _units(metric, y):
     """Return how many lesions' worth of spread a metric rests on; `y` holds a diagnosis per lesion."""
-    return uncertainty.units_of_mean(np.bincount(y)) if metric in uncertainty.MEANS_OF_CLASSES else len(y)
+    return uncertainty.units_of_mean(np.bincount(y)) if metric in MEANS_OF_CLASSES else len(y)
 
 
 def exact_mcnemar(hits_a, hits_b):

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.comparison import COMPARED, compare_backbones, contrast, independent_interval, with_holm
+from skin_tl.evaluation.comparison import compare_backbones, contrast, independent_interval, with_holm
 from skin_tl.evaluation.decisions import decisions_table, roc_points
+from skin_tl.evaluation.metric_list import COMPARED
 from skin_tl.evaluation.metrics import N_BOOT, main_arm, metrics_table, reliability
 from skin_tl.evaluation.study_files import published_results, read_table
 from skin_tl.evaluation.subgroups import subgroup_table

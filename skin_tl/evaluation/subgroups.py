@@ -8,19 +8,14 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation import uncertainty
+from skin_tl.evaluation.metric_list import COMPARED, MEANS_OF_CLASSES
 from skin_tl.evaluation.metrics import N_BOOT, metric_rows
 from skin_tl.schema import CELL, METRIC_COLUMNS
 
 AGE_BANDS = {"0-29": (0, 30), "30-44": (30, 45), "45-59": (45, 60), "60-74": (60, 75), "75+": (75, np.inf)}
 """Bands of age in whole years: from, and up to but without."""
 
-SUBGROUP_METRICS = {
-    "accuracy": "all",
-    "balanced_accuracy": "all",
-    "macro_f1": "all",
-    "recall": "mel",
-}
+SUBGROUP_METRICS = dict.fromkeys(COMPARED, "all") | {"recall": "mel"}
 """Metrics of a subgroup and the class that each is of."""
 
 MIN_LESIONS = 30
@@ -142,7 +137,7 @@ def conclusive(rows):
     sizes = support.groupby(labels)["n_lesions"].agg(["min", "size"]).reset_index()
     found = rows[labels].merge(sizes, on=labels, how="left").set_axis(rows.index)
     enough = (rows["n_lesions"] >= MIN_LESIONS) & (rows["ci_high"] - rows["ci_low"] <= MAX_WIDTH)
-    mean_of_classes = rows["metric"].isin(uncertainty.MEANS_OF_CLASSES) & (rows["class"] == "all")
+    mean_of_classes = rows["metric"].isin(MEANS_OF_CLASSES) & (rows["class"] == "all")
     balanced = (found["min"] >= MIN_CLASS_LESIONS) & (found["size"] >= 2)
     known = ~rows["subgroup"].str.endswith(f"={UNKNOWN}")
     return known & enough & (balanced | ~mean_of_classes)

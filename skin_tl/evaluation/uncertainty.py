@@ -9,13 +9,14 @@ out of that draw's means over diagnoses, as it is for a test subset that lacks i
 
 Percentiles of the draws are too narrow for rare diagnoses: with fifteen lesions they cover the truth in about
 nine of ten samples.  The draws therefore give the variance, and the interval is Wilson's with the number of
-lesions that has this variance (`wilson_interval`).  ``tests/benchmarks/coverage.py`` measures both.
+lesions that has this variance (`wilson_interval`).  ``tests/benchmarks/interval_coverage.py`` measures both.
 """
 
 import numpy as np
 from scipy import special
 from threadpoolctl import threadpool_limits
 
+from skin_tl.evaluation.metric_list import METRICS, Metric, of_confusion
 from skin_tl.schema import CONFIDENCE
 
 ECE_BINS = 15
@@ -157,7 +158,9 @@ def draw_metrics(y, probability, lesion, weights, groups=("confusion", "ranking"
 def _draw_confusion(y, probability, drawn):
     n_classes = probability.shape[1]
     cells = np.eye(n_classes**2, dtype=np.float32)[y * n_classes + probability.argmax(1)]
-    overall, per_class = confusion_metrics((drawn.T @ cells).reshape(-1, n_classes, n_classes))
+    confusion = (drawn.T @ cells).reshape(-1, n_classes, n_classes)
+    overall, per_class = confusion_metrics(confusion)
+    overall |= of_confusion(confusion)
     draws = {(name, None): values for name, values in overall.items()}
     for name, values in per_class.items():
         draws.update({(name, code): values[:, code] for code in range(n_classes)})
@@ -182,12 +185,6 @@ def _draw_calibration(y, probability, drawn):
         ("ece", None): np.abs(gaps.T @ drawn).sum(0) / total,
     }
 
-
-MEANS_OF_CLASSES = ("balanced_accuracy", "macro_precision", "macro_f1", "roc_auc", "average_precision")
-"""Metrics of the whole that are means over diagnoses."""
-
-UNBOUNDED = ("log_loss", "log_loss_scaled")
-"""Metrics that may lie outside of 0…1; the percentiles of their draws are their interval."""
 
 GROUPS = {"confusion": _draw_confusion, "ranking": _draw_ranking, "calibration": _draw_calibration}
 """Metrics of the predicted diagnosis; ROC AUC and average precision; log loss and ECE."""
@@ -292,23 +289,24 @@ def interval(metric, value, draws, n_units):
     Returns
     -------
     low, high : float
-        Wilson's for what lies in 0…1; percentiles of the draws for `UNBOUNDED`.  The ECE of a draw exceeds that
-        of the sample by about as much as the sample's exceeds the truth, so its percentiles are mirrored at the
+        Wilson's for what lies in 0…1; percentiles of the draws for what may lie elsewhere.  The ECE of a draw exceeds
+        that of the sample by about as much as the sample's exceeds the truth, so its percentiles are mirrored at the
         value (the basic bootstrap), and kept on both sides of it.  NaN where there is none.
 
     Raises
     ------
     ValueError
-        If the value lies outside of 0…1 and the metric is not one of `UNBOUNDED`.
+        If the value lies outside of 0…1 and the metric is not declared as such.
     """
     draws = draws[np.isfinite(draws)]
     if len(draws) < 2 or not np.isfinite(value):
         return np.nan, np.nan
-    if metric not in UNBOUNDED and not -1e-9 <= value <= 1 + 1e-9:
-        raise ValueError(f"{metric} is {value}, outside of 0…1: name it in UNBOUNDED.")
-    if metric not in UNBOUNDED and not metric.startswith("ece"):
+    declared = METRICS.get(metric) or Metric(metric)
+    if declared.bounded and not -1e-9 <= value <= 1 + 1e-9:
+        raise ValueError(f"{metric} is {value}, outside of 0…1: declare it with bounded=False in METRICS.")
+    if declared.bounded and not declared.biased:
         return wilson_interval(value, draws.var(), n_units)
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    if metric.startswith("ece"):
+    if declared.biased:
         low, high = max(min(2 * value - high, value), 0.0), max(2 * value - low, value)
     return low, high

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.metric_list import names_of
 from skin_tl.evaluation.metrics import approximate, main_arm
 from skin_tl.evaluation.study_files import Setup
 from skin_tl.evaluation.subgroups import UNKNOWN
@@ -16,13 +17,13 @@ from skin_tl.study import command_of
 AVERAGES = ("accuracy", "macro_avg", "weighted_avg")
 """The last rows of a classification report, under the names of the published table."""
 
-SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
+SCORES = names_of(lambda metric: metric.shown == "scores")
 """Scores of the predicted diagnosis; more is better."""
 
-PROBABILITY_SCORES = ("roc_auc", "average_precision", "log_loss", "log_loss_scaled", "ece", "ece_scaled", "temperature")
+PROBABILITY_SCORES = names_of(lambda metric: metric.shown == "probabilities")
 """Scores of the probabilities."""
 
-LESS_IS_BETTER = ("log_loss", "log_loss_scaled", "ece", "ece_scaled")
+LESS_IS_BETTER = names_of(lambda metric: metric.less_is_better)
 
 
 def main_rows(files, metrics):

@@ -16,7 +16,6 @@ from statsmodels.stats.proportion import proportion_confint
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import comparison
 from skin_tl.evaluation.comparison import (
-    COMPARED,
     COMPARISON_COLUMNS,
     compare_backbones,
     contrast,
@@ -25,6 +24,7 @@ from skin_tl.evaluation.comparison import (
     ranking,
     with_holm,
 )
+from skin_tl.evaluation.metric_list import COMPARED
 from skin_tl.evaluation.metrics import check_predictions, metrics_table
 from skin_tl.schema import CELL, CLASSES, PROBABILITIES
 

@@ -11,6 +11,7 @@ from sklearn.calibration import calibration_curve
 
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import metrics as evaluation
+from skin_tl.evaluation.metric_list import METRICS, Metric
 from skin_tl.evaluation.metrics import check_predictions, metrics_table
 from skin_tl.schema import CLASSES, METRIC_COLUMNS, PROBABILITIES
 
@@ -61,6 +62,22 @@ def test_metrics_are_scikit_learns_to_the_last_digit(table, tmp_path):
             assert value_of(metrics, "support", label, seed) == report[label]["support"]
             column = probability[:, CLASSES.index(label)]
             assert value_of(metrics, "roc_auc", label, seed) == skm.roc_auc_score(y == label, column)
+
+
+def test_a_metric_of_the_confusion_matrix_is_one_entry(table, monkeypatch):
+    def kappa(confusion):
+        shares = confusion / confusion.sum((-2, -1), keepdims=True)
+        by_chance = (shares.sum(-1) * shares.sum(-2)).sum(-1)
+        return (shares.trace(axis1=-2, axis2=-1) - by_chance) / (1 - by_chance)
+
+    monkeypatch.setitem(METRICS, "cohen_kappa", Metric("cohen_kappa", kappa, bounded=False))
+    rows = metrics_table(table, "s", "b", n_boot=200)
+    for seed, test in table[table["subset"] == "test"].groupby("seed"):
+        called = np.array(CLASSES)[test[PROBABILITIES].to_numpy().argmax(1)]
+        expected = skm.cohen_kappa_score(test["dx"], called)
+        assert value_of(rows, "cohen_kappa", seed=seed) == pytest.approx(expected)
+    row = rows[(rows["metric"] == "cohen_kappa") & (rows["seed"] == "all")].iloc[0]
+    assert row["ci_low"] < row["value"] < row["ci_high"] < row["ci_low"] + 0.3
 
 
 def test_an_image_may_be_called_na(table, tmp_path):

@@ -133,7 +133,7 @@ def test_a_class_that_a_draw_lacks_is_left_out_of_its_means():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_in_simulated_test_sets():
-    from coverage import coverage
+    from interval_coverage import coverage
 
     summary = coverage(n_tests=200, n_draws=200, seed=7)
     for metric in ("accuracy", "balanced_accuracy", "macro_f1"):

@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the truth, in test sets of HAM10000's size and clustering.
 
-    python tests/benchmarks/coverage.py [--tests 2000] [--draws 1000] [--design test|study] [--ranking]
+    python tests/benchmarks/interval_coverage.py [--tests 2000] [--draws 1000] [--design test|study] [--ranking]
 
 Design ``test``: each simulated test set is 1,494 lesions with their images (about 2,003), drawn from the population.
 Design ``study``: a whole data set of 7,470 lesions is drawn, then three test subsets of it, stratified by diagnosis as
@@ -23,6 +23,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.par
 from simulated import CODES, N_TEST, draw_images, point_values, true_values
 
 from skin_tl.evaluation import uncertainty
+from skin_tl.evaluation.metric_list import MEANS_OF_CLASSES
 from skin_tl.schema import CLASSES
 
 
@@ -50,7 +51,7 @@ def simulate(design, n_draws, groups, rng):
     for (metric, code), drawn in draws.items():
         mean, value = uncertainty.nanmean(drawn), np.mean(values[metric, code])
         n_units = len(used) if code is None else len(called[code]) if metric == "precision" else of_class[code]
-        if code is None and metric in uncertainty.MEANS_OF_CLASSES:
+        if code is None and metric in MEANS_OF_CLASSES:
             n_units = uncertainty.units_of_mean(of_class)
         ours = uncertainty.interval(metric, value, mean, n_units)
         yield (metric, code), (value, *ours, *np.nanquantile(mean, [0.025, 0.975]))
