@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.data.splits import draw_experiments, draw_splits, split_fingerprints
-from skin_tl.evaluation.metrics import ensemble
+from skin_tl.evaluation.predictions import ensemble
 from skin_tl.evaluation.scoring import write_evaluation
 from skin_tl.evaluation.study_files import read_study_files
 from skin_tl.explain.explanations import choose, likeness, share_in_the_middle, tested_images

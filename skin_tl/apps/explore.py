@@ -19,10 +19,11 @@ from PIL import Image
 from skin_tl.data import preparation
 from skin_tl.data.images import ImageSet
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation import uncertainty
+from skin_tl.evaluation.calibration import image_log_loss
 from skin_tl.evaluation.decisions import choose_threshold, lesion_scores
 from skin_tl.evaluation.metric_list import COMPARED
-from skin_tl.evaluation.metrics import class_codes, main_arm, point_metrics, read_predictions
+from skin_tl.evaluation.metrics import point_metrics
+from skin_tl.evaluation.predictions import class_codes, main_arm, read_predictions
 from skin_tl.files import ROOT, read_json
 from skin_tl.models import runs
 from skin_tl.schema import CLASSES, PROBABILITIES, kind_of
@@ -269,7 +270,7 @@ def head_table(predictions, choice, subset="test"):
     return rows[["lesion_id", "dx", *PROBABILITIES]].assign(
         predicted=np.array(CLASSES)[probability.argmax(1)],
         confidence=probability.max(1),
-        loss=uncertainty.image_log_loss(class_codes(rows["dx"]), probability),
+        loss=image_log_loss(class_codes(rows["dx"]), probability),
         disagreement=disagreement([table for table in tables if len(table)]).reindex(rows.index),
     )
 

@@ -249,7 +249,7 @@ def card_metrics(table, run, head, accuracy):
         name and cells: value and interval of the model, and of the mean over seeds if the study has several.  None
         where the table has no row of the model, or was made of another state of the run.
     """
-    from skin_tl.evaluation.metrics import main_arm
+    from skin_tl.evaluation.predictions import main_arm
     from skin_tl.schema import DECISIONS
 
     wanted = {"dataset": "internal", "strategy": run.strategy, "backbone": run.backbone, "subgroup": "all"}
@@ -277,7 +277,7 @@ def card_metrics(table, run, head, accuracy):
 
 def baseline_scores(table, head):
     """Return name, accuracy and macro_f1 of each baseline in ``metrics.csv``, list of dict."""
-    from skin_tl.evaluation.metrics import main_arm
+    from skin_tl.evaluation.predictions import main_arm
     from skin_tl.schema import BASELINES
 
     wanted = {"dataset": "internal", "strategy": "baseline", "split_policy": head["split_policy"], "class": "all"}
@@ -320,7 +320,8 @@ def model_card(run, exported, predictions, metrics_file):
         If the study's split is not the one that the run was trained with.
     """
     from skin_tl.data.splits import split_fingerprints
-    from skin_tl.evaluation.metrics import fit_temperature, validation_rows
+    from skin_tl.evaluation.calibration import fit_temperature
+    from skin_tl.evaluation.predictions import validation_rows
     from skin_tl.explain.explanations import explained_head, tested_images
     from skin_tl.schema import PROBABILITIES
 
@@ -422,7 +423,7 @@ def export_run(run, formats, metrics_file):
     load_keras()
     keras = import_keras()
 
-    from skin_tl.evaluation.metrics import read_predictions
+    from skin_tl.evaluation.predictions import read_predictions
     from skin_tl.explain.explanations import explained_head, tested_images
 
     record = read_json(run.folder / "run.json")

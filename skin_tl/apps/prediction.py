@@ -159,7 +159,7 @@ class Predictor:
     whole, body, head : keras.Model
         From pixels to probabilities; from pixels to features; from features to probabilities.
     temperature : float
-        See `skin_tl.evaluation.metrics.fit_temperature`.
+        See `skin_tl.evaluation.calibration.fit_temperature`.
     views : int
         Flips and rotations of an image over which probabilities are averaged, 1 or 8.
     random_weights : bool
@@ -203,7 +203,7 @@ class Predictor:
             For each image the `n_nearest` most similar training images of different lesions, with their distance; none
             where they are left out.
         """
-        from skin_tl.evaluation.metrics import scale_temperature
+        from skin_tl.evaluation.calibration import scale_temperature
         from skin_tl.explain.neighbours import OOD_NEIGHBOUR, enough_images, nearest, nearest_lesions, ood_score
 
         features = by_batches(self.body, pixels, BATCH)
@@ -277,7 +277,8 @@ def load_predictor(run):
     """
     from skin_tl.data.preparation import read_splits
     from skin_tl.data.splits import split_fingerprints
-    from skin_tl.evaluation.metrics import fit_temperature, read_predictions, validation_rows
+    from skin_tl.evaluation.calibration import fit_temperature
+    from skin_tl.evaluation.predictions import read_predictions, validation_rows
     from skin_tl.explain.explanations import explained_head
     from skin_tl.schema import PROBABILITIES
     from skin_tl.study import check_study

@@ -8,6 +8,7 @@ over the seeds in whose test subset it is.  Differences between configurations o
 pixels, an arm of an experiment) stay image by image and seed by seed, as ``metrics.csv`` has them.
 """
 
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -19,39 +20,21 @@ from statsmodels.stats.multitest import multipletests
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import uncertainty
 from skin_tl.evaluation.metric_list import COMPARED, MEANS_OF_CLASSES
-from skin_tl.evaluation.metrics import N_BOOT, check_same_images, class_codes, point_metrics
+from skin_tl.evaluation.metrics import N_BOOT, point_metrics
+from skin_tl.evaluation.predictions import check_same_images, class_codes
 from skin_tl.schema import CELL, CONFIDENCE, CONTRAST_COLUMNS, PROBABILITIES
 
 COMPARISON_COLUMNS = [
-    "dataset",
-    "arm",
-    "strategy",
-    "split_policy",
-    "preprocessing",
-    "train_fraction",
-    "metric",
-    "backbone_a",
-    "backbone_b",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "p",
-    "p_holm",
-    "n_lesions",
+    *("dataset", "arm", "strategy", "split_policy", "preprocessing", "train_fraction", "metric"),
+    *("backbone_a", "backbone_b", "difference", "ci_low", "ci_high", "p", "p_holm", "n_lesions"),
 ]
-
 
 LEAST_P = float(np.finfo(float).tiny)
 """A p-value is never 0: what is smaller than a computer's numbers is this."""
 
 
-def lesion_predictions(predictions):
+def lesion_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     """Average the test predictions of each lesion over its images and the seeds.
-
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        From `skin_tl.evaluation.metrics.read_predictions`.
 
     Returns
     -------
@@ -63,7 +46,9 @@ def lesion_predictions(predictions):
     return grouped.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")}).reset_index()
 
 
-def compare_backbones(predictions, strategy, n_boot=N_BOOT, seed=0):
+def compare_backbones(
+    predictions: Mapping[str, pd.DataFrame], strategy: str, n_boot: int = N_BOOT, seed: int = 0
+) -> pd.DataFrame:
     """Compare all pairs of backbones in every configuration.
 
     Accuracy is tested by McNemar's exact test, balanced accuracy and macro F1 by the paired bootstrap over
@@ -72,13 +57,12 @@ def compare_backbones(predictions, strategy, n_boot=N_BOOT, seed=0):
 
     Parameters
     ----------
-    predictions : dict of str to pandas.DataFrame
-        Backbone → predictions, all of the same test images.
-    strategy : str
+    predictions
+        By backbone, all of the same test images.
+    strategy
         Written into the rows.
-    n_boot : int
-    seed : int
-        Seeds the draws.
+    n_boot, seed
+        Draws of the bootstrap over lesions, and what seeds them.
 
     Returns
     -------
@@ -93,7 +77,7 @@ def compare_backbones(predictions, strategy, n_boot=N_BOOT, seed=0):
     """
     check_same_images(predictions)
     tables = {name: dict(list(lesion_predictions(table).groupby(CELL))) for name, table in predictions.items()}
-    rows = []
+    rows: list[dict] = []
     for cell in next(iter(tables.values())):
         labels = {**dict(zip(CELL, cell, strict=True)), "strategy": strategy}
         compared = compare_lesions({name: cells[cell] for name, cells in tables.items()}, n_boot, seed)
@@ -101,14 +85,14 @@ def compare_backbones(predictions, strategy, n_boot=N_BOOT, seed=0):
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
-def compare_lesions(lesions, n_boot=N_BOOT, seed=0):
+def compare_lesions(lesions: Mapping[str, pd.DataFrame], n_boot: int = N_BOOT, seed: int = 0) -> list[dict]:
     """Compare all pairs of backbones that scored the same lesions.
 
     Parameters
     ----------
-    lesions : dict of str to pandas.DataFrame
-        Backbone → dx and probabilities, one row per lesion, in one order.
-    n_boot, seed : int
+    lesions
+        By backbone, dx and probabilities, one row per lesion, in one order.
+    n_boot, seed
 
     Returns
     -------
@@ -126,27 +110,20 @@ def compare_lesions(lesions, n_boot=N_BOOT, seed=0):
         hits[name] = probability.argmax(1) == y
     rows = []
     for metric in COMPARED:
-        found = []
         for a, b in combinations(lesions, 2):
             difference = values[a][metric, "all"] - values[b][metric, "all"]
             drawn = draws[a][metric, None] - draws[b][metric, None]
-            low, high, p = paired_interval(difference, drawn, _units(metric, y))
+            row = _difference(difference, drawn, _units(metric, y))
             if metric == "accuracy":
-                p = exact_mcnemar(hits[a], hits[b])
-            found.append(
-                {
-                    "metric": metric,
-                    "backbone_a": a,
-                    "backbone_b": b,
-                    "difference": difference,
-                    "ci_low": low,
-                    "ci_high": high,
-                    "p": p,
-                    "n_lesions": len(y),
-                }
-            )
-        rows += with_holm(pd.DataFrame(found), ["metric"]).to_dict("records") if found else []
-    return rows
+                row["p"] = exact_mcnemar(hits[a], hits[b])
+            rows.append({"metric": metric, "backbone_a": a, "backbone_b": b, **row, "n_lesions": len(y)})
+    return with_holm(pd.DataFrame(rows), ["metric"]).to_dict("records") if rows else []
+
+
+def _difference(difference, draws, n_units):
+    """Return a difference with its interval and p-value, as a part of a row."""
+    low, high, p = paired_interval(difference, draws, n_units)
+    return {"difference": difference, "ci_low": low, "ci_high": high, "p": p}
 
 
 def _units(metric, y):
@@ -154,23 +131,23 @@ def _units(metric, y):
     return uncertainty.units_of_mean(np.bincount(y)) if metric in MEANS_OF_CLASSES else len(y)
 
 
-def exact_mcnemar(hits_a, hits_b):
+def exact_mcnemar(hits_a: np.ndarray, hits_b: np.ndarray) -> float:
     """Return the p-value of McNemar's exact test for two (n_lesions,) bool arrays of right predictions."""
     only_a, only_b = int((hits_a & ~hits_b).sum()), int((hits_b & ~hits_a).sum())
     return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
 
 
-def paired_interval(difference, draws, n_units):
+def paired_interval(difference: float, draws: np.ndarray, n_units: float) -> tuple[float, float, float]:
     """Give interval and p-value of a paired difference from its draws over lesions.
 
     The draws give the standard error, and Student's quantile allows for its being known from few lesions.
 
     Parameters
     ----------
-    difference : float
-    draws : (n_draws,) array
-        The difference in each draw, both sides with the same lesions.
-    n_units : float
+    difference
+    draws
+        (n_draws,), the difference in each draw, both sides with the same lesions.
+    n_units
         Lesions that the difference rests on, as in `skin_tl.evaluation.uncertainty.interval`.
 
     Returns
@@ -191,19 +168,15 @@ def paired_interval(difference, draws, n_units):
     return difference - half, difference + half, max(2 * stats.t.sf(abs(difference) / error, freedom), LEAST_P)
 
 
-def with_holm(rows, family):
+def with_holm(rows: pd.DataFrame, family: list[str]) -> pd.DataFrame:
     """Add `p_holm`: p-values corrected for the number of comparisons after Holm, within each family.
 
     Parameters
     ----------
-    rows : pandas.DataFrame
+    rows
         With a column `p`; one that is not defined stays so and does not count.
-    family : list of str
+    family
         Columns whose values name a family of comparisons.
-
-    Returns
-    -------
-    pandas.DataFrame
     """
     corrected = pd.Series(np.nan, index=rows.index)
     for _, p in rows[rows["p"].notna()].groupby(family)["p"]:
@@ -211,12 +184,12 @@ def with_holm(rows, family):
     return rows.assign(p_holm=corrected)
 
 
-def independent_interval(a, b):
+def independent_interval(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, float]:
     """Give the 95 % interval of a difference of two values of independent test sets from their own intervals.
 
     Parameters
     ----------
-    a, b : mapping
+    a, b
         value, ci_low and ci_high of each; the difference is that of `a` less that of `b`.
 
     Returns
@@ -231,20 +204,29 @@ def independent_interval(a, b):
     return difference - below, difference + above
 
 
-def contrast(predictions, column, a, b, strategy, backbone, n_boot=N_BOOT, seed=0):
+def contrast(
+    predictions: pd.DataFrame,
+    column: str,
+    a: str | float,
+    b: str | float,
+    strategy: str,
+    backbone: str,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Compare two configurations of one backbone that differ in one column, on the same test images.
 
     Parameters
     ----------
-    predictions : pandas.DataFrame
-        From `skin_tl.evaluation.metrics.read_predictions`.
-    column : {'arm', 'preprocessing', 'train_fraction', 'strategy', 'weights'}
-        What differs.
-    a, b : object
+    predictions
+        From `skin_tl.evaluation.predictions.read_predictions`.
+    column
+        What differs: arm, preprocessing, train_fraction, strategy or weights.
+    a, b
         Its two values; differences are those of `a` less those of `b`.
-    strategy, backbone : str
+    strategy, backbone
         Written into the rows.
-    n_boot, seed : int
+    n_boot, seed
 
     Returns
     -------
@@ -274,7 +256,8 @@ def contrast(predictions, column, a, b, strategy, backbone, n_boot=N_BOOT, seed=
                 f"{len(keys[1])} rows), so they cannot be compared. Delete its predictions and run the study again."
             )
         labels = {**dict(zip(others, cell, strict=True)), column: f"{a}/{b}", "column": column, "a": a, "b": b}
-        rows += _contrast_rows(*sides, {**labels, "strategy": strategy, "backbone": backbone}, n_boot, seed)
+        labels |= {"strategy": strategy, "backbone": backbone}
+        rows += _contrast_rows(sides[0], sides[1], labels, n_boot, seed)
     return pd.DataFrame(rows, columns=CONTRAST_COLUMNS)
 
 
@@ -292,47 +275,10 @@ def _contrast_rows(side_a, side_b, labels, n_boot, seed):
             drawn.append(uncertainty.draw_metrics(class_codes(part["dx"]), probability, lesion, weights, ["confusion"]))
         values.append({metric: np.mean([point[metric, "all"] for point in points]) for metric in COMPARED})
         draws.append({metric: uncertainty.nanmean([d[metric, None] for d in drawn]) for metric in COMPARED})
+    counts = {"n_images": side_a["image_id"].nunique(), "n_lesions": len(lesions)}
     rows = []
     for metric in COMPARED:
-        difference = values[0][metric] - values[1][metric]
-        low, high, p = paired_interval(difference, draws[0][metric] - draws[1][metric], _units(metric, y))
-        rows.append(
-            {
-                **labels,
-                "metric": metric,
-                "value_a": values[0][metric],
-                "value_b": values[1][metric],
-                "difference": difference,
-                "ci_low": low,
-                "ci_high": high,
-                "p": p,
-                "n_images": side_a["image_id"].nunique(),
-                "n_lesions": len(lesions),
-            }
-        )
+        a, b = values[0][metric], values[1][metric]
+        found = _difference(a - b, draws[0][metric] - draws[1][metric], _units(metric, y))
+        rows.append({**labels, "metric": metric, "value_a": a, "value_b": b, **found, **counts})
     return rows
-
-
-def ranking(metrics, metric="macro_f1", column="preprocessing"):
-    """Rank the backbones within each level of a column, the best first.
-
-    Parameters
-    ----------
-    metrics : pandas.DataFrame
-        Rows of ``metrics.csv``; those of seed ``all`` are used.
-    metric : str
-        A metric of the whole of which more is better.
-    column : str
-        A column of `CELL`, such as ``preprocessing`` or ``arm``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The other columns of `CELL`, strategy, `column`, backbone, value and rank (1 is best; equal values share the
-        better rank), sorted by rank.
-    """
-    rows = metrics[(metrics["metric"] == metric) & (metrics["class"] == "all") & (metrics["subgroup"] == "all")]
-    rows = rows[rows["seed"].astype(str) == "all"]
-    within = [*[name for name in CELL if name != column], "strategy", column]
-    ranked = rows.assign(rank=rows.groupby(within)["value"].rank(ascending=False, method="min").astype(int))
-    return ranked[[*within, "backbone", "value", "rank"]].sort_values([*within, "rank"], ignore_index=True)

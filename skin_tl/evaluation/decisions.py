@@ -13,16 +13,17 @@ import pandas as pd
 from sklearn import metrics as skm
 
 from skin_tl.evaluation import uncertainty
-from skin_tl.evaluation.metrics import N_BOOT, mean_over, validation_rows
-from skin_tl.schema import BENIGN, CELL, CLASSES, DECISION_COLUMNS, DECISIONS, PROBABILITIES, ROC_COLUMNS, SENSITIVITY
+from skin_tl.evaluation.metrics import N_BOOT, mean_over
+from skin_tl.evaluation.predictions import configurations, validation_rows
+from skin_tl.schema import BENIGN, CLASSES, DECISION_COLUMNS, DECISIONS, PROBABILITIES, ROC_COLUMNS, SENSITIVITY
 
 
-def lesion_scores(rows):
+def lesion_scores(rows: pd.DataFrame) -> pd.DataFrame:
     """Average the probabilities of each lesion over its images in each seed and subset.
 
     Parameters
     ----------
-    rows : pandas.DataFrame
+    rows
         Predictions of one configuration.
 
     Returns
@@ -39,15 +40,16 @@ def lesion_scores(rows):
     return lesions
 
 
-def choose_threshold(positive, score, sensitivity=SENSITIVITY):
+def choose_threshold(
+    positive: np.ndarray | pd.Series, score: np.ndarray | pd.Series, sensitivity: float = SENSITIVITY
+) -> float:
     """Return the highest threshold that flags at least this share of the positives.
 
     Parameters
     ----------
-    positive : (n,) bool array
-    score : (n,) float array
-        A lesion is flagged from the threshold on.
-    sensitivity : float
+    positive, score
+        (n,) bool and float; a lesion is flagged from the threshold on.
+    sensitivity
         In 0…1.
 
     Returns
@@ -61,17 +63,19 @@ def choose_threshold(positive, score, sensitivity=SENSITIVITY):
     return float(found[int(np.ceil(sensitivity * len(found) - 1e-9)) - 1])
 
 
-def decisions_table(predictions, strategy, backbone, n_boot=N_BOOT, seed=0):
+def decisions_table(
+    predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT, seed: int = 0
+) -> pd.DataFrame:
     """Compute what each decision finds, misses and costs on the test subset.
 
     Parameters
     ----------
-    predictions : pandas.DataFrame
-        From `skin_tl.evaluation.metrics.read_predictions`.  The threshold of a seed comes from its internal validation
-        subset; where a seed has none, only the point ``diagnosis`` is given.
-    strategy, backbone : str
+    predictions
+        From `read_predictions`.  The threshold of a seed comes from its internal validation subset; where a seed has
+        none, only the point ``diagnosis`` is given.
+    strategy, backbone
         Written into the rows.
-    n_boot, seed : int
+    n_boot, seed
         Draws of the bootstrap over lesions, and what seeds them.
 
     Returns
@@ -83,16 +87,14 @@ def decisions_table(predictions, strategy, backbone, n_boot=N_BOOT, seed=0):
         each once.
     """
     rows = []
-    test = predictions[predictions["subset"] == "test"]
-    for cell, part in test.groupby(CELL):
-        labels = {**dict(zip(CELL, cell, strict=True)), "strategy": strategy, "backbone": backbone}
+    for labels, part in configurations(predictions, strategy=strategy, backbone=backbone):
         lesions = lesion_scores(part)
         names, index = np.unique(lesions["lesion_id"].to_numpy(str), return_inverse=True)
         weights = uncertainty.lesion_weights(len(names), n_boot, np.random.default_rng(seed))
         validation = lesion_scores(validation_rows(predictions, labels))
         for decision in DECISIONS:
-            for row in _decision_rows(lesions, index, weights, validation, decision):
-                rows.append({**labels, "decision": decision, **row})
+            found = _decision_rows(lesions, index, weights, validation, decision)
+            rows += [{**labels, "decision": decision, **row} for row in found]
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)
 
 
@@ -181,7 +183,7 @@ def _counts(metric, shares, seeds):
     """Turn the rows of a share into counts of lesions: how many there were, and how many missed or flagged."""
     sizes = {str(seed): count for seed, count in seeds.value_counts().items()}
     whole, part = ("tested", "missed") if metric == "sensitivity" else ("benign", "flagged_benign")
-    rows = []
+    rows: list[dict] = []
     for row in shares:
         n_lesions = sizes.get(row["seed"], 0) if row["seed"] != "all" else sum(sizes.values()) / (len(shares) - 1)
         ends = np.array([row["value"], row["ci_low"], row["ci_high"]])
@@ -196,7 +198,7 @@ def _counts(metric, shares, seeds):
     return rows
 
 
-def roc_points(predictions, strategy, backbone):
+def roc_points(predictions: pd.DataFrame, strategy: str, backbone: str) -> pd.DataFrame:
     """Return the points of the ROC curve of each decision on the test subset, per seed.
 
     Returns
@@ -206,14 +208,12 @@ def roc_points(predictions, strategy, backbone):
         The first point flags nothing; its threshold is infinite, which is an empty cell in a file.
     """
     tables = []
-    test = predictions[predictions["subset"] == "test"]
-    for cell, part in test.groupby(CELL):
+    for labels, part in configurations(predictions, strategy=strategy, backbone=backbone):
         for seed, lesions in lesion_scores(part).groupby("seed"):
             for decision in DECISIONS:
                 if lesions[decision].nunique() < 2:
                     continue
                 false, true, threshold = skm.roc_curve(lesions[decision], lesions[f"{decision}_score"])
                 curve = {"false_positive_rate": false, "true_positive_rate": true, "threshold": threshold}
-                labels = {**dict(zip(CELL, cell, strict=True)), "strategy": strategy, "backbone": backbone}
                 tables.append(pd.DataFrame({**labels, "seed": str(seed), "decision": decision, **curve}))
     return pd.concat(tables, ignore_index=True)[ROC_COLUMNS] if tables else pd.DataFrame(columns=ROC_COLUMNS)

@@ -5,17 +5,22 @@ the runs' predictions alone.  The step `evaluate` writes them beside the report;
 them.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.calibration import reliability
 from skin_tl.evaluation.comparison import compare_backbones, contrast, independent_interval, with_holm
 from skin_tl.evaluation.decisions import decisions_table, roc_points
 from skin_tl.evaluation.metric_list import COMPARED
-from skin_tl.evaluation.metrics import N_BOOT, main_arm, metrics_table, reliability
-from skin_tl.evaluation.study_files import published_results, read_table
+from skin_tl.evaluation.metrics import N_BOOT, metrics_table
+from skin_tl.evaluation.predictions import main_arm, read_table
+from skin_tl.evaluation.study_files import StudyFiles, published_results
 from skin_tl.evaluation.subgroups import subgroup_table
 from skin_tl.files import write_csv
 from skin_tl.schema import (
@@ -32,14 +37,14 @@ from skin_tl.schema import (
 from skin_tl.study import command_of
 
 
-def split_spread(metrics, metric="macro_f1"):
+def split_spread(metrics: pd.DataFrame, metric: str = "macro_f1") -> dict[str, float]:
     """Tell how far a metric moves between random test splits.
 
     Parameters
     ----------
-    metrics : pandas.DataFrame
+    metrics
         Rows of ``metrics.csv`` of one backbone and configuration, with several seeds.
-    metric : str
+    metric
 
     Returns
     -------
@@ -71,27 +76,21 @@ _MOST_TRANSFER = ("fine_tuning", "feature_extraction", "from_scratch")
 """Strategies by how much they make of the photographs that a backbone was trained on, and of the lesions after them."""
 
 
-def evaluate_study(files, n_boot=N_BOOT):
-    """Compute every table of `EVALUATED`.
+def evaluate_study(files: StudyFiles, n_boot: int = N_BOOT) -> dict[str, pd.DataFrame]:
+    """Compute every table of `EVALUATED`, by the name of its CSV file, with `n_boot` draws of each bootstrap."""
 
-    Parameters
-    ----------
-    files : skin_tl.evaluation.study_files.StudyFiles
-    n_boot : int
-        Draws of each bootstrap over lesions.
+    def subgroups_of(table, strategy, backbone):
+        table = table[table["dataset"] == "internal"]
+        return subgroup_table(table, files.metadata, strategy, backbone, n_boot)
 
-    Returns
-    -------
-    dict of pandas.DataFrame
-        By the name of their CSV file.
-    """
-    subgroups = _subgroups(files, n_boot)
-    metrics = pd.concat([_metrics(files, n_boot), subgroups[METRIC_COLUMNS]], ignore_index=True)
+    subgroups = _of_runs(files, subgroups_of, ("backbone",))
+    of_runs = _of_runs(files, partial(metrics_table, n_boot=n_boot), ("backbone", "ensemble", "baseline"), arms=True)
+    metrics = pd.concat([of_runs, subgroups[METRIC_COLUMNS]], ignore_index=True)
     return {
         "metrics.csv": metrics,
         "comparisons.csv": _comparisons(files, n_boot),
         "effects.csv": _effects(files, n_boot),
-        "decisions.csv": _of_runs(files, lambda *run: decisions_table(*run, n_boot=n_boot)),
+        "decisions.csv": _of_runs(files, partial(decisions_table, n_boot=n_boot)),
         "roc.csv": _of_runs(files, roc_points),
         "calibration.csv": _of_runs(files, reliability),
         "subgroups.csv": subgroups,
@@ -100,25 +99,25 @@ def evaluate_study(files, n_boot=N_BOOT):
     }
 
 
-def write_evaluation(files, folder, n_boot=N_BOOT):
+def write_evaluation(files: StudyFiles, folder: Path, n_boot: int = N_BOOT) -> None:
     """Write the tables of `evaluate_study` as CSV files into `folder`, and metrics.csv last."""
     tables = evaluate_study(files, n_boot)
     for name in reversed(EVALUATED):
         write_csv(folder / name, tables[name])
 
 
-def read_evaluation(files, folder):
+def read_evaluation(files: StudyFiles, folder: Path) -> dict[str, pd.DataFrame]:
     """Read the tables that the step `evaluate` wrote for a study, or compute them where it never did.
 
     Parameters
     ----------
-    files : skin_tl.evaluation.study_files.StudyFiles
-    folder : pathlib.Path
+    files
+    folder
         Where computed tables are kept.
 
     Returns
     -------
-    dict of pandas.DataFrame
+    dict
         By the name of their CSV file; `seed` is text.
     """
     made = files.root / "report" / files.study.name
@@ -129,40 +128,25 @@ def read_evaluation(files, folder):
     return {name: read_table(made / name, command, dtype={"seed": str}) for name in EVALUATED}
 
 
-def _runs(files, kinds):
+def _runs(files: StudyFiles, kinds: tuple[str, ...]) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield strategy, backbone and predictions of the runs of some kinds, in the study's order."""
     for (strategy, backbone), table in files.predictions.groupby(["strategy", "backbone"], sort=False):
         if kind_of(backbone) in kinds:
             yield strategy, backbone, table.drop(columns=["strategy", "backbone"]).reset_index(drop=True)
 
 
-def _metrics(files, n_boot):
-    kinds = ("backbone", "ensemble", "baseline")
-    parts = [metrics_table(table, *name, n_boot) for *name, table in _runs(files, kinds)]
-    return pd.concat(parts, ignore_index=True)
-
-
-def _subgroups(files, n_boot):
-    parts = []
-    for strategy, backbone, table in _runs(files, ("backbone",)):
-        table = main_arm(table)
-        table = table[table["dataset"] == "internal"]
-        parts.append(subgroup_table(table, files.metadata, strategy, backbone, n_boot))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _of_runs(files, compute):
-    """Compute a table of the study's own training for each backbone and the ensemble."""
+def _of_runs(files, compute, kinds=("backbone", "ensemble"), arms=False):
+    """Compute a table for each run of some kinds, from the study's own training or from all arms."""
     parts = [
-        compute(main_arm(table), strategy, backbone)
-        for strategy, backbone, table in _runs(files, ("backbone", "ensemble"))
+        compute(table if arms else main_arm(table), strategy, backbone)
+        for strategy, backbone, table in _runs(files, kinds)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
 def _comparisons(files, n_boot):
     """Compare all pairs of backbones within each strategy; `real` says whether p_holm is below `SIGNIFICANCE`."""
-    by_strategy = {}
+    by_strategy: dict[str, dict[str, pd.DataFrame]] = {}
     for strategy, backbone, table in _runs(files, ("backbone",)):
         by_strategy.setdefault(strategy, {})[backbone] = main_arm(table)
     parts = [compare_backbones(tables, strategy, n_boot) for strategy, tables in by_strategy.items()]
@@ -177,25 +161,11 @@ def _effects(files, n_boot):
     `tested` says which test lesions: all, or those that have siblings, whom leakage can help at all.  p-values are
     corrected after Holm over the backbones, and over the pairs of strategies with them.
     """
-    n_images = files.metadata.groupby("lesion_id").size()
-    seen_again = set(n_images.index[n_images > 1])
     parts = []
     for strategy, backbone, table in _runs(files, ("backbone",)):
-        table = table[table["dataset"] == "internal"]
-        arms = table[table["arm"].isin(ARMS)]
-        if len(arms):
-            for tested, rows in (("all", arms), ("with_siblings", arms[arms["lesion_id"].isin(seen_again)])):
-                found = contrast(rows, "arm", *ARMS, strategy, backbone, n_boot)
-                parts.append(found.assign(tested=tested))
-        own = main_arm(table)
-        if {"native", "unit"} <= set(own["preprocessing"]):
-            found = contrast(own, "preprocessing", "native", "unit", strategy, backbone, n_boot)
-            parts.append(found.assign(tested="all"))
-        if (table["arm"] == RANDOM_WEIGHTS).any():
-            control = table[table["arm"] == RANDOM_WEIGHTS].assign(arm="main", weights="random")
-            both = pd.concat([own.assign(weights="imagenet"), control], ignore_index=True)
-            found = contrast(both, "weights", "imagenet", "random", strategy, backbone, n_boot)
-            parts.append(found.assign(tested="all"))
+        for column, a, b, tested, rows in _contrasted(files, table[table["dataset"] == "internal"]):
+            found = contrast(rows, column, a, b, strategy, backbone, n_boot)
+            parts.append(found.assign(tested=tested))
     tables = []
     if parts:
         table = pd.concat(parts, ignore_index=True)
@@ -209,12 +179,28 @@ def _effects(files, n_boot):
     return table.assign(real=table["p_holm"] < SIGNIFICANCE)
 
 
+def _contrasted(files, table):
+    """Yield what is contrasted within a run: column, its two values, which test lesions, and the predictions."""
+    arms, own = table[table["arm"].isin(ARMS)], main_arm(table)
+    if len(arms):
+        n_images = files.metadata.groupby("lesion_id").size()
+        seen_again = arms["lesion_id"].isin(n_images.index[n_images > 1])
+        yield "arm", *ARMS, "all", arms
+        yield "arm", *ARMS, "with_siblings", arms[seen_again]
+    if {"native", "unit"} <= set(own["preprocessing"]):
+        yield "preprocessing", "native", "unit", "all", own
+    control = table[table["arm"] == RANDOM_WEIGHTS].assign(arm="main", weights="random")
+    if len(control):
+        both = pd.concat([own.assign(weights="imagenet"), control], ignore_index=True)
+        yield "weights", "imagenet", "random", "all", both
+
+
 def _strategy_contrasts(files, n_boot):
     """Contrast each pair of a study's strategies for each backbone: what makes more of photographs less the other.
 
     So a difference above 0 always speaks for transfer, or for learning on, whatever order a study lists them in.
     """
-    by_backbone = {}
+    by_backbone: dict[str, dict[str, pd.DataFrame]] = {}
     for strategy, backbone, table in _runs(files, ("backbone",)):
         own = main_arm(table)
         by_backbone.setdefault(backbone, {})[strategy] = own[own["dataset"] == "internal"].assign(strategy=strategy)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.metrics import main_arm, point_metrics, read_predictions
+from skin_tl.evaluation.metrics import point_metrics
+from skin_tl.evaluation.predictions import main_arm, read_predictions, read_table
 from skin_tl.files import ROOT, read_json
 from skin_tl.schema import SETUP, TUNED
 from skin_tl.study import Study, check_study, command_of
@@ -29,19 +30,15 @@ class Setup:
     preprocessing: str
 
     @property
-    def key(self):
+    def key(self) -> str:
         """Name of the set-up inside the keys of facts, for example ``feature_extraction.lesion.native``."""
         return f"{self.strategy}.{self.split_policy}.{self.preprocessing}"
 
-    def of(self, table):
+    def of(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of `table` that belong to this set-up."""
-        return table[
-            (table["strategy"] == self.strategy)
-            & (table["split_policy"] == self.split_policy)
-            & (table["preprocessing"] == self.preprocessing)
-        ]
+        return table[(table[SETUP] == [self.strategy, self.split_policy, self.preprocessing]).all(axis=1)]
 
-    def baselines_of(self, table):
+    def baselines_of(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of `table` that belong to the baselines under the same split policy."""
         return table[(table["strategy"] == "baseline") & (table["split_policy"] == self.split_policy)]
 
@@ -52,19 +49,19 @@ class StudyFiles:
 
     Attributes
     ----------
-    root : pathlib.Path
+    root
         Folder that holds ``runs/`` and ``report/``.
-    study : skin_tl.study.Study
-    weights, images : dict
+    study
+    weights, images
         ``weights.json`` and ``dataset/images.json``.
-    metadata, splits : pandas.DataFrame
+    metadata, splits
         ``dataset/metadata.csv`` (one row per image) and ``dataset/splits.csv``.
-    runs : dict
+    runs
         ``run.json`` by (strategy, backbone).
-    predictions : pandas.DataFrame
+    predictions
         Those of all runs, checked, one below the other, with the columns strategy and backbone: backbones, ensembles
         and baselines (`skin_tl.schema.kind_of` tells which).
-    history : pandas.DataFrame
+    history
         Those of the backbones' runs.
     """
 
@@ -79,13 +76,13 @@ class StudyFiles:
     history: pd.DataFrame
 
     @property
-    def folder(self):
+    def folder(self) -> Path:
         """Folder of the study's runs."""
         return self.root / "runs" / self.study.name
 
     @property
-    def setups(self):
-        """The set-ups of the study in its own order, list of `Setup`."""
+    def setups(self) -> list[Setup]:
+        """The set-ups of the study in its own order."""
         return [
             Setup(strategy, policy, preprocessing)
             for strategy in self.study.strategies
@@ -94,7 +91,7 @@ class StudyFiles:
         ]
 
     @cached_property
-    def main_setup(self):
+    def main_setup(self) -> Setup:
         """The set-up that the conclusions rest on.
 
         A split by lesion and native scaling, where the study has them, and of the strategies that transfer (training
@@ -109,7 +106,7 @@ class StudyFiles:
         return max(setups, key=lambda setup: setup.of(self.validated)["val_macro_f1"].max())
 
     @cached_property
-    def validated(self):
+    def validated(self) -> pd.DataFrame:
         """Macro F1 of each backbone on the validation subset, by which one is selected.
 
         A table with strategy, split_policy, preprocessing, backbone and val_macro_f1, the mean over the seeds;
@@ -126,7 +123,7 @@ class StudyFiles:
         return means.rename_axis(keys).reset_index(name="val_macro_f1")
 
     @property
-    def curves(self):
+    def curves(self) -> list[Setup]:
         """The set-ups whose learning curves stand beside each other: the main one, and the same under other strategies.
 
         Empty where a study has one strategy and one share of the training lesions: there is nothing to put beside.
@@ -137,46 +134,42 @@ class StudyFiles:
         return [Setup(name, main.split_policy, main.preprocessing) for name in self.study.strategies]
 
     @property
-    def tuned(self):
+    def tuned(self) -> list[str]:
         """The study's strategies that train whole networks."""
         return [name for name in self.study.strategies if name in TUNED]
 
     @property
-    def n_duplicates(self):
+    def n_duplicates(self) -> int:
         """How many external images look like images of the study; 0 without an external test set."""
         file = self.folder / "external" / "duplicates.csv"
         return len(pd.read_csv(file)) if self.study.external else 0
 
     @property
-    def random_weights(self):
+    def random_weights(self) -> bool:
         """Whether the backbones never saw a photograph."""
         return self.weights["source"] == "random"
 
 
-def read_study_files(study, root=ROOT):
+def read_study_files(study: str | Path, root: Path = ROOT) -> StudyFiles:
     """Read what the runs of a study left.
 
     Parameters
     ----------
-    study : str or pathlib.Path
-        The study's name, or the path of ``…/runs/<name>/study.json``.
-    root : pathlib.Path, optional
+    study
+        Its name, or the path of ``…/runs/<name>/study.json``.
+    root
         Folder that holds ``runs/``, where a name is given.
-
-    Returns
-    -------
-    StudyFiles
 
     Raises
     ------
     SkinTLError
         If the study has no finished runs, or one of its files is missing.
     """
-    folder = Path(root) / "runs" / study
+    folder = root / "runs" / study
     if Path(study).name == "study.json":
         folder = Path(study).resolve().parent
         root, study = folder.parent.parent, folder.name
-    command = command_of(study)
+    command = command_of(str(study))
     if not (folder / "study.json").is_file():
         raise SkinTLError(f"The study {study!r} has no runs in {folder}. Run `{command}` first.")
     asked = check_study(read_json(folder / "study.json", command), source=folder / "study.json")
@@ -192,7 +185,7 @@ def read_study_files(study, root=ROOT):
         file = folder / strategy / name / "predictions.csv"
         predictions.append(read_predictions(file, splits, command).assign(strategy=strategy, backbone=name))
     return StudyFiles(
-        root=Path(root),
+        root=root,
         study=asked,
         weights=read_json(folder / "weights.json", command),
         images=read_json(folder / "dataset" / "images.json", command),
@@ -204,40 +197,24 @@ def read_study_files(study, root=ROOT):
     )
 
 
-def run_predictions(study, run, splits, made_by):
+def run_predictions(study: dict, run: Path, splits: pd.DataFrame, made_by: str) -> pd.DataFrame:
     """Read and check the predictions of a backbone's run: on the study's own images, and on each external test set.
 
     Parameters
     ----------
-    study : dict
-        ``study.json``.
-    run : pathlib.Path
+    study
+        Its settings.
+    run
         Folder of the run.
-    splits : pandas.DataFrame
-    made_by : str
+    splits
+    made_by
         The command that errors name.
-
-    Returns
-    -------
-    pandas.DataFrame
     """
     external = study["external"]
     names = ["predictions.csv", *([f"predictions_{external}.csv"] if external else [])]
     return pd.concat([read_predictions(run / name, splits, made_by) for name in names], ignore_index=True)
 
 
-def published_results():
+def published_results() -> pd.DataFrame:
     """Return the presentation's classification reports: backbone, row, precision, recall, f1_score, support, source."""
     return pd.read_csv(TEXTS / "published_results.csv")
-
-
-def read_table(path, command, **options):
-    """Read a CSV file that `command` writes; errors name both."""
-    ids = dict.fromkeys(("image_id", "lesion_id", "nearest_image_id"), str)  # which may be numbers, 007 among them
-    dtype = options.pop("dtype", {})
-    try:
-        return pd.read_csv(path, dtype=ids | dtype if isinstance(dtype, dict) else dtype, **options)
-    except FileNotFoundError:
-        raise SkinTLError(f"{path} is missing. It is written by `{command}`: run that first.") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise SkinTLError(f"{path} cannot be read ({error}). Delete it and run `{command}` again.") from None

@@ -10,7 +10,8 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metric_list import COMPARED, MEANS_OF_CLASSES
 from skin_tl.evaluation.metrics import N_BOOT, metric_rows
-from skin_tl.schema import CELL, METRIC_COLUMNS
+from skin_tl.evaluation.predictions import configurations
+from skin_tl.schema import METRIC_COLUMNS
 
 AGE_BANDS = {"0-29": (0, 30), "30-44": (30, 45), "45-59": (45, 60), "60-74": (60, 75), "75+": (75, np.inf)}
 """Bands of age in whole years: from, and up to but without."""
@@ -31,12 +32,12 @@ MAX_WIDTH = 0.2
 """Width of the interval beyond which a value allows no conclusion."""
 
 
-def subgroups(metadata):
+def subgroups(metadata: pd.DataFrame) -> pd.DataFrame:
     """Name the subgroups of each image.
 
     Parameters
     ----------
-    metadata : pandas.DataFrame
+    metadata
         image_id, sex, age (years, may be empty), localization, dx_type.
 
     Returns
@@ -56,30 +57,31 @@ def subgroups(metadata):
     bands = pd.Series(UNKNOWN, index=metadata.index, dtype=object)
     for name, (start, end) in AGE_BANDS.items():
         bands[(age >= start) & (age < end)] = name
-    table = pd.DataFrame(
-        {
-            "sex": metadata["sex"],
-            "age": bands,
-            "site": metadata["localization"],
-            "dx_type": metadata["dx_type"],
-        }
-    )
+    traits = {"sex": metadata["sex"], "age": bands, "site": metadata["localization"], "dx_type": metadata["dx_type"]}
+    table = pd.DataFrame(traits)
     table = table.fillna(UNKNOWN).replace("", UNKNOWN).astype(str)
     return table.set_index(metadata["image_id"].astype(str))
 
 
-def subgroup_table(predictions, metadata, strategy, backbone, n_boot=N_BOOT, seed=0):
+def subgroup_table(
+    predictions: pd.DataFrame,
+    metadata: pd.DataFrame,
+    strategy: str,
+    backbone: str,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Compute the metrics of every subgroup of the test images, as means over the seeds.
 
     Parameters
     ----------
-    predictions : pandas.DataFrame
-        From `skin_tl.evaluation.metrics.read_predictions`.
-    metadata : pandas.DataFrame
+    predictions
+        From `skin_tl.evaluation.predictions.read_predictions`.
+    metadata
         See `subgroups`; holds every test image.
-    strategy, backbone : str
+    strategy, backbone
         Written into the rows.
-    n_boot, seed : int
+    n_boot, seed
         Draws of the bootstrap over lesions, and what seeds them.
 
     Returns
@@ -102,20 +104,19 @@ def subgroup_table(predictions, metadata, strategy, backbone, n_boot=N_BOOT, see
             "The predictions belong to another data set: delete them and run the study again."
         )
     rows = []
-    for _, part in test.groupby(CELL):
+    for _, part in configurations(predictions):
         for column in groups.columns:
             names = part["image_id"].map(groups[column])
             for name, members in part.groupby(names):
                 rows += metric_rows(members, f"{column}={name}", n_boot, seed, groups=("confusion",))
-    table = pd.DataFrame(rows)
-    table["strategy"], table["backbone"] = strategy, backbone
+    table = pd.DataFrame(rows).assign(strategy=strategy, backbone=backbone)
     wanted = table["metric"].map(SUBGROUP_METRICS) == table["class"]
     table = table[(table["seed"] == "all") & (wanted | (table["metric"] == "support"))]
     table = table[METRIC_COLUMNS].reset_index(drop=True)
     return table.assign(conclusive=conclusive(table))
 
 
-def conclusive(rows):
+def conclusive(rows: pd.DataFrame) -> pd.Series:
     """Tell which values rest on enough lesions for a conclusion.
 
     A value does if it rests on at least `MIN_LESIONS` lesions and its interval is no wider than `MAX_WIDTH`; a mean
@@ -124,13 +125,13 @@ def conclusive(rows):
 
     Parameters
     ----------
-    rows : pandas.DataFrame
+    rows
         Rows of ``metrics.csv`` that include those of the metric `support`.
 
     Returns
     -------
-    pandas.Series of bool
-        With the index of `rows`; False for rows without an interval.
+    pandas.Series
+        Of bool, with the index of `rows`; False for rows without an interval.
     """
     labels = [name for name in METRIC_COLUMNS[: METRIC_COLUMNS.index("class")] if name in rows]
     support = rows[(rows["metric"] == "support") & (rows["class"] != "all") & (rows["n_lesions"] > 0)]

@@ -12,32 +12,27 @@ nine of ten samples.  The draws therefore give the variance, and the interval is
 lesions that has this variance (`wilson_interval`).  ``tests/benchmarks/interval_coverage.py`` measures both.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import special
 from threadpoolctl import threadpool_limits
 
+from skin_tl.evaluation.calibration import calibration_gaps, image_log_loss
 from skin_tl.evaluation.metric_list import METRICS, Metric, of_confusion
 from skin_tl.schema import CONFIDENCE
-
-ECE_BINS = 15
-"""Equal-width bins of the expected calibration error (Guo et al., ICML 2017)."""
 
 CHUNK = 250
 """Draws that are worked on at once; bounds the memory, changes no value."""
 
 
-def lesion_weights(n_lesions, n_draws, rng):
+def lesion_weights(n_lesions: int, n_draws: int, rng: np.random.Generator) -> np.ndarray:
     """Draw as many lesions as there are, with replacement, many times.
-
-    Parameters
-    ----------
-    n_lesions, n_draws : int
-    rng : numpy.random.Generator
 
     Returns
     -------
-    (n_lesions, n_draws) float32 array
-        How often each lesion was drawn.
+    numpy.ndarray
+        (n_lesions, n_draws) float32: how often each lesion was drawn.
     """
     picks = rng.integers(n_lesions, size=(n_draws, n_lesions), dtype=np.int32)
     weights = np.empty((n_draws, n_lesions), np.float32)
@@ -46,19 +41,18 @@ def lesion_weights(n_lesions, n_draws, rng):
     return np.ascontiguousarray(weights.T)
 
 
-def confusion_metrics(confusion):
+def confusion_metrics(confusion: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Compute what follows from confusion matrices, many at a time.
 
     Parameters
     ----------
-    confusion : (..., n_classes, n_classes) array
-        Weights by true diagnosis (rows) and predicted diagnosis (columns).
+    confusion
+        (..., n_classes, n_classes) weights by true diagnosis (rows) and predicted diagnosis (columns).
 
     Returns
     -------
-    overall : dict of str to (...) array
-    per_class : dict of str to (..., n_classes) array
-        NaN for a diagnosis without images; means over diagnoses leave it out.
+    overall, per_class : dict
+        By metric, (...) and (..., n_classes).  NaN for a diagnosis without images; means over diagnoses leave it out.
     """
     confusion = np.asarray(confusion, float)
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
@@ -80,7 +74,7 @@ def confusion_metrics(confusion):
     return overall, {"precision": precision, "recall": recall, "f1": f1}
 
 
-def nanmean(values, axis=0):
+def nanmean(values: Sequence | np.ndarray, axis: int = 0) -> np.ndarray:
     """Average along an axis, leaving NaN out; NaN where there is nothing else."""
     values = np.asarray(values, float)
     known = ~np.isnan(values)
@@ -88,19 +82,20 @@ def nanmean(values, axis=0):
         return np.where(known, values, 0).sum(axis) / known.sum(axis)
 
 
-def ranking_metrics(drawn, positive, score):
+def ranking_metrics(drawn: np.ndarray, positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute ROC AUC and average precision of one class in every draw, equal scores counting as tied.
 
     Parameters
     ----------
-    drawn : (n_images, n_draws) float32 array
-        Weights of the images.
-    positive : (n_images,) bool array
-    score : (n_images,) float array
+    drawn
+        (n_images, n_draws) float32 weights of the images.
+    positive, score
+        (n_images,) bool and float.
 
     Returns
     -------
-    roc_auc, average_precision : (n_draws,) float arrays
+    roc_auc, average_precision : numpy.ndarray
+        (n_draws,) float.
     """
     order = np.argsort(-score, kind="stable")
     positive, falling = positive[order], -score[order]
@@ -123,28 +118,34 @@ def ranking_metrics(drawn, positive, score):
     return roc_auc, average_precision
 
 
-def draw_metrics(y, probability, lesion, weights, groups=("confusion", "ranking", "calibration")):
+def draw_metrics(
+    y: np.ndarray,
+    probability: np.ndarray,
+    lesion: np.ndarray,
+    weights: np.ndarray,
+    groups: Sequence[str] = ("confusion", "ranking", "calibration"),
+) -> dict[tuple[str, int | None], np.ndarray]:
     """Compute the metrics of one test subset in every draw.
 
     Parameters
     ----------
-    y : (n_images,) int array
-        Diagnosis.
-    probability : (n_images, n_classes) float array
-        Rows sum to one.
-    lesion : (n_images,) int array
-        Row of `weights` for each image.
-    weights : (n_lesions, n_draws) array
-        From `lesion_weights`.
-    groups : sequence of {'confusion', 'ranking', 'calibration'}
-        Which metrics: those of the predicted diagnosis; ROC AUC and average precision; log loss and ECE.
+    y
+        (n_images,) int, the diagnosis.
+    probability
+        (n_images, n_classes) float, rows sum to one.
+    lesion
+        (n_images,) int, the row of `weights` for each image.
+    weights
+        (n_lesions, n_draws), from `lesion_weights`.
+    groups
+        Which metrics, keys of `GROUPS`.
 
     Returns
     -------
-    dict of (metric, class) to (n_draws,) array
-        `class` is a column of `probability`, or ``None`` for a metric of the whole.
+    dict
+        By metric and class, (n_draws,); the class is a column of `probability`, or None for a metric of the whole.
     """
-    parts = []
+    parts: list[dict] = []
     # Small products: one thread is faster than many, and gives the same bytes on any number of cores.
     with threadpool_limits(1, "blas"):
         for start in range(0, weights.shape[1], CHUNK):
@@ -161,7 +162,7 @@ def _draw_confusion(y, probability, drawn):
     confusion = (drawn.T @ cells).reshape(-1, n_classes, n_classes)
     overall, per_class = confusion_metrics(confusion)
     overall |= of_confusion(confusion)
-    draws = {(name, None): values for name, values in overall.items()}
+    draws: dict[tuple[str, int | None], np.ndarray] = {(name, None): values for name, values in overall.items()}
     for name, values in per_class.items():
         draws.update({(name, code): values[:, code] for code in range(n_classes)})
     return draws
@@ -170,7 +171,7 @@ def _draw_confusion(y, probability, drawn):
 def _draw_ranking(y, probability, drawn):
     n_classes = probability.shape[1]
     pairs = [ranking_metrics(drawn, y == code, probability[:, code]) for code in range(n_classes)]
-    draws = {}
+    draws: dict[tuple[str, int | None], np.ndarray] = {}
     for name, columns in zip(("roc_auc", "average_precision"), zip(*pairs, strict=True), strict=True):
         draws.update({(name, code): column for code, column in enumerate(columns)})
         draws[name, None] = nanmean(columns)
@@ -190,36 +191,7 @@ GROUPS = {"confusion": _draw_confusion, "ranking": _draw_ranking, "calibration":
 """Metrics of the predicted diagnosis; ROC AUC and average precision; log loss and ECE."""
 
 
-def image_log_loss(y, probability):
-    """Return each image's log loss, probabilities clipped as scikit-learn clips them: (n_images,) array."""
-    chosen = probability[np.arange(len(y)), y]
-    tiny = np.finfo(probability.dtype).eps
-    return -np.log(np.clip(chosen, tiny, 1 - tiny))
-
-
-def confidence_bins(confidence, n_bins=ECE_BINS):
-    """Return the bin of each confidence (0…1), counted from 0; bins have equal width and hold their upper edge."""
-    return np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-
-
-def calibration_gaps(y, probability, n_bins=ECE_BINS):
-    """Return each image's confidence less its correctness, in the column of its confidence's bin.
-
-    Bins have equal width and hold their upper edge.
-
-    Returns
-    -------
-    (n_images, n_bins) array
-        The absolute values of its column sums, added and divided by the number of images, are the ECE.
-    """
-    confidence = probability.max(1)
-    column = confidence_bins(confidence, n_bins)
-    gaps = np.zeros((len(y), n_bins))
-    gaps[np.arange(len(y)), column] = confidence - (probability.argmax(1) == y)
-    return gaps
-
-
-def wilson_interval(value, variance, n_units):
+def wilson_interval(value: float, variance: float, n_units: float) -> tuple[float, float]:
     """Give the score interval of a proportion that has this variance (Wilson 1927; Korn and Graubard 1998).
 
     The number of independent units that a plain proportion would need for the same variance takes the place of
@@ -227,11 +199,11 @@ def wilson_interval(value, variance, n_units):
 
     Parameters
     ----------
-    value : float
+    value
         In 0…1.
-    variance : float
+    variance
         Of `value`, from the bootstrap over lesions.
-    n_units : float
+    n_units
         Lesions that the value rests on: the sample size for a value of 0 or 1, whose draws do not vary, and, less
         one, the degrees of freedom of the quantile.
 
@@ -252,14 +224,14 @@ def wilson_interval(value, variance, n_units):
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def units_of_mean(n_lesions):
+def units_of_mean(n_lesions: Sequence[int] | np.ndarray) -> float:
     """Return how many lesions' worth of spread the mean over diagnoses rests on (Welch and Satterthwaite).
 
     Rare diagnoses contribute most of the variance, so that of the mean is known hardly better than theirs.
 
     Parameters
     ----------
-    n_lesions : (n_classes,) int array
+    n_lesions
         Lesions of each diagnosis; those without any are left out.
 
     Returns
@@ -267,23 +239,24 @@ def units_of_mean(n_lesions):
     float
         One more than the degrees of freedom; between the smallest of `n_lesions` and their sum.
     """
-    n_lesions = np.asarray(n_lesions, float)
-    n_lesions = n_lesions[n_lesions > 0]
-    if not len(n_lesions):
+    sizes = np.asarray(n_lesions, float)
+    sizes = sizes[sizes > 0]
+    if not len(sizes):
         return 0
-    return (1 / n_lesions).sum() ** 2 / (1 / (n_lesions**2 * np.maximum(n_lesions - 1, 1))).sum() + 1
+    return (1 / sizes).sum() ** 2 / (1 / (sizes**2 * np.maximum(sizes - 1, 1))).sum() + 1
 
 
-def interval(metric, value, draws, n_units):
+def interval(metric: str, value: float, draws: np.ndarray, n_units: float) -> tuple[float, float]:
     """Give the 95 % interval of a metric from its draws.
 
     Parameters
     ----------
-    metric : str
-    value : float
-    draws : (n_draws,) array
-        NaN in draws where the metric is not defined.
-    n_units : float
+    metric
+        Name; one that `METRICS` does not have lies in 0…1.
+    value
+    draws
+        (n_draws,), NaN where the metric is not defined.
+    n_units
         Lesions that the value rests on (`units_of_mean` for a mean over diagnoses).
 
     Returns

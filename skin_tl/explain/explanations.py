@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.metrics import read_predictions
-from skin_tl.evaluation.study_files import read_table
+from skin_tl.evaluation.predictions import read_predictions, read_table
 from skin_tl.files import write_atomically, write_csv
 from skin_tl.schema import CLASSES, PROBABILITIES, TUNED
 from skin_tl.study import Study, command_of

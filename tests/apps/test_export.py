@@ -16,7 +16,8 @@ from sklearn.metrics import f1_score
 
 from skin_tl.apps import export
 from skin_tl.data.synthetic import draw_dataset
-from skin_tl.evaluation.metrics import metrics_table, read_predictions
+from skin_tl.evaluation.metrics import metrics_table
+from skin_tl.evaluation.predictions import read_predictions
 from skin_tl.files import ROOT, read_json, write_csv, write_json
 from skin_tl.schema import BASELINES, CLASSES
 from skin_tl.study import check_study, load_study

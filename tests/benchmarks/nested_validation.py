@@ -23,8 +23,8 @@ sys.path[:0] = [str(Path(__file__).parent.parent.parent)]
 
 from skin_tl.data.dataset import read_folder
 from skin_tl.data.splits import draw_splits, subset_rows
+from skin_tl.evaluation.calibration import expected_calibration_error, fit_temperature, log_loss, scale_temperature
 from skin_tl.evaluation.decisions import choose_threshold, lesion_scores
-from skin_tl.evaluation.metrics import expected_calibration_error, fit_temperature, log_loss, scale_temperature
 from skin_tl.models.heads import labels_of, predict, train_head
 from skin_tl.schema import PROBABILITIES
 from skin_tl.study import load_study

@@ -19,7 +19,8 @@ from simulated import CODES, predictions
 
 from skin_tl.evaluation.comparison import compare_backbones
 from skin_tl.evaluation.decisions import decisions_table, roc_points
-from skin_tl.evaluation.metrics import check_predictions, metrics_table
+from skin_tl.evaluation.metrics import metrics_table
+from skin_tl.evaluation.predictions import check_predictions
 from skin_tl.evaluation.subgroups import subgroup_table
 
 

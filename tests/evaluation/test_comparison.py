@@ -21,11 +21,11 @@ from skin_tl.evaluation.comparison import (
     contrast,
     independent_interval,
     lesion_predictions,
-    ranking,
     with_holm,
 )
 from skin_tl.evaluation.metric_list import COMPARED
-from skin_tl.evaluation.metrics import check_predictions, metrics_table
+from skin_tl.evaluation.metrics import metrics_table
+from skin_tl.evaluation.predictions import check_predictions
 from skin_tl.schema import CELL, CLASSES, PROBABILITIES
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
@@ -177,19 +177,6 @@ def test_contrast_refuses_what_is_absent_or_scored_elsewhere(table):
     fewer = unit.drop(unit.index[unit["subset"] == "test"][0])
     with pytest.raises(SkinTLError, match="different test images"):
         contrast(pd.concat([table, fewer]), "preprocessing", "unit", "native", "s", "A", n_boot=20)
-
-
-def test_ranks_follow_the_values_within_each_preprocessing(table):
-    tables = []
-    for name, noise in (("A", 0.0), ("B", 3.0)):
-        for preprocessing, turned in (("native", noise), ("unit", 3.0 - noise)):
-            rows = blurred(table, 1, turned).assign(preprocessing=preprocessing)
-            tables.append(metrics_table(check_predictions(rows), "s", name, n_boot=5))
-    ranked = ranking(pd.concat(tables))
-    assert list(ranked.loc[ranked["preprocessing"] == "native", "backbone"]) == ["A", "B"]
-    assert list(ranked.loc[ranked["preprocessing"] == "unit", "backbone"]) == ["B", "A"]
-    assert list(ranked["rank"]) == [1, 2, 1, 2]
-    assert (ranked.groupby("preprocessing")["value"].diff().dropna() < 0).all()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from simulated import predictions
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from skin_tl.evaluation.decisions import choose_threshold, decisions_table, lesion_scores, roc_points
-from skin_tl.evaluation.metrics import check_predictions
+from skin_tl.evaluation.predictions import check_predictions
 from skin_tl.schema import CLASSES, DECISION_COLUMNS, DECISIONS, PROBABILITIES, ROC_COLUMNS
 
 

@@ -10,9 +10,15 @@ from sklearn import metrics as skm
 from sklearn.calibration import calibration_curve
 
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation import metrics as evaluation
+from skin_tl.evaluation.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+    scale_temperature,
+)
 from skin_tl.evaluation.metric_list import METRICS, Metric
-from skin_tl.evaluation.metrics import check_predictions, metrics_table
+from skin_tl.evaluation.metrics import approximate, metrics_table
+from skin_tl.evaluation.predictions import check_predictions, check_same_images, ensemble, read_predictions, read_table
 from skin_tl.schema import CLASSES, METRIC_COLUMNS, PROBABILITIES
 
 KEY = [*METRIC_COLUMNS[: METRIC_COLUMNS.index("value")]]
@@ -36,7 +42,7 @@ def value_of(metrics, metric, label="all", seed="all"):
 
 def test_metrics_are_scikit_learns_to_the_last_digit(table, tmp_path):
     table.to_csv(tmp_path / "predictions.csv", index=False)
-    metrics = metrics_table(evaluation.read_predictions(tmp_path / "predictions.csv"), "s", "b", n_boot=20)
+    metrics = metrics_table(read_predictions(tmp_path / "predictions.csv"), "s", "b", n_boot=20)
     written = pd.read_csv(tmp_path / "predictions.csv")
     for seed, test in written[written["subset"] == "test"].groupby("seed"):
         y, probability = test["dx"], test[PROBABILITIES].to_numpy()
@@ -83,7 +89,7 @@ def test_a_metric_of_the_confusion_matrix_is_one_entry(table, monkeypatch):
 def test_an_image_may_be_called_na(table, tmp_path):
     names = dict(zip(table["image_id"].unique(), ("NA", "null", "nan"), strict=False))
     table.replace({"image_id": names}).to_csv(tmp_path / "predictions.csv", index=False)
-    assert {"NA", "null", "nan"} <= {*evaluation.read_predictions(tmp_path / "predictions.csv")["image_id"]}
+    assert {"NA", "null", "nan"} <= {*read_predictions(tmp_path / "predictions.csv")["image_id"]}
 
 
 def test_table_has_the_columns_and_one_row_per_value(metrics):
@@ -180,18 +186,8 @@ def test_intervals_from_few_lesions_are_approximate():
         ("nv", "average_precision", 1080, False),
     ]
     rows = pd.DataFrame(cases, columns=["class", "metric", "n_lesions", "wanted"]).assign(ci_low=0.1)
-    assert list(evaluation.approximate(rows)) == list(rows["wanted"])
-    assert not evaluation.approximate(rows.assign(ci_low=np.nan)).any()
-
-
-def test_single_seed_has_no_spread(table, metrics):
-    spread = evaluation.seed_spread(metrics).set_index(["class", "metric"])
-    both = [value_of(metrics, "macro_f1", seed=seed) for seed in (1, 2)]
-    row = spread.loc[("all", "macro_f1")]
-    assert row["sd"] == pytest.approx(np.std(both, ddof=1)) and row["n_seeds"] == 2
-    assert (row["lowest"], row["highest"]) == (min(both), max(both))
-    single = evaluation.seed_spread(metrics_table(table[table["seed"] == 1], "s", "b", n_boot=20))
-    assert single["sd"].isna().all() and (single["n_seeds"] <= 1).all()
+    assert list(approximate(rows)) == list(rows["wanted"])
+    assert not approximate(rows.assign(ci_low=np.nan)).any()
 
 
 def test_configurations_are_kept_apart(table):
@@ -214,10 +210,10 @@ def test_temperature_undoes_overconfidence():
     y = np.array([rng.choice(7, p=row) for row in softmax(logits)])  # calibrated by construction
     dx = np.array(CLASSES)[y]
     too_sure = softmax(3 * logits)
-    assert evaluation.fit_temperature(dx, too_sure) == pytest.approx(3, rel=0.1)
-    mended = evaluation.scale_temperature(too_sure, 3)
+    assert fit_temperature(dx, too_sure) == pytest.approx(3, rel=0.1)
+    mended = scale_temperature(too_sure, 3)
     np.testing.assert_allclose(mended, softmax(logits), rtol=1e-6)
-    before, after = (evaluation.expected_calibration_error(dx, p) for p in (too_sure, mended))
+    before, after = (expected_calibration_error(dx, p) for p in (too_sure, mended))
     assert after < 0.05 < 0.2 < before
 
 
@@ -242,14 +238,14 @@ def test_external_images_get_the_internal_temperature(table):
 def test_calibration_error_of_a_hand_made_table():
     probability = np.full((4, 7), 0.2 / 6)
     probability[:, 0] = 0.8
-    assert evaluation.expected_calibration_error(["akiec", "akiec", "akiec", "mel"], probability) == pytest.approx(0.05)
-    assert evaluation.expected_calibration_error(["mel"] * 4, probability) == pytest.approx(0.8)
+    assert expected_calibration_error(["akiec", "akiec", "akiec", "mel"], probability) == pytest.approx(0.05)
+    assert expected_calibration_error(["mel"] * 4, probability) == pytest.approx(0.8)
 
 
 def test_ensemble_averages_image_by_image(table):
     other = table.copy()
     other[PROBABILITIES] = np.roll(table[PROBABILITIES].to_numpy(), 1, axis=1)
-    mean = evaluation.ensemble({"A": table, "B": other.sample(frac=1, random_state=0)})
+    mean = ensemble({"A": table, "B": other.sample(frac=1, random_state=0)})
     expected = (table[PROBABILITIES].to_numpy() + other[PROBABILITIES].to_numpy()) / 2
     np.testing.assert_allclose(mean[PROBABILITIES], expected)
     assert (mean["image_id"] == table["image_id"]).all()
@@ -319,22 +315,22 @@ def test_other_arms_and_data_sets_need_not_follow_the_split(table, splits):
 
 def test_absent_or_broken_file_is_one_clear_error(tmp_path):
     with pytest.raises(SkinTLError, match="missing"):
-        evaluation.read_predictions(tmp_path / "predictions.csv")
+        read_predictions(tmp_path / "predictions.csv")
     (tmp_path / "predictions.csv").write_text("")
     with pytest.raises(SkinTLError, match="cannot be read"):
-        evaluation.read_predictions(tmp_path / "predictions.csv")
+        read_predictions(tmp_path / "predictions.csv")
 
 
 def test_different_test_sets_are_not_compared(table):
     with pytest.raises(SkinTLError, match="different images"):
-        evaluation.ensemble({"A": table, "B": table.drop(table.index[5])})
+        ensemble({"A": table, "B": table.drop(table.index[5])})
     with pytest.raises(SkinTLError, match="No predictions"):
-        evaluation.check_same_images({})
+        check_same_images({})
 
 
 def test_reliability_is_scikit_learn_s_curve():
     table = check_predictions(predictions(np.random.default_rng(3), seeds=(1, 2)))
-    ours = evaluation.reliability(table, "s", "b")
+    ours = reliability(table, "s", "b")
     test = table[table["subset"] == "test"]
     probability = test[PROBABILITIES].to_numpy(float)
     right = np.array(CLASSES)[probability.argmax(1)] == test["dx"]
@@ -364,15 +360,13 @@ def test_a_training_image_passed_as_validation_is_refused():
     metadata = fabricate_metadata(np.random.default_rng(0))
     splits = draw_splits(metadata, ["lesion"], [1])
     table = majority(metadata, splits)
-    evaluation.check_predictions(table, splits)
+    check_predictions(table, splits)
     known = splits.loc[splits["subset"] == "train", "image_id"].iloc[0]
     table.loc[table.index[table["subset"] == "val"][0], "image_id"] = known
     with pytest.raises(SkinTLError, match=f"1 val image.*not of that subset, among them {known}"):
-        evaluation.check_predictions(table, splits)
+        check_predictions(table, splits)
 
 
 def test_ids_that_are_numbers_are_read_as_text(tmp_path):
-    from skin_tl.evaluation.study_files import read_table
-
     (tmp_path / "splits.csv").write_text("image_id,lesion_id\n007,08\n")
     assert read_table(tmp_path / "splits.csv", "x").iloc[0].tolist() == ["007", "08"]

@@ -7,7 +7,7 @@ from simulated import predictions
 from sklearn.metrics import accuracy_score
 
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.metrics import check_predictions
+from skin_tl.evaluation.predictions import check_predictions
 from skin_tl.evaluation.subgroups import AGE_BANDS, conclusive, subgroup_table, subgroups
 from skin_tl.reporting.score_tables import subgroup_range_table
 from skin_tl.schema import CLASSES, PROBABILITIES

@@ -6,7 +6,8 @@ import pytest
 
 from skin_tl.data.splits import draw_splits
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.metrics import check_predictions, point_metrics
+from skin_tl.evaluation.metrics import point_metrics
+from skin_tl.evaluation.predictions import check_predictions
 from skin_tl.models import baselines
 from skin_tl.schema import CLASSES, PROBABILITIES
 
