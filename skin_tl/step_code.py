@@ -22,7 +22,7 @@ NO_RESULTS += ("workflow.cli",)
 NO_RESULTS += ("files.write_atomically", "files.claim_space")
 """What no result depends on: what shows what happens, how a file lands, and the settings, which count by value."""
 
-DRAWN = ("reporting.drawing", "reporting.figures", "apps.panels")
+DRAWN = ("reporting.drawing", "reporting.figures", "apps.panels", "apps.panel_parts")
 """Modules and packages that draw: what they give is looked at, and read by no later step but the report."""
 
 

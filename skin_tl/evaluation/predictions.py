@@ -150,12 +150,16 @@ def main_arm(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["arm"] == "main") & (table["train_fraction"] == 1)]
 
 
+def where(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Keep the rows that have a value in each of some columns."""
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
+
+
 def validation_rows(predictions: pd.DataFrame, cell: Mapping[str, Any]) -> pd.DataFrame:
     """Return the internal validation rows of a configuration (a value for each of `CELL`), whatever its data set."""
-    rows = predictions[(predictions["subset"] == "val") & (predictions["dataset"] == "internal")]
-    for column in CELL[1:]:
-        rows = rows[rows[column] == cell[column]]
-    return rows
+    return where(predictions, subset="val", dataset="internal", **{column: cell[column] for column in CELL[1:]})
 
 
 def configurations(predictions: pd.DataFrame, **labels: str) -> Iterator[tuple[dict, pd.DataFrame]]:

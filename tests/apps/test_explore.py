@@ -11,7 +11,7 @@ from pages import parse
 from scipy.spatial.distance import jensenshannon
 from sklearn import metrics
 
-from skin_tl.apps import explore
+from skin_tl.apps import explore, studies
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.decisions import decisions_table
 from skin_tl.files import ROOT, read_json, write_csv, write_json
@@ -32,7 +32,7 @@ def fab(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(fab):
-    return explore.open_runs(fab / "runs" / "tiny")
+    return studies.open_runs(fab / "runs" / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +192,9 @@ def test_the_nearest_lesions_are_of_training_and_each_told_once(fab, found, rows
 
 
 def test_finished_studies_are_found(fab, found, tmp_path):
-    assert explore.finished_studies(fab) == {"tiny": fab / "runs" / "tiny"}
-    assert explore.study_folder(str(fab / "runs/tiny/study.json")) == fab / "runs" / "tiny"
-    assert explore.study_folder("tiny", root=tmp_path) is None
+    assert studies.finished_studies(fab) == {"tiny": fab / "runs" / "tiny"}
+    assert studies.study_folder(str(fab / "runs/tiny/study.json")) == fab / "runs" / "tiny"
+    assert studies.study_folder("tiny", root=tmp_path) is None
     names = found.predictions.groupby("strategy", sort=False)["backbone"].unique().map(list).to_dict()
     assert names["feature_extraction"] == [*BACKBONES, "ensemble"]
     assert set(names["baseline"]) == {"majority", "metadata_only", "colour_histogram"}
@@ -203,9 +203,9 @@ def test_finished_studies_are_found(fab, found, tmp_path):
 
 def test_a_study_without_runs_says_what_to_run(tmp_path):
     with pytest.raises(SkinTLError, match=r"no finished run. Run `./run_all.sh ham10000` first"):
-        explore.quick_run("ham10000", root=tmp_path)
+        studies.quick_run("ham10000", root=tmp_path)
     with pytest.raises(SkinTLError, match="holds no finished run"):
-        explore.open_runs(tmp_path / "runs" / "demo")
+        studies.open_runs(tmp_path / "runs" / "demo")
 
 
 def test_runs_made_by_hand_are_put_together(fab, tmp_path):
@@ -220,9 +220,9 @@ def test_runs_made_by_hand_are_put_together(fab, tmp_path):
     for name in BACKBONES:
         file = folder / "feature_extraction" / name / "run.json"
         write_json(file, read_json(file) | {"parameters": parameters | {"backbones": [name]}})
-    assert explore.study_folder("tiny", root=tmp_path) == folder
-    assert explore.finished_studies(tmp_path) == {"interactive/tiny": folder}
-    together = explore.open_runs(folder)
+    assert studies.study_folder("tiny", root=tmp_path) == folder
+    assert studies.finished_studies(tmp_path) == {"interactive/tiny": folder}
+    together = studies.open_runs(folder)
     assert sorted(together.study.backbones) == sorted(BACKBONES)
     assert set(together.predictions["backbone"]) == {*BACKBONES, "ensemble"}
     assert sorted(read_json(folder / "study.json")["backbones"]) == sorted(BACKBONES)
@@ -243,7 +243,7 @@ def test_whole_networks_trained_by_hand_are_opened_though_their_study_has_experi
     for name in BACKBONES:
         file = folder / strategy / name / "run.json"
         write_json(file, read_json(file) | {"strategy": strategy, "parameters": parameters | {"backbones": [name]}})
-    opened = explore.open_runs(folder)
+    opened = studies.open_runs(folder)
     assert opened.study.strategies == [strategy] and opened.study.overrides == parameters["overrides"]
     assert set(opened.predictions["strategy"]) == {strategy}
 

@@ -14,7 +14,7 @@ import pytest
 from copies import copy_project
 from fabricated import evaluate, fabricate
 
-from skin_tl.apps import explore
+from skin_tl.apps import explore, studies
 from skin_tl.schema import PROBABILITIES
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -187,7 +187,7 @@ def test_clicks_in_the_explorer_show_the_right_images_and_figures(project, page)
     within(60, lambda: looked_at(page) == last)
 
     choice = {"strategy": "feature_extraction", "backbone": "VGG16", "split_policy": "image", "preprocessing": "native"}
-    found, choice = explore.open_runs(project / "runs" / "tiny"), choice | {"seed": 1}
+    found, choice = studies.open_runs(project / "runs" / "tiny"), choice | {"seed": 1}
     lesions = explore.lesions_of(found.predictions, choice)
 
     def at(threshold):

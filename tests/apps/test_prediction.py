@@ -19,7 +19,7 @@ from scipy import optimize, special
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import cosine_distances
 
-from skin_tl.apps import explore, predict, prediction, runs
+from skin_tl.apps import explore, predict, prediction, runs, studies
 from skin_tl.data.dataset import read_folder
 from skin_tl.data.synthetic import draw_dataset
 from skin_tl.explain.neighbours import Rows, ood_limit
@@ -264,7 +264,7 @@ def test_whole_networks_predict_as_their_run_did(project, files, strategy):
 
     from skin_tl.models.backbones import features_model
 
-    opened, choice = explore.open_runs(project / "runs" / strategy), {"strategy": strategy, "backbone": "MobileNetV2"}
+    opened, choice = studies.open_runs(project / "runs" / strategy), {"strategy": strategy, "backbone": "MobileNetV2"}
     for seed in (2, 3):
         network = keras.models.load_model(run / "models" / f"lesion_native_seed{seed}.keras", compile=False)
         chosen = choice | {"split_policy": "lesion", "preprocessing": "native", "seed": seed}
