@@ -25,6 +25,14 @@ from skin_tl.study import SMOOTHED, Study, penalties_beyond
 
 keras = import_keras()
 
+HeadName = tuple[str, str, str, int, float]
+"""Names a head or a network of a run: arm, split policy, preprocessing, seed and train fraction, the
+columns `skin_tl.schema.HEAD`."""
+
+TrainedHead = tuple[HeadName, pd.DataFrame, dict[str, pd.DataFrame]]
+"""A trained head or network: its name, its history (columns of ``history.csv`` without those of the arm), and its
+predictions of the subsets 'val' and 'test', as from `predict`."""
+
 
 def build_head(features, rows):
     """Build the head: normalisation of each image, standardisation by the training subset, then dense softmax.

@@ -10,9 +10,11 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
@@ -22,8 +24,10 @@ from skin_tl.errors import SkinTLError
 from skin_tl.files import write_atomically, write_csv, write_json
 from skin_tl.models.backbones import RANDOM_WEIGHTS_SEED, count_parameters_with_classifier, import_keras
 from skin_tl.models.heads import (
+    HeadName,
     Job,
     NoLog,
+    TrainedHead,
     head_file,
     labels_of,
     predict,
@@ -32,37 +36,49 @@ from skin_tl.models.heads import (
     train_head,
     without_preprocessing,
 )
-from skin_tl.models.runs import run_record
+from skin_tl.models.runs import Prepared, run_record
 from skin_tl.progress import bar
 from skin_tl.registry import transform_of
 from skin_tl.schema import EXPERIMENT, HEAD, HISTORY_COLUMNS, PREDICTION_COLUMNS, RANDOM_WEIGHTS, STRATEGIES, TUNED
+from skin_tl.study import Study
 
 keras = import_keras()
 
 
-def train_run(study, strategy, backbone, prepared, folder, curves=None, epoch_log=NoLog, keep_checkpoints=False):
+def train_run(
+    study: Study,
+    strategy: str,
+    backbone: str,
+    prepared: Prepared,
+    folder: Path,
+    curves: Callable[[pd.DataFrame | None], object] | None = None,
+    epoch_log: Callable = NoLog,
+    keep_checkpoints: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train everything of one backbone and strategy and write the run.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
+    study
+        Must list the strategy.
     strategy : {'feature_extraction', 'fine_tuning', 'from_scratch'}
-    backbone : str
-    prepared : skin_tl.models.runs.Prepared
+    backbone
+        A key of `skin_tl.registry.BACKBONES`.
+    prepared
         The checked table, the splits, the decoded images and the source of weights.
-    folder : pathlib.Path
+    folder
         Gets heads/ (or models/ and tensorboard/, of whole networks), model.keras, history.csv, predictions.csv and
         run.json, in this order.
-    curves : callable, optional
+    curves
         Called with the history of the whole networks after each of their epochs, and with None at the end.
-    epoch_log : callable
+    epoch_log
         Makes the log of a whole network, such as `skin_tl.reporting.watching.EpochLog`.
-    keep_checkpoints : bool
+    keep_checkpoints
         Whether what whole networks go on from stays once the run is written, for a caller with whom it may still fail.
 
     Returns
     -------
-    predictions, history : pandas.DataFrame
+    predictions, history
         As written.
     """
     started = datetime.now(UTC)
@@ -73,29 +89,13 @@ def train_run(study, strategy, backbone, prepared, folder, curves=None, epoch_lo
         )
     metadata = prepared.metadata.set_index("image_id").loc[prepared.images.ids].reset_index()
     weights = {"source": "random"} if strategy == "from_scratch" else prepared.weights["backbones"][backbone]
-    watched = {"on_epoch": curves, "epoch_log": epoch_log}
-    job = Job(study, strategy, backbone, prepared.images, metadata, weights, Path(folder), **watched)
+    given = (study, strategy, backbone, prepared.images, metadata, weights, Path(folder))
+    job = Job(*given, on_epoch=curves, epoch_log=epoch_log)
     due = _heads(study, prepared, metadata, control=strategy == "feature_extraction" and weights["source"] != "random")
-    if strategy == "feature_extraction":
-        trained = _train_heads(job, due)
-    else:
-        from skin_tl.models.devices import hold_to_determinism
-        from skin_tl.models.tuning import train_networks
-
-        hold_to_determinism(study)
-        trained = train_networks(job, {name: rows for name, rows in due.items() if name[0] == "main"})
-    predictions, histories = [], []
-    for name, history, tables in trained:
-        arm = dict(zip(HEAD, name, strict=True))
-        histories.append(history.assign(**arm)[HISTORY_COLUMNS])
-        predictions += [
-            table.assign(dataset="internal", subset=subset, **arm)[PREDICTION_COLUMNS]
-            for subset, table in tables.items()
-        ]
+    predictions, history = _tables(_train(job, due))
     if curves and strategy in TUNED:
         curves(None)
-    predictions, histories = pd.concat(predictions, ignore_index=True), pd.concat(histories, ignore_index=True)
-    write_csv(folder / "history.csv", histories)
+    write_csv(folder / "history.csv", history)
     write_csv(folder / "predictions.csv", predictions)
     record = run_record(study, strategy, backbone, prepared.images.key, prepared.splits, started) | {
         **job.sizes,
@@ -109,21 +109,35 @@ def train_run(study, strategy, backbone, prepared, folder, curves=None, epoch_lo
     write_json(folder / "run.json", record)
     if not keep_checkpoints:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return predictions, histories
+    return predictions, history
 
 
-def _train_heads(job, heads):
-    """Train heads on features; save each, and the first with its backbone.
+def _train(job: Job, due: dict[HeadName, dict[str, np.ndarray]]) -> Iterator[TrainedHead]:
+    """Train what is due by the strategy of a job, see `_train_heads` and `skin_tl.models.tuning.train_networks`."""
+    if job.strategy == "feature_extraction":
+        return _train_heads(job, due)
+    from skin_tl.models.devices import hold_to_determinism
+    from skin_tl.models.tuning import train_networks
 
-    Yields
-    ------
-    name : tuple
-        (arm, split policy, preprocessing, seed, train fraction).
-    history : pandas.DataFrame
-        Columns `HISTORY_COLUMNS` without those of the arm.
-    tables : dict of pandas.DataFrame
-        For 'val' and 'test', as from `predict`.
-    """
+    hold_to_determinism(job.study)
+    return train_networks(job, {name: rows for name, rows in due.items() if name[0] == "main"})
+
+
+def _tables(trained: Iterable[TrainedHead]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return predictions and histories of all heads as one table each, with the columns that name a head."""
+    predictions, histories = [], []
+    for name, history, tables in trained:
+        head = dict(zip(HEAD, name, strict=True))
+        histories.append(history.assign(**head)[HISTORY_COLUMNS])
+        predictions += [
+            table.assign(dataset="internal", subset=subset, **head)[PREDICTION_COLUMNS]
+            for subset, table in tables.items()
+        ]
+    return pd.concat(predictions, ignore_index=True), pd.concat(histories, ignore_index=True)
+
+
+def _train_heads(job: Job, heads: dict[HeadName, dict[str, np.ndarray]]) -> Iterator[TrainedHead]:
+    """Train heads on features; save each, and the first with its backbone."""
     trained, labels, first = {}, labels_of(job.metadata), next(iter(heads))
     with threadpool_limits(1, "blas"), bar(total=len(heads), what=f"training {job.backbone}", unit="head") as shown:
         for preprocessing, control in _passes(heads):
@@ -131,8 +145,11 @@ def _train_heads(job, heads):
             transform = transform_of(job.backbone, preprocessing)
             for whole in (True, False) if len(job.study.train_fractions) > 1 else (True,):
                 clock = time.perf_counter()
-                mine = [name for name in heads if (name[2], name[0] == RANDOM_WEIGHTS) == (preprocessing, control)]
-                mine = {name: (transform, *without_preprocessing(name)) for name in mine if (name[-1] == 1) == whole}
+                mine = {
+                    name: (transform, *without_preprocessing(name))
+                    for name in heads
+                    if (name[2], name[0] == RANDOM_WEIGHTS, name[-1] == 1) == (preprocessing, control, whole)
+                }
                 if not mine:  # the control is trained on all lesions alone
                     continue
                 due = {same: heads[name] for name, same in mine.items() if same not in trained}
@@ -190,7 +207,7 @@ def _heads(study, prepared, metadata, control=False):
     return heads | {(RANDOM_WEIGHTS, *name): rows for (_, *name), rows in again if name[1] == study.control}
 
 
-def device(cpu=False):
+def device(cpu: bool = False) -> str:
     """Return what the arithmetic ran on, for people: backend, kind of device (`cpu`: not on a GPU, if any), cores."""
     devices = ["cpu"] if cpu else keras.distribution.list_devices() or ["cpu"]
     return f"{keras.backend.backend()} on {', '.join(devices)} ({platform.machine()}, {os.cpu_count()} cores)"

@@ -7,13 +7,17 @@ alone, and everything else that a run has learned is in one file after each epoc
 there and ends like one that was not.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import gc
 import math
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -22,13 +26,14 @@ from threadpoolctl import threadpool_limits
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import read_json, write_atomically, write_json
-from skin_tl.models.augmentation import (
-    Batches,
-)
+from skin_tl.models.augmentation import Batches
 from skin_tl.models.backbones import import_keras
 from skin_tl.models.checkpoints import OUT, identity, read_checkpoint, write_checkpoint
 from skin_tl.models.devices import is_out_of_memory, on_device, precision_of
 from skin_tl.models.heads import (
+    HeadName,
+    Job,
+    TrainedHead,
     head_file,
     labels_of,
     prediction_table,
@@ -38,58 +43,58 @@ from skin_tl.models.heads import (
     val_scores,
     without_preprocessing,
 )
-from skin_tl.models.networks import (
-    begin_network,
-    epochs_of,
-)
+from skin_tl.models.networks import Network, begin_network, epochs_of
 from skin_tl.progress import bar, say
 from skin_tl.registry import transform_of
 from skin_tl.schema import CLASSES, HEAD
-from skin_tl.study import passes_of
+from skin_tl.study import Study, passes_of
 
-keras = import_keras()
-ops = keras.ops
-
-
-# --- Training ---------------------------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    import keras
+    from tqdm import tqdm
+else:
+    keras = import_keras()
 
 
 class NotANumberError(Exception):
     """The loss is NaN, which ends the training: a message, and the seconds that the training took."""
 
-    def __init__(self, words, seconds):
-        super().__init__(words)
+    def __init__(self, message: str, seconds: float):
+        super().__init__(message)
         self.seconds = seconds
 
 
 class Watch(keras.callbacks.Callback):
     """Move a bar, and stop at the first step whose loss is NaN; the device waits for neither."""
 
-    def __init__(self, shown):
+    def __init__(self, shown: tqdm):
         super().__init__()
         self.shown, self.bad, self.async_safe = shown, math.inf, True
 
     def on_train_batch_end(self, batch, logs=None):
         self.shown.update()
-        if not math.isfinite(logs["loss"]):  # the mean so far: once it is no number, it stays so
+        if not math.isfinite(logs["loss"]):  # the mean so far: once it is NaN, it stays so
             self.bad = min(self.bad, batch + 1)
             self.model.stop_training = True
 
 
-def predict_rows(whole, pixels, rows, batch, views=1):
+def predict_rows(whole: keras.Model, pixels: np.ndarray, rows: np.ndarray, batch: int, views: int = 1) -> np.ndarray:
     """Predict images, (n, 7) float32.
 
     Parameters
     ----------
-    whole : keras.Model
-    pixels : numpy.ndarray
+    whole
+        From pixels to probabilities.
+    pixels
         (n_images, size, size, 3) uint8.
-    rows : numpy.ndarray
-    batch : int
+    rows
+        Rows of `pixels`.
+    batch
+        Images per forward pass.
     views : {1, 8}
         8 averages the probabilities over all flips and right-angle rotations.
     """
-    chances = np.zeros((len(rows), len(CLASSES)), np.float32)
+    probabilities = np.zeros((len(rows), len(CLASSES)), np.float32)
     for first in range(0, len(rows), batch):
         images = np.asarray(pixels[rows[first : first + batch]])
         n = len(images)
@@ -97,24 +102,21 @@ def predict_rows(whole, pixels, rows, batch, views=1):
         for view in range(views):
             turned = np.rot90(images[:, :, ::-1] if view > 3 else images, view % 4, axes=(1, 2))
             values = whole.predict_on_batch(np.ascontiguousarray(turned))
-            chances[first : first + n] += ops.convert_to_numpy(values)[:n] / views
-    return chances
+            probabilities[first : first + n] += keras.ops.convert_to_numpy(values)[:n] / views
+    return probabilities
 
 
-def predict_whole(study, whole, pixels, rows, metadata):
+def predict_whole(
+    study: Study, whole: keras.Model, pixels: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame
+) -> pd.DataFrame:
     """Predict some images as the study asks for it; the same table as from `skin_tl.models.heads.predict`."""
     views = 8 if study.test_time_augmentation else 1
     return prediction_table(predict_rows(whole, pixels, rows, study.batch, views), rows, metadata)
 
 
 @contextlib.contextmanager
-def enough_memory(job):
-    """Turn running out of the device's memory into advice.
-
-    Parameters
-    ----------
-    job : skin_tl.models.heads.Job
-    """
+def enough_memory(job: Job) -> Iterator[None]:
+    """Turn running out of the device's memory into advice."""
     try:
         yield
     except Exception as error:
@@ -127,25 +129,21 @@ def enough_memory(job):
         raise SkinTLError(f"The device has not enough memory for batches of {batch} images. {advice}.") from None
 
 
-def train_networks(job, due):
+def train_networks(job: Job, due: dict[HeadName, dict[str, np.ndarray]]) -> Iterator[TrainedHead]:
     """Train whole networks; save each below models/, and the first as model.keras too.
 
     Parameters
     ----------
-    job : skin_tl.models.heads.Job
-    due : dict
-        Rows of each subset by (arm, split policy, preprocessing, seed, train fraction).
-
-    Yields
-    ------
-    name, history, tables
-        As `skin_tl.models.training.train_run` takes them.
+    job
+        What is trained.
+    due
+        Rows of each subset by network.
 
     Raises
     ------
     SkinTLError
-        If the device is not there or has too little memory, a batch is larger than a training subset, a loss is no
-        number, or a checkpoint belongs to something else.
+        If the device is not there or has too little memory, a batch is larger than a training subset, a loss is
+        NaN, or a checkpoint belongs to something else.
     """
     for (_, policy, _, seed, fraction), rows in due.items():
         if job.study.batch > len(rows["train"]):
@@ -186,7 +184,9 @@ def train_networks(job, due):
                 del whole, trained[same]
 
 
-def train_at_best_rate(job, name, rows):
+def train_at_best_rate(
+    job: Job, name: HeadName, rows: dict[str, np.ndarray]
+) -> tuple[keras.Model, pd.DataFrame, list[dict[str, Any]], float]:
     """Train one network with each learning rate of its strategy, one after the other.
 
     The validation subset chooses the rate as it chooses the epoch, by macro F1 averaged over the last epochs.
@@ -198,35 +198,37 @@ def train_at_best_rate(job, name, rows):
 
     Returns
     -------
-    whole : keras.Model
+    whole
         The best one's, see `Network`.
-    history : pandas.DataFrame
+    history
         The best one's, see `train_network`.
-    tried : list of dict
+    tried
         For each rate: rate, val_macro_f1 (the highest that was reached) and epochs, None where the loss was NaN,
         and kept (whether it is the best).
-    seconds : float
+    seconds
         Of all together.
 
     Raises
     ------
     SkinTLError
-        If the loss of each was no number.
+        If the loss of each was NaN.
     """
-    rates, best, tried, seconds = job.study.rates(job.strategy), None, [], 0.0
+    rates, seconds = job.study.rates(job.strategy), 0.0
+    best: tuple[dict[str, Any], keras.Model, pd.DataFrame] | None = None
+    tried: list[dict[str, Any]] = []
     for rate in rates:
-        row = {"rate": rate, "val_macro_f1": None, "epochs": None, "kept": False}
+        row: dict[str, Any] = {"rate": rate, "val_macro_f1": None, "epochs": None, "kept": False}
         tried.append(row)
-        mine = _with_rate(job, rate)
+        mine, none_left = _with_rate(job, rate), rate == rates[-1] and best is None
         out = _checkpoint_file(mine, name, len(rates) > 1).with_suffix(OUT)
         about = identity(mine, name, rows)
-        if out.is_file() and (known := read_json(out))["about"] == about and not (rate == rates[-1] and best is None):
-            seconds += known["seconds"]  # an earlier start has seen it
+        if out.is_file() and (known := read_json(out))["about"] == about and not none_left:
+            seconds += known["seconds"]  # its loss was NaN when the run was started before
             continue
         try:
             network, history, progress = train_network(mine, name, rows, len(rates) > 1)
         except NotANumberError as error:
-            if rate == rates[-1] and best is None:
+            if none_left:
                 all_of_them = f" So it was with all of {', '.join(f'{r:g}' for r in rates)}." if len(rates) > 1 else ""
                 raise SkinTLError(f"{error}{all_of_them}") from None
             say(f"  note: {job.backbone}, seed {name[3]}, rate {rate:g}: the loss is not a number. This rate is out.")
@@ -239,21 +241,28 @@ def train_at_best_rate(job, name, rows):
             best = row, network.whole, history
         del network
         gc.collect()  # it holds its optimizer's state, on a GPU too
+    assert best is not None  # else the last rate has raised
     best[0]["kept"] = True
-    return *best[1:], tried, seconds
+    return best[1], best[2], tried, seconds
 
 
-def _name_of(job, name, of_several):
+def _name_of(job: Job, name: HeadName, of_several: bool) -> str:
     """Return what a network's checkpoint and log are named by: by its learning rate too, where it is one of several."""
     (rate,) = job.study.rates(job.strategy)
     return Path(head_file(*name)).stem + (f"_rate{rate:g}" if of_several else "")
 
 
-def _checkpoint_file(job, name, of_several):
+def _checkpoint_file(job: Job, name: HeadName, of_several: bool) -> Path:
     return job.folder / "checkpoints" / f"{_name_of(job, name, of_several)}.npz"
 
 
-def train_network(job, name, rows, of_several=False):
+def _with_rate(job: Job, rate: float) -> Job:
+    return dataclasses.replace(job, study=job.study.model_copy(update={f"{job.strategy}_rate": [rate]}))
+
+
+def train_network(
+    job: Job, name: HeadName, rows: dict[str, np.ndarray], of_several: bool = False
+) -> tuple[Network, pd.DataFrame, dict[str, Any]]:
     """Train one network, or go on where its checkpoint ends.
 
     Macro F1 of the validation subset, averaged over the last epochs as for heads, chooses the epoch whose weights are
@@ -261,129 +270,135 @@ def train_network(job, name, rows, of_several=False):
 
     Parameters
     ----------
-    job : skin_tl.models.heads.Job
+    job
         Its study lists one learning rate.
-    name : tuple
-        (arm, split policy, preprocessing, seed, train fraction).
-    rows : dict
+    name
+        See `HeadName`.
+    rows
         Rows of the images by subset; 'test' is not looked at.
-    of_several : bool
+    of_several
         Whether it is trained with other learning rates too.
 
     Returns
     -------
-    network : Network
+    network
         With the weights of the best epoch.
-    history : pandas.DataFrame
+    history
         Columns of ``history.csv`` without those of the arm; of `fine_tuning`, the head's epochs come first.
-    progress : dict
+    progress
         See `write_checkpoint`.
     """
-    study, labels, pixels = job.study, labels_of(job.metadata), job.images.pixels
-    _, _, _, seed, fraction = name
-    file, about = _checkpoint_file(job, name, of_several), identity(job, name, rows)
-    saved = read_checkpoint(file, about)
-    head, first, seconds = None, [], 0.0
-    if job.strategy == "fine_tuning" and not saved:
-        _, features = job.features(name[2])
-        clock = time.perf_counter()
-        with threadpool_limits(1, "blas"):
-            head, history = train_head(features, labels, rows, study)
-        seconds = time.perf_counter() - clock
-        first = history.assign(stage="head").to_dict("records")
-    shown_rows = np.tile(rows["train"], passes_of(fraction))
-    network = begin_network(job, name, rows, shown_rows, head)
-    progress = {"history": first, "confusions": [], "best": {"epoch": 0, "macro_f1": -1.0}, "seconds": seconds}
-    progress["done"] = False
-    best = network.weights()
-    if saved:
-        state, best, progress = saved
-        network.restore(state)
-    steps, before = len(shown_rows) // study.batch, sum(row["stage"] == "head" for row in progress["history"])
-    epochs, done = epochs_of(study, job.strategy), len(progress["history"]) - before
-    what = f"{job.backbone}, seed {seed}" + ("" if fraction == 1 else f", {100 * fraction:.10g} % of the lesions")
-    what += f", rate {study.rates(job.strategy)[0]:g}" if of_several else ""
-    if done and not progress["done"]:
-        say(f"  {what}: going on after epoch {done}.")
-    logs = job.folder / "tensorboard" / _name_of(job, name, of_several)
-    log = job.epoch_log(logs, job.backbone, progress["history"][before:], progress["confusions"])
-    with contextlib.closing(log), bar(total=epochs * steps, what=what, unit="step") as shown:
-        shown.update(done * steps)
-        for epoch in range(done, 0 if progress["done"] else epochs):
-            clock, watch = time.perf_counter(), Watch(shown)
-            batches = Batches(pixels, labels, shown_rows, study, seed, epoch)
-            options = {"callbacks": [watch], "shuffle": False, "verbose": 0}
-            with network.mixed_precision():
-                told = network.training.fit(batches, epochs=epoch + 1, initial_epoch=epoch, **options).history
-            if watch.bad < math.inf:
-                _stop_at(job, name, network, best, progress, file, (epoch + 1, watch.bad), clock)
-            with network.with_averages():
-                chances = predict_rows(network.whole, pixels, rows["val"], study.batch)
-                weights = network.weights()
-            if not np.isfinite(chances).all():  # the last step broke the weights: no loss has told of it
-                _stop_at(job, name, network, best, progress, file, (epoch + 1, steps), clock)
-            row = {"stage": job.strategy, "l2": None, "epoch": epoch + 1, "loss": float(told["cross_entropy"][-1])}
-            row |= {key: float(told[key][-1]) for key in ("accuracy", "macro_f1")}
-            wanted = labels[rows["val"]]
-            log_p = np.log(np.maximum(chances.astype(np.float64), 1e-12))
-            row |= {f"val_{key}": float(value) for key, value in val_scores(log_p, wanted).items()}
-            progress["history"].append(row)
-            confusion = confusion_matrix(wanted, chances.argmax(axis=1), labels=np.arange(len(CLASSES)))
-            progress["confusions"].append(confusion.tolist())
-            value = smoothed_val_f1(progress["history"][before:])
-            if value > progress["best"]["macro_f1"]:
-                progress["best"], best = {"epoch": epoch + 1, "macro_f1": value}, weights
-            progress["seconds"] += time.perf_counter() - clock
-            progress["done"] = epoch + 1 == epochs or epoch + 1 - progress["best"]["epoch"] >= study.tuning_patience
-            write_checkpoint(file, about, network.state(), best, progress)
-            log.add(row, confusion)
-            if job.on_epoch:
-                job.on_epoch(_own_epochs(name, progress, before))
-            if progress["done"]:
-                break
-    network.set_weights(best)
-    history = pd.DataFrame(progress["history"])
-    own = history["stage"] == job.strategy
-    kept = own & (history["epoch"] == progress["best"]["epoch"])
-    history["kept"] = kept if "kept" not in history else history["kept"].where(~own, kept).astype(bool)
-    history["l2"] = history["l2"].astype(float)
-    return network, history, progress
+    training = _Training(job, name, rows, of_several)
+    training.run()
+    training.network.set_weights(training.best)
+    return training.network, training.history(), training.progress
 
 
-def _own_epochs(name, progress, before):
-    """Return the epochs of a network so far as a history, without those of its head."""
-    rows = pd.DataFrame(progress["history"][before:])
-    return rows.assign(kept=rows["epoch"] == progress["best"]["epoch"], **dict(zip(HEAD, name, strict=True)))
+class _Training:
+    """The training of one network: the network, the weights of its best epoch, and its progress."""
 
+    def __init__(self, job: Job, name: HeadName, rows: dict[str, np.ndarray], of_several: bool):
+        self.job, self.name, self.rows = job, name, rows
+        self.run_name, self.file = _name_of(job, name, of_several), _checkpoint_file(job, name, of_several)
+        self.labels, self.about = labels_of(job.metadata), identity(job, name, rows)
+        self.shown_rows = np.tile(rows["train"], passes_of(name[-1]))
+        self.n_steps = len(self.shown_rows) // job.study.batch
+        saved = read_checkpoint(self.file, self.about)
+        head, of_head, seconds = None, [], 0.0
+        if job.strategy == "fine_tuning" and not saved:
+            _, features = job.features(name[2])
+            clock = time.perf_counter()
+            with threadpool_limits(1, "blas"):
+                head, history = train_head(features, self.labels, rows, job.study)
+            seconds = time.perf_counter() - clock
+            of_head = history.assign(stage="head").to_dict("records")
+        self.network = begin_network(job, name, rows, self.shown_rows, head)
+        self.best = self.network.weights()
+        self.progress: dict[str, Any] = {"history": of_head, "confusions": [], "seconds": seconds}
+        self.progress |= {"best": {"epoch": 0, "macro_f1": -1.0}, "done": False}
+        if saved:
+            state, self.best, self.progress = saved
+            self.network.restore(state)
 
-def _stop_at(job, name, network, best, progress, checkpoint, where, clock):
-    """Keep the last good weights, remove the checkpoint, and say what to lower.
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The network's own epochs so far, without those of its head."""
+        return [row for row in self.progress["history"] if row["stage"] != "head"]
 
-    Raises
-    ------
-    NotANumberError
-    """
-    network.set_weights(best)
-    file = job.folder / "last_good" / head_file(*name)
-    with write_atomically(file) as part:
-        network.whole.save(part)
-    checkpoint.unlink(missing_ok=True)
-    key, (rate,), (epoch, step) = f"{job.strategy}_rate", job.study.rates(job.strategy), where
-    good = progress["best"]["epoch"]
-    kept = f"those of epoch {good}, the best so far" if good else "those that it began with"
-    folder = checkpoint.parent
-    again = (
-        f"delete {folder}, whose networks had the old value, and "
-        if any(file.suffix != OUT for file in folder.glob("*"))
-        else ""
-    )
-    raise NotANumberError(
-        f"{job.backbone}, {job.strategy}, seed {name[3]}: the loss is not a number at step {step} of epoch {epoch}. "
-        f"Lower `{key}` ({rate:g}) or `clip_norm` ({job.study.clip_norm:g}), and {again}start again. "
-        f"The last good weights, {kept}, are in {file}.",
-        progress["seconds"] + time.perf_counter() - clock,
-    )
+    def run(self) -> None:
+        """Train the epochs that are left; keep a checkpoint after each."""
+        job, (_, _, _, seed, fraction) = self.job, self.name
+        n_epochs, done = epochs_of(job.study, job.strategy), len(self.epochs)
+        what = f"{job.backbone}, seed {seed}" + ("" if fraction == 1 else f", {100 * fraction:.10g} % of the lesions")
+        what += f", rate {job.study.rates(job.strategy)[0]:g}" if "_rate" in self.run_name else ""
+        if done and not self.progress["done"]:
+            say(f"  {what}: going on after epoch {done}.")
+        folder = job.folder / "tensorboard" / self.run_name
+        log = job.epoch_log(folder, job.backbone, self.epochs, self.progress["confusions"])
+        with contextlib.closing(log), bar(total=n_epochs * self.n_steps, what=what, unit="step") as shown:
+            shown.update(done * self.n_steps)
+            while not self.progress["done"]:
+                clock = time.perf_counter()
+                row, confusion, weights = self._train_epoch(len(self.epochs), shown, clock)
+                self.progress["history"].append(row)
+                self.progress["confusions"].append(confusion.tolist())
+                macro_f1 = smoothed_val_f1(self.epochs)
+                if macro_f1 > self.progress["best"]["macro_f1"]:
+                    self.progress["best"], self.best = {"epoch": row["epoch"], "macro_f1": macro_f1}, weights
+                self.progress["seconds"] += time.perf_counter() - clock
+                without_rise = row["epoch"] - self.progress["best"]["epoch"]
+                self.progress["done"] = row["epoch"] == n_epochs or without_rise >= job.study.tuning_patience
+                write_checkpoint(self.file, self.about, self.network.state(), self.best, self.progress)
+                log.add(row, confusion)
+                if job.on_epoch:
+                    rows, best = pd.DataFrame(self.epochs), self.progress["best"]["epoch"]
+                    job.on_epoch(rows.assign(kept=rows["epoch"] == best, **dict(zip(HEAD, self.name, strict=True))))
 
+    def _train_epoch(self, epoch: int, shown: tqdm, clock: float) -> tuple[dict, np.ndarray, list[np.ndarray]]:
+        """Train an epoch; return its row of the history, the confusion matrix of validation, and the weights after."""
+        job, network, val = self.job, self.network, self.rows["val"]
+        watch = Watch(shown)
+        batches = Batches(job.images.pixels, self.labels, self.shown_rows, job.study, self.name[3], epoch)
+        options = {"callbacks": [watch], "shuffle": False, "verbose": 0}
+        with network.mixed_precision():
+            fitted = network.training.fit(batches, epochs=epoch + 1, initial_epoch=epoch, **options).history
+        if watch.bad < math.inf:
+            self._stop_for_nan(epoch + 1, int(watch.bad), clock)
+        with network.with_averages():
+            probabilities = predict_rows(network.whole, job.images.pixels, val, job.study.batch)
+            weights = network.weights()
+        if not np.isfinite(probabilities).all():  # after the last step, whose loss was computed before
+            self._stop_for_nan(epoch + 1, self.n_steps, clock)
+        row = {"stage": job.strategy, "l2": None, "epoch": epoch + 1, "loss": float(fitted["cross_entropy"][-1])}
+        row |= {key: float(fitted[key][-1]) for key in ("accuracy", "macro_f1")}
+        log_p = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
+        row |= {f"val_{key}": float(value) for key, value in val_scores(log_p, self.labels[val]).items()}
+        predicted = probabilities.argmax(axis=1)
+        return row, confusion_matrix(self.labels[val], predicted, labels=np.arange(len(CLASSES))), weights
 
-def _with_rate(job, rate):
-    return dataclasses.replace(job, study=job.study.model_copy(update={f"{job.strategy}_rate": [rate]}))
+    def history(self) -> pd.DataFrame:
+        """Return the history as `train_network` does."""
+        history = pd.DataFrame(self.progress["history"])
+        own = history["stage"] == self.job.strategy
+        kept = own & (history["epoch"] == self.progress["best"]["epoch"])
+        history["kept"] = kept if "kept" not in history else history["kept"].where(~own, kept).astype(bool)
+        return history.assign(l2=history["l2"].astype(float))
+
+    def _stop_for_nan(self, epoch: int, step: int, clock: float) -> NoReturn:
+        """Keep the last good weights, remove the checkpoint, and raise `NotANumberError`, which says what to lower."""
+        job, good = self.job, self.progress["best"]["epoch"]
+        self.network.set_weights(self.best)
+        file = job.folder / "last_good" / head_file(*self.name)
+        with write_atomically(file) as part:
+            self.network.whole.save(part)
+        self.file.unlink(missing_ok=True)
+        folder, (rate,) = self.file.parent, job.study.rates(job.strategy)
+        kept = f"those of epoch {good}, the best so far" if good else "those that it began with"
+        left = any(other.suffix != OUT for other in folder.glob("*"))
+        again = f"delete {folder}, whose networks had the old value, and " if left else ""
+        raise NotANumberError(
+            f"{job.backbone}, {job.strategy}, seed {self.name[3]}: the loss is not a number at step {step} of epoch "
+            f"{epoch}. Lower `{job.strategy}_rate` ({rate:g}) or `clip_norm` ({job.study.clip_norm:g}), and {again}"
+            f"start again. The last good weights, {kept}, are in {file}.",
+            self.progress["seconds"] + time.perf_counter() - clock,
+        )
