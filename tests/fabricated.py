@@ -4,6 +4,11 @@
 network having been trained.  The images are noise.  Point ``SKIN_TL_CACHE`` at ``<root>/cache`` to have them found.
 """
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -12,10 +17,13 @@ from skin_tl.evaluation.predictions import ensemble
 from skin_tl.evaluation.scoring import write_evaluation
 from skin_tl.evaluation.study_files import read_study_files
 from skin_tl.explain.explanations import choose, likeness, share_in_the_middle, tested_images
-from skin_tl.files import fingerprint, write_csv, write_json
+from skin_tl.files import alone, fingerprint, write_csv, write_json
 from skin_tl.models import baselines
 from skin_tl.schema import CLASSES, EXPERIMENT, PREDICTION_COLUMNS, PROBABILITIES, STRATEGIES
 from skin_tl.study import check_study
+
+SHARED = Path(os.environ.get("SKIN_TL_TEST_SHARED") or tempfile.mkdtemp())
+"""Where all processes of the tests find what one of them computed."""
 
 # Lesions per diagnosis, HAM10000's order of frequency.
 N_LESIONS = {"akiec": 12, "bcc": 16, "bkl": 30, "df": 10, "mel": 32, "nv": 150, "vasc": 10}
@@ -162,9 +170,19 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
 
 
 def evaluate(study_file, n_boot=40):
-    """Write what the workflow's step before the report does, with few draws."""
+    """Write what the workflow's step before the report does, with few draws.
+
+    The same predictions of the same settings are evaluated once in a run of the tests, whatever their study is called.
+    """
     files = read_study_files(study_file)
-    write_evaluation(files, files.root / "report" / files.study.name, n_boot)
+    settings = files.study.model_dump(exclude={"name", "title"})
+    tables = [study_file.parent / "dataset" / "metadata.csv", *sorted(study_file.parent.rglob("predictions.csv"))]
+    made = SHARED / "evaluated" / fingerprint(settings, n_boot, *(file.read_bytes() for file in tables))
+    with alone(made):
+        if not (made / "metrics.csv").is_file():
+            write_evaluation(files, made, n_boot)
+    folder = files.root / "report" / files.study.name
+    shutil.copytree(made, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
 def fabricate_metadata(rng):

@@ -376,7 +376,6 @@ def test_the_panels_speak_both_languages(fab, explorer, monkeypatch):
         assert getattr(french, panel)().children
 
 
-@pytest.mark.slow
 def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, tmp_path, monkeypatch):
     from skin_tl.apps.panels import Explorer
     from skin_tl.models import runs

@@ -21,7 +21,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 PATIENCE = 300
 """Seconds that a notebook may take here, where other tests may run beside it."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="needs chromium")]
+pytestmark = pytest.mark.skipif(not BROWSER, reason="needs chromium")
 
 
 @pytest.fixture
@@ -161,6 +161,7 @@ def counted(page):
     return [int(text.replace(",", "")) for text in page.locator(".skin-two td").all_inner_texts()]
 
 
+@pytest.mark.slow  # what each click shows is tested in test_explore.py
 def test_clicks_in_the_explorer_show_the_right_images_and_figures(project, page):
     file = project / "notebooks" / "4_explore.ipynb"
     set_parameters(file, study="tiny", output="runs/interactive", language="en")

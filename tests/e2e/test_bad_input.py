@@ -17,6 +17,11 @@ TABLE = "HAM10000_metadata.csv"
 PICTURE = "ISIC_100.png"
 
 
+def slow(*values):
+    """Leave a case to `--all`: what it says is tested where it is said, in tests/data."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def project(tmp_path, small_study):
     """Return a copy of the project with the small study beside it."""
@@ -55,20 +60,20 @@ def with_value(column, value):
     ("spoil", "names", "remedy"),
     [
         (lambda data: (data / TABLE).unlink(), "HAM10000 holds no metadata table", f"Expected a file {TABLE}"),
-        (lambda data: (data / TABLE).write_text(""), f"{TABLE} is empty", "Restore the table"),
-        (lambda data: change(data, lambda table: table[:0]), f"{TABLE} has a header but no rows", "Restore the table"),
-        (lambda data: change(data, lambda table: table.drop(columns="dx")), "no column dx", "Restore the table"),
+        slow(lambda data: (data / TABLE).write_text(""), f"{TABLE} is empty", "Restore the table"),
+        slow(lambda data: change(data, lambda table: table[:0]), f"{TABLE} has a header but no rows", "Restore"),
+        slow(lambda data: change(data, lambda table: table.drop(columns="dx")), "no column dx", "Restore the table"),
         (with_value("dx", "scc"), "line 7: the value 'scc' (1 row in all)", "expected one of akiec, bcc"),
-        (with_value("image_id", "ISIC_000"), "a repeated value 'ISIC_000' (2 rows in all)", "Correct these rows"),
+        slow(with_value("image_id", "ISIC_000"), "a repeated value 'ISIC_000' (2 rows in all)", "Correct these rows"),
         (
             lambda data: (data / PICTURE).unlink(),
             "1 of 84 images of the table are missing: ISIC_100",
             "add these files",
         ),
         (lambda data: os.truncate(data / PICTURE, 400), f"{PICTURE} is damaged", "Replace these files"),
-        (lambda data: os.truncate(data / PICTURE, 0), f"{PICTURE} is empty (0 bytes)", "Replace these files"),
-        (lambda data: (data / PICTURE).write_text("no"), f"{PICTURE} is not an image", "Replace these files"),
-        (lambda data: data.rename(data.parent / "moved"), "HAM10000 is not a folder", "Name the folder"),
+        slow(lambda data: os.truncate(data / PICTURE, 0), f"{PICTURE} is empty (0 bytes)", "Replace these files"),
+        slow(lambda data: (data / PICTURE).write_text("no"), f"{PICTURE} is not an image", "Replace these files"),
+        slow(lambda data: data.rename(data.parent / "moved"), "HAM10000 is not a folder", "Name the folder"),
     ],
     ids=(
         *("no metadata", "empty file", "empty table", "no column", "unknown dx", "repeated id"),
@@ -81,7 +86,7 @@ def test_a_bad_data_set_is_told_in_one_line(project, data, spoil, names, remedy)
     assert names in line and remedy in line
 
 
-def test_what_was_made_is_kept_where_its_data_set_is_gone_or_damaged(project, data, monkeypatch):
+def test_what_was_made_is_kept_where_its_data_set_is_gone_or_damaged(project, data, monkeypatch, thorough):
     """Brought back, nothing is due; not even where it came back elsewhere, or is not named any more."""
 
     def begin():
@@ -94,12 +99,13 @@ def test_what_was_made_is_kept_where_its_data_set_is_gone_or_damaged(project, da
     assert first.returncode == 0, first.stderr
     before, kept = made(), data.parent / "kept"
     assert len(before) > 3
-    for spoil, names in (
+    ways = [
         (lambda: data.rename(data.parent / "moved"), "HAM10000 is not a folder"),
         (lambda: (data / TABLE).unlink(), "holds no metadata table"),
         (lambda: (data / PICTURE).unlink(), "images of the table are missing"),
         (lambda: os.truncate(data / PICTURE, 400), f"{PICTURE} is damaged"),
-    ):
+    ]
+    for spoil, names in ways if thorough else ways[::3]:
         shutil.copytree(data, kept)
         spoil()
         assert names in told(begin())
@@ -108,7 +114,7 @@ def test_what_was_made_is_kept_where_its_data_set_is_gone_or_damaged(project, da
         kept.rename(data)
     (data.parent / "link").symlink_to(data)
     Image.new("RGB", (9, 9)).save(data / "of_no_row.png")
-    for place in (data, data.parent / "link", ""):
+    for place in (data, data.parent / "link", "") if thorough else ("",):
         monkeypatch.setenv("SKIN_TL_HAM10000", str(place))
         again = begin()
         assert again.returncode == 0 and "Nothing to do" in again.stderr, (place, again.stderr)
@@ -207,7 +213,7 @@ def disks(size, folder):
     ("which", "size", "names"),
     [
         ("cache", "200k", "cache has 0.0 GB free"),  # told before anything is computed
-        ("runs", "4k", "runs/small/"),
+        slow("runs", "4k", "runs/small/"),
         ("runs", "16k", "runs/small/"),
         (".state", "4k", "no space left on the disk"),  # what the engine itself writes
     ],
@@ -220,7 +226,7 @@ def test_a_full_disk_is_told(project, which, size, names):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("size", ["200k", "256k"])  # the images take 256 kB, their index 4
+@pytest.mark.parametrize("size", ["200k", slow("256k")])  # the images take 256 kB, their index 4
 def test_a_disk_that_fills_while_images_are_decoded_is_told(project, small_study, size):
     """What a step says; a study on drawn images has no check beforehand."""
     save_study(small_study, project / "runs" / "small" / "study.json")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from simulated import predictions, softmax
@@ -118,7 +118,6 @@ def test_interval_and_p_agree():
     assert np.isnan(comparison.paired_interval(0.1, np.full(5, np.nan), 10)).all()
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_no_p_value_is_zero_and_two_lesions_are_not_testable(data):
     """Of few lesions, one side may get all right and the other all wrong, as 2 of 2; then no draw changes anything."""
@@ -179,14 +178,14 @@ def test_contrast_refuses_what_is_absent_or_scored_elsewhere(table):
         contrast(pd.concat([table, fewer]), "preprocessing", "unit", "native", "s", "A", n_boot=20)
 
 
-@pytest.mark.slow
-def test_equal_backbones_are_seldom_found_different():
+def test_equal_backbones_are_seldom_found_different(thorough):
     from null_comparison import rejections
 
-    table = rejections(n_tests=20, n_draws=150, seed=3)
-    # At a true rate of 5 %, 20 comparisons hold more than 4 false findings in about 0.3 % of cases.
-    assert (table["any_corrected"] <= 4 / 20).all(), table
-    assert (table["single"] <= 0.1).all(), table
+    # At a true rate of 5 %, 20 comparisons hold more than 4 false findings in 0.3 % of cases, 6 more than 2 in 0.2 %.
+    n_tests, n_found, single = (20, 4, 0.1) if thorough else (6, 2, 0.2)
+    table = rejections(n_tests=n_tests, n_draws=150, seed=3)
+    assert (table["any_corrected"] <= n_found / n_tests).all(), table
+    assert (table["single"] <= single).all(), table
 
 
 def test_p_values_are_corrected_within_each_family():

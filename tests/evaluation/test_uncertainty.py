@@ -131,14 +131,14 @@ def test_a_class_that_a_draw_lacks_is_left_out_of_its_means():
     assert np.isnan(per_class["recall"][1, 2]) and per_class["recall"][0, 2] == 1
 
 
-@pytest.mark.slow
-def test_intervals_cover_the_truth_in_simulated_test_sets():
+def test_intervals_cover_the_truth_in_simulated_test_sets(thorough):
     from interval_coverage import coverage
 
-    summary = coverage(n_tests=200, n_draws=200, seed=7)
+    summary = coverage(n_tests=200 if thorough else 40, n_draws=200, seed=7)
+    low, high, beside = (0.90, 0.985, 0.08) if thorough else (0.85, 1, 0.15)  # of 200 test sets, or of 40
     for metric in ("accuracy", "balanced_accuracy", "macro_f1"):
         covered, above, below, _ = summary[metric, None]["ours"]
-        assert 0.90 <= covered <= 0.985, (metric, summary[metric, None])
-        assert max(above, below) < 0.08
+        assert low <= covered <= high, (metric, summary[metric, None])
+        assert max(above, below) < beside
     rare = [summary[name, CLASSES.index("df")] for name in ("recall", "f1")]
-    assert all(row["ours"][0] >= 0.90 for row in rare), rare
+    assert all(row["ours"][0] >= low for row in rare), rare
