@@ -111,7 +111,7 @@ class Labels:
 
     def __call__(self, key, **fields):
         """Return the label `key` (dots descend), its ``{fields}`` filled in."""
-        found = self._labels
+        found: Any = self._labels
         for part in key.split("."):
             found = found.get(part) if isinstance(found, dict) else None
         if not isinstance(found, str):
@@ -256,8 +256,9 @@ def without_tags(markup):
 class _Renderer(mistune.HTMLRenderer):
     """Markdown to HTML in which a heading ends in the id that links name: ``## Results {#results}``."""
 
-    def heading(self, text, level, **attributes):
-        title, name = re.fullmatch(r"(.*?)\s*\{#([\w-]+)\}", text).groups()
+    def heading(self, text: str, level: int, **attributes: Any) -> str:
+        title, _, name = text.removesuffix("}").rpartition("{#")
+        title = title.rstrip()
         return f'<h{level} id="{name}">{title}</h{level}>\n'
 
 

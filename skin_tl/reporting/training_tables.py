@@ -259,18 +259,18 @@ def run_table(files):
 
 def fingerprint_table(files):
     """List what identifies the input of the runs: kind, name, value (all text)."""
-    rows = {}
+    found: dict[tuple[str, str], str] = {}
     for (strategy, backbone), run in files.runs.items():
-        rows["data", files.images["dataset"]] = run["data_fingerprint"]
+        found["data", files.images["dataset"]] = run["data_fingerprint"]
         for policy, seeds in run["split_fingerprints"].items():
             for seed, value in seeds.items():
-                rows["split", f"{policy}, {seed}"] = value
+                found["split", f"{policy}, {seed}"] = value
         source, name = run["weights"], backbone if len(files.study.strategies) == 1 else f"{strategy}, {backbone}"
-        rows["weights", name] = f"{source['source']} {source.get('fingerprint', '')}".strip()
-        rows["device", f"{strategy}, {backbone}"] = run["device"]
+        found["weights", name] = f"{source['source']} {source.get('fingerprint', '')}".strip()
+        found["device", f"{strategy}, {backbone}"] = run["device"]
         for package, version in run["versions"].items():
-            rows["version", package] = version
-        rows["commit", f"{strategy}, {backbone}"] = run["git_commit"]
+            found["version", package] = version
+        found["commit", f"{strategy}, {backbone}"] = run["git_commit"]
     order = ("data", "split", "weights", "device", "commit", "version")
-    rows = sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1].lower()))
+    rows = sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[0][1].lower()))
     return pd.DataFrame([{"kind": kind, "name": name, "value": str(value)} for (kind, name), value in rows])

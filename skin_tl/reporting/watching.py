@@ -95,10 +95,9 @@ class LiveCurves:
         """
         from IPython.display import HTML, display
 
+        drawing: object = HTML("")
         if history is not None:
             drawing = figures.training_curves(history, title=self.backbone, strategy=self.strategy)
-        else:
-            drawing = HTML("")
         if self.shown:
             self.shown.update(drawing)
         elif history is not None:

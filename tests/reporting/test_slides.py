@@ -14,11 +14,12 @@ from in_process import run_notebook
 from pages import parse, typed_words
 
 import skin_tl
+import skin_tl.reporting.pictures
 import skin_tl.reporting.report
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
 from skin_tl.reporting import rendering, slides
-from skin_tl.reporting.report import Piece
+from skin_tl.reporting.pieces import Piece
 from skin_tl.reporting.texts import languages, to_html
 from skin_tl.schema import CLASSES
 
@@ -194,7 +195,8 @@ def test_slides_ask_each_study_s_report_for_what_it_shows(make, monkeypatch, roo
     report = make(f"fits_{name}", changes, language, **options)
     monkeypatch.setenv("SKIN_TL_CACHE", str(root / "cache"))
     monkeypatch.setattr(skin_tl.reporting, "figures", Figures())
-    monkeypatch.setattr(skin_tl.reporting.report, "figures", Figures())
+    for module in (skin_tl.reporting.report, skin_tl.reporting.pictures):
+        monkeypatch.setattr(module, "figures", Figures())
     monkeypatch.setattr(skin_tl.reporting.report, "Report", lambda *arguments: report)
     deck = slides.deck_of(run_notebook(NOTEBOOK))
     ids = [slide["id"] for slide in deck["slides"]]

@@ -54,8 +54,7 @@ def _canvas(height: float, title: str) -> tuple[Drawing, Axes]:
 
 
 def _write(axes: Axes, x: float, y: float, text: str, va: str = "baseline", **style: Any) -> None:
-    style = {"ha": "center", "fontsize": 8} | style
-    axes.text(x, y, text, va=va, **style)
+    axes.text(x, y, text, va=va, ha=style.pop("ha", "center"), fontsize=style.pop("fontsize", 8), **style)
 
 
 def _arrow(
