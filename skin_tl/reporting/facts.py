@@ -5,9 +5,14 @@ Takes the tables of `skin_tl.reporting.tables`; gives `Facts`, which looks numbe
 its tables.
 """
 
+from __future__ import annotations
+
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,17 +27,17 @@ class Fact:
 
     Attributes
     ----------
-    value : int, float or str
-    file : str
+    value
+        Number or text.
+    file
         CSV file in the folder of the report.
-    where : dict
+    where
         Column and value pairs that pick one row.
-    column : str
     """
 
-    value: object
+    value: Any
     file: str
-    where: dict
+    where: dict[str, Any]
     column: str
 
 
@@ -41,32 +46,31 @@ class Facts:
 
     Parameters
     ----------
-    tables : dict of pandas.DataFrame
+    tables
         By the name of their CSV file.
     """
 
-    def __init__(self, tables):
+    def __init__(self, tables: dict[str, pd.DataFrame]):
         self.tables = tables
-        self._facts = {}
+        self._facts: dict[str, Fact] = {}
 
-    def add(self, pattern, file, identity, columns, rows=None):
+    def add(self, pattern: str, file: str, identity: list[str], columns: dict[str, str], rows: pd.DataFrame) -> None:
         """Make a fact of cells of a table.
 
         Parameters
         ----------
-        pattern : str
+        pattern
             Key, with the columns of `identity` in braces, for example ``data.n_images.{dx}``.
-        file : str
+        file
             Name of the table.
-        identity : list of str
+        identity
             Columns that tell its rows apart.
-        columns : dict
+        columns
             Ending of the key by the column that holds the value.
-        rows : pandas.DataFrame, optional
-            Some rows of the table; all by default.
+        rows
+            Those of the table that hold facts.
         """
-        table = self.tables[file]
-        for row in (table if rows is None else rows).to_dict("records"):
+        for row in rows.to_dict("records"):
             where = {name: _plain(row[name]) for name in identity}
             for column, ending in columns.items():
                 key = pattern.format(**where) + ending
@@ -76,23 +80,23 @@ class Facts:
                 if not _is_missing(value):
                     self._facts[key] = Fact(_plain(value), file, where, column)
 
-    def __contains__(self, key):
+    def __contains__(self, key: object) -> bool:
         return key in self._facts
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> Fact:
         return self._facts[key]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._facts)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._facts)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return what ``facts.json`` holds: value, file, where and column by key."""
         return {key: vars(fact) for key, fact in sorted(self._facts.items())}
 
-    def write(self, folder):
+    def write(self, folder: str | Path) -> None:
         """Write ``facts.json`` and the tables to a folder; those of the step `evaluate` stay as they are."""
         folder = Path(folder)
         for name, table in self.tables.items():
@@ -101,21 +105,129 @@ class Facts:
         write_json(folder / "facts.json", self.as_dict())
 
 
-def _is_missing(value):
+def _is_missing(value: object) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) or value == ""
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Turn a NumPy scalar into the Python value that JSON and CSV hold."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def collect_facts(tables):
+_OWN = {"dataset": "internal", "arm": "main", "train_fraction": 1.0}
+_PAIRED = "difference p p_holm real ci_low ci_high"
+_COMPARED = f"{_PAIRED} value_a value_b n_images n_lesions"
+_CURVE = "value ci_low ci_high n_lesions train_fraction"
+
+_ENDINGS = {"value": "", "seed_sd": ".sd", "rank": ".rank"}
+_ENDINGS |= {"ci_low": ".low", "ci_high": ".high", "seed_min": ".min", "seed_max": ".max"}
+"""How the key of a fact ends that is called other than its column."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Facts whose keys begin in the same way.
+
+    Attributes
+    ----------
+    pattern
+        The beginning of the keys, with columns in braces; ``{setup}`` stands for those of a set-up.
+    file
+        Name of the table; a study without it has none of these facts.
+    columns
+        Those that hold the values, between spaces; they end the keys.  By default all others of the table.
+    where
+        The rows that are taken: value of a column, or a function that gives a mask of it.
+    also
+        Columns that tell rows apart besides those of `pattern` and `where`, between spaces.
+    without
+        Columns that hold no fact, between spaces.
+    endings
+        By column, where not those of the others.
+    """
+
+    pattern: str
+    file: str
+    columns: str = ""
+    where: dict[str, Any] = field(default_factory=dict)
+    also: str = ""
+    without: str = ""
+    endings: dict[str, str] = field(default_factory=dict)
+
+    def collect(self, facts: Facts) -> None:
+        """Add these facts."""
+        table, pattern = facts.tables[self.file], self.pattern.replace("{setup}", _SETUP)
+        for name, value in self.where.items():
+            table = table[value(table[name]) if callable(value) else table[name] == value]
+        identity = list(dict.fromkeys([*self.where, *re.findall(r"{(\w+)}", pattern), *self.also.split()]))
+        endings = _ENDINGS | self.endings
+        names = self.columns.split() or [name for name in table if name not in [*identity, *self.without.split()]]
+        columns = {name: endings.get(name, f".{name}") for name in names}
+        facts.add(pattern, self.file, identity, columns, table)
+
+
+_SETUP = ".".join(f"{{{name}}}" for name in SETUP)
+
+FAMILIES = (
+    Family("data.{dx}", "classes.csv"),
+    Family("dx_type.{value}", "metadata_counts.csv", "share_images", {"field": "dx_type"}),
+    Family("image_size.{place}", "image_sizes.csv"),
+    Family("subset.{split_policy}.{subset}", "subsets.csv", where={"seed": "all"}),
+    Family("setting.{setting}", "settings.csv"),
+    Family("backbone.{backbone}", "backbones.csv", without="transform"),
+    Family("score.{setup}.{backbone}.{metric}", "scores.csv", without="kind approximate n_seeds"),
+    Family("best.{setup}.{metric}", "setups.csv"),
+    Family("class.{setup}.{backbone}.{row}", "classification_reports.csv"),
+    Family("extreme.{setup}.{backbone}", "extremes.csv"),
+    Family(
+        "contrast.{factor}.{strategy}.{other}.{backbone}.{metric}",
+        "contrasts.csv",
+        "value_a value_b difference rank_a rank_b",
+    ),
+    Family("training.{setup}.{backbone}", "training.csv"),
+    Family("ending.{strategy}", "endings.csv"),
+    Family("published.{backbone}.{row}", "published_results.csv", without="source"),
+    Family("literature.{key}", "literature.csv", "value"),
+    Family("pair.{setup}.{backbone_a}.{backbone_b}.{metric}", "comparisons.csv", _PAIRED, _OWN),
+    Family(
+        "effect.{column}.{tested}.{strategy}.{split_policy}.{backbone}.{metric}",
+        "effects.csv",
+        _COMPARED,
+        where={"column": lambda column: column != "strategy"},
+        also="preprocessing",
+    ),
+    Family("gain.{setup}.{backbone}.{metric}", "effects.csv", _COMPARED, {"column": "strategy"}, also="tested"),
+    Family(
+        "curve.least.{setup}.{backbone}",
+        "learning_curves.csv",
+        _CURVE,
+        where={"train_fraction": lambda column: column == column.min()},
+        endings={"train_fraction": ".fraction"},
+    ),
+    Family(
+        "curve.all.{setup}.{backbone}",
+        "learning_curves.csv",
+        _CURVE,
+        where={"train_fraction": 1.0},
+        endings={"train_fraction": ".fraction"},
+    ),
+    Family("needed.{setup}.{backbone}", "lesions_needed.csv", endings={"value": ".value"}),
+    Family("decision.{setup}.{backbone}.{decision}.{point}.{metric}", "decisions.csv", where=_OWN | {"seed": "all"}),
+    Family("other_splits.{strategy}.{backbone}.{metric}", "other_splits.csv", also="split_policy preprocessing"),
+    Family("external.{setup}.{backbone}.{metric}", "external.csv", also="dataset arm train_fraction"),
+    Family("subgroup.{setup}.{backbone}.{variable}.{metric}", "subgroup_ranges.csv", also="class"),
+    Family("ranking.{setup}.{backbone}.{dx}.{metric}", "ranking.csv", without="approximate"),
+    Family("explained.{setup}.{backbone}", "explained.csv", also="seed"),
+    Family("feature_map.{strategy}.{preprocessing}.{backbone}", "feature_maps.csv"),
+)
+
+
+def collect_facts(tables: dict[str, pd.DataFrame]) -> Facts:
     """Name the facts of a study.
 
     Parameters
     ----------
-    tables : dict of pandas.DataFrame
+    tables
         As `skin_tl.reporting.tables.report_tables` gives them.
 
     Returns
@@ -133,143 +245,7 @@ def collect_facts(tables):
         training from scratch does with all) and ``gain`` (one strategy less another).
     """
     facts = Facts(tables)
-    setup = "{strategy}.{split_policy}.{preprocessing}"
-    counts = {"n_images": ".n_images", "n_lesions": ".n_lesions", "share_images": ".share_images"}
-    counts |= {"images_per_lesion": ".images_per_lesion", "n_lesions_seen_again": ".n_lesions_seen_again"}
-    facts.add("data.{dx}", "classes.csv", ["dx"], counts)
-    ways = tables["metadata_counts.csv"]
-    ways = ways[ways["field"] == "dx_type"]
-    facts.add("dx_type.{value}", "metadata_counts.csv", ["field", "value"], {"share_images": ".share_images"}, ways)
-    shape = {name: f".{name}" for name in ("width", "height", "n_images", "share_images")}
-    facts.add("image_size.{place}", "image_sizes.csv", ["place"], shape)
-    known = {"n_images_known": ".n_images_known", "share_known": ".share_known"}
-    shown = {"n_images": ".n_images", "n_lesions": ".n_lesions"} | known
-    subsets = tables["subsets.csv"]
-    identity = ["split_policy", "seed", "subset"]
-    facts.add("subset.{split_policy}.{subset}", "subsets.csv", identity, shown, subsets[subsets["seed"] == "all"])
-    facts.add("setting.{setting}", "settings.csv", ["setting"], {"value": ""})
-    sizes = ["n_parameters", "n_parameters_with_classifier", "n_parameters_presentation"]
-    sizes += ["parameters_difference", "imagenet_size", "n_features", "n_head", "head_share"]
-    facts.add("backbone.{backbone}", "backbones.csv", ["backbone"], {name: f".{name}" for name in sizes})
-    values = {"value": "", "ci_low": ".low", "ci_high": ".high", "seed_sd": ".sd", "rank": ".rank"}
-    values |= {"seed_min": ".min", "seed_max": ".max", "n_seeds_best": ".n_seeds_best", "n_images": ".n_images"}
-    values |= {f"random_{end}": f".random_{end}" for end in ("value", "low", "high")}
-    facts.add(f"score.{setup}.{{backbone}}.{{metric}}", "scores.csv", [*SETUP, "backbone", "metric"], values)
-    names = ["best", "best_value", "val_macro_f1", "first", "first_value", "second", "second_value"]
-    names += ["last", "last_value", "gap", "gap_to_last"]
-    names += ["n_seeds", "n_seeds_best", "majority_value", "gain"]
-    names += ["baseline", "baseline_value", "above_baseline", "ensemble_value", "ensemble_gain"]
-    names += ["lead", "lead_low", "lead_high", "lead_p", "real", "behind"]
-    facts.add(f"best.{setup}.{{metric}}", "setups.csv", [*SETUP, "metric"], {name: f".{name}" for name in names})
-    shape = ["precision", "recall", "f1_score", "support"]
-    shape += [f"published_{name}" for name in shape] + [f"{name}_difference" for name in shape[:3]] + ["missed"]
-    shape += [f"{name}_{end}" for name in ("precision", "recall", "f1_score") for end in ("low", "high")]
-    reports = tables["classification_reports.csv"]
-    identity = [*SETUP, "backbone", "row"]
-    facts.add(
-        f"class.{setup}.{{backbone}}.{{row}}",
-        "classification_reports.csv",
-        identity,
-        {name: f".{name}" for name in shape},
-        reports,
-    )
-    names = ["easiest", "easiest_f1", "hardest", "hardest_f1", "mel_taken_for", "mel_taken_for_share"]
-    names = {name: f".{name}" for name in names}
-    facts.add(f"extreme.{setup}.{{backbone}}", "extremes.csv", [*SETUP, "backbone"], names)
-    names = ["value_a", "value_b", "difference", "rank_a", "rank_b"]
-    identity = ["factor", "strategy", "other", "metric", "backbone"]
-    pattern = "contrast.{factor}.{strategy}.{other}.{backbone}.{metric}"
-    facts.add(pattern, "contrasts.csv", identity, {name: f".{name}" for name in names})
-    facts.add(f"training.{setup}.{{backbone}}", "training.csv", [*SETUP, "backbone"], {"epochs": ".epochs"})
-    if "endings.csv" in tables:
-        names = {name: f".{name}" for name in ("n_networks", "n_stopped", "late_gain", "flat")}
-        facts.add("ending.{strategy}", "endings.csv", ["strategy"], names)
-    names = {name: f".{name}" for name in ("precision", "recall", "f1_score", "support")}
-    facts.add("published.{backbone}.{row}", "published_results.csv", ["backbone", "row"], names)
-    facts.add("literature.{key}", "literature.csv", ["key"], {"value": ""})
-    _collect_evaluation(facts)
-    names = [
-        "n_tested",
-        "n_wrong",
-        "n_confident",
-        "sure",
-        "n_maps",
-        "n_hits",
-        "n_misses",
-        "n_errors",
-        "map_side",
-        "least_side",
-    ]
-    names += ["surest", "surest_dx", "surest_predicted", "middle_hits", "middle_misses", "likeness"]
-    identity = [*SETUP, "seed", "backbone"]
-    facts.add(f"explained.{setup}.{{backbone}}", "explained.csv", identity, {name: f".{name}" for name in names})
-    names = {name: f".{name}" for name in ("n_points", "n_images", "same", "by_chance")}
-    identity = ["strategy", "preprocessing", "backbone"]
-    facts.add("feature_map.{strategy}.{preprocessing}.{backbone}", "feature_maps.csv", identity, names)
+    for family in FAMILIES:
+        if family.file in tables:
+            family.collect(facts)
     return facts
-
-
-def _collect_evaluation(facts):
-    """Name the facts of the tables that `skin_tl.evaluation.scoring` made."""
-    tables, setup = facts.tables, "{strategy}.{split_policy}.{preprocessing}"
-    own = {"dataset": "internal", "arm": "main", "train_fraction": 1.0, "seed": "all"}
-
-    def of_own(name):
-        table = tables[name]
-        keep = np.ones(len(table), bool)
-        for column, value in own.items():
-            keep &= table[column] == value if column in table else True
-        return table[keep]
-
-    ends = {"ci_low": ".low", "ci_high": ".high"}
-    numbers = {"difference": ".difference", "p": ".p", "p_holm": ".p_holm", "real": ".real"} | ends
-    identity = ["dataset", "arm", "train_fraction", *SETUP, "backbone_a", "backbone_b", "metric"]
-    pattern = f"pair.{setup}.{{backbone_a}}.{{backbone_b}}.{{metric}}"
-    facts.add(pattern, "comparisons.csv", identity, numbers, of_own("comparisons.csv"))
-    numbers |= {"value_a": ".value_a", "value_b": ".value_b", "n_images": ".n_images", "n_lesions": ".n_lesions"}
-    identity = ["column", "tested", "strategy", "split_policy", "preprocessing", "backbone", "metric"]
-    pattern = "effect.{column}.{tested}.{strategy}.{split_policy}.{backbone}.{metric}"
-    effects = tables["effects.csv"]
-    facts.add(pattern, "effects.csv", identity, numbers, effects[effects["column"] != "strategy"])
-    pattern = f"gain.{setup}.{{backbone}}.{{metric}}"
-    facts.add(pattern, "effects.csv", identity, numbers, effects[effects["column"] == "strategy"])
-    _collect_transfer(facts)
-    identity = ["dataset", "arm", "train_fraction", "seed", *SETUP, "backbone", "decision", "point", "metric"]
-    pattern = f"decision.{setup}.{{backbone}}.{{decision}}.{{point}}.{{metric}}"
-    numbers = {"value": "", "n_lesions": ".n_lesions"} | ends
-    facts.add(pattern, "decisions.csv", identity, numbers, of_own("decisions.csv"))
-    names = ["n_splits", "n_images", "mean", "sd", "lowest", "highest", "typical_gap"]
-    names += ["published_first", "published_second", "published_gap", "share_as_far"]
-    identity = ["strategy", "backbone", "split_policy", "preprocessing", "metric"]
-    pattern = "other_splits.{strategy}.{backbone}.{metric}"
-    facts.add(pattern, "other_splits.csv", identity, {name: f".{name}" for name in names})
-    names = ["internal", "external", "difference", "n_images_internal", "n_images_external"]
-    names = {name: f".{name}" for name in names} | ends
-    identity = ["dataset", "arm", "train_fraction", *SETUP, "backbone", "metric"]
-    facts.add(f"external.{setup}.{{backbone}}.{{metric}}", "external.csv", identity, names)
-    names = ["n_subgroups", "n_conclusive", "lowest", "lowest_value", "highest", "highest_value"]
-    names += [f"{side}_{end}" for side in ("lowest", "highest") for end in ("low", "high", "share_nv")]
-    identity = [*SETUP, "backbone", "variable", "metric", "class"]
-    pattern = f"subgroup.{setup}.{{backbone}}.{{variable}}.{{metric}}"
-    facts.add(pattern, "subgroup_ranges.csv", identity, {name: f".{name}" for name in names})
-    names = {"value": "", "n_images": ".n_images", "n_lesions": ".n_lesions"} | ends
-    identity = [*SETUP, "backbone", "dx", "metric"]
-    facts.add(f"ranking.{setup}.{{backbone}}.{{dx}}.{{metric}}", "ranking.csv", identity, names)
-
-
-def _collect_transfer(facts):
-    """Name the facts of what transfer buys, where a study has more than one strategy or share of its lesions."""
-    if "learning_curves.csv" not in facts.tables:
-        return
-    setup = "{strategy}.{split_policy}.{preprocessing}"
-    names = {"value": "", "ci_low": ".low", "ci_high": ".high", "n_lesions": ".n_lesions"}
-    curves = facts.tables["learning_curves.csv"]
-    ends = {"least": curves["train_fraction"].min(), "all": 1.0}
-    for end, fraction in ends.items():
-        rows = curves[curves["train_fraction"] == fraction]
-        identity = [*SETUP, "backbone", "train_fraction"]
-        shown = names | {"train_fraction": ".fraction"}
-        facts.add(f"curve.{end}.{setup}.{{backbone}}", "learning_curves.csv", identity, shown, rows)
-    names = ["target", "n_lesions_all", "n_lesions", "train_fraction", "value", "saved"]
-    identity = [*SETUP, "backbone"]
-    facts.add(f"needed.{setup}.{{backbone}}", "lesions_needed.csv", identity, {name: f".{name}" for name in names})

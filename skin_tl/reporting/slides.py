@@ -8,6 +8,7 @@ same notebook gives the same bytes.
 
 import re
 from importlib import metadata
+from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
@@ -47,7 +48,7 @@ def reveal():
         raise SkinTLError(f"The slides need reveal.js from the package {PACKAGE}, which is missing. {again}") from None
     found = {}
     for kind, name in (("script", "reveal.js"), ("style", "reveal.css")):
-        file = package.locate_file(f"{_DIST}/{name}")
+        file = Path(str(package.locate_file(f"{_DIST}/{name}")))
         try:
             found[kind] = file.read_text(encoding="utf-8")
         except OSError:
