@@ -12,8 +12,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from skin_tl.evaluation.study_files import TEXTS, Setup
-from skin_tl.reporting.pieces import anchor_of, fact_html
-from skin_tl.reporting.texts import plain
+from skin_tl.reporting.pieces import anchor_of
+from skin_tl.reporting.texts import fact_html, plain
 from skin_tl.schema import CLASSES, SETUP
 from skin_tl.study import own_training
 

@@ -124,8 +124,3 @@ class Cells:
 def _data(value: Any, shown: str, part: str) -> Markup:
     part = Markup(' class="{}"').format(part) if part else ""
     return Markup('<data value="{}"{}>{}</data>').format(value, part, shown)
-
-
-def fact_html(value: Any, key: str, shown: str) -> Markup:
-    """Return a fact as HTML that carries its value and its key."""
-    return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, shown)

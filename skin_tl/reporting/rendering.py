@@ -5,18 +5,26 @@ everything it needs and asks the network for nothing, made by nbconvert with the
 the same page printed by WeasyPrint.  The same notebook gives the same bytes.
 """
 
+from __future__ import annotations
+
 import base64
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import nbformat
 from nbconvert.exporters import TemplateExporter
+from nbformat import NotebookNode
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, write_atomically, write_text
+
+if TYPE_CHECKING:
+    import weasyprint
 
 TEMPLATE = ROOT / "report" / "template"
 
@@ -40,7 +48,7 @@ class ReportExporter(TemplateExporter):
     file_extension = ".html"
     output_mimetype = "text/html"
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any):
         super().__init__(
             template_name=TEMPLATE.name,
             extra_template_basedirs=[str(TEMPLATE.parent)],
@@ -48,12 +56,12 @@ class ReportExporter(TemplateExporter):
             **options,
         )
 
-    def from_notebook_node(self, nb, resources=None, **keywords):
+    def from_notebook_node(self, nb: NotebookNode, resources: Any = None, **keywords: Any) -> tuple[Any, Any]:
         """Fill the template with the pieces of an executed notebook."""
         return super().from_notebook_node(nb, {**(resources or {}), **page_of(nb)}, **keywords)
 
 
-def read_notebook(path):
+def read_notebook(path: str | Path) -> NotebookNode:
     """Read an executed notebook; raise SkinTLError where it is absent."""
     try:
         return nbformat.read(path, as_version=4)
@@ -61,7 +69,7 @@ def read_notebook(path):
         raise SkinTLError(f"{path} is missing. Run the report notebook first (./run_all.sh does).") from None
 
 
-def pieces_of(notebook):
+def pieces_of(notebook: NotebookNode) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give what the cells of an executed notebook showed as pieces: pairs of HTML and what the piece says of itself.
 
     Raises
@@ -78,12 +86,12 @@ def pieces_of(notebook):
                 yield output.data["text/html"], about
 
 
-def page_of(notebook):
+def page_of(notebook: NotebookNode) -> dict[str, Any]:
     """Collect what the template shows from the outputs of an executed notebook.
 
     Parameters
     ----------
-    notebook : nbformat.NotebookNode
+    notebook
 
     Returns
     -------
@@ -116,14 +124,14 @@ def page_of(notebook):
     return {"page": page, "header": "\n".join(header), "sections": sections}
 
 
-def to_html(notebook):
-    """Turn an executed report notebook (nbformat.NotebookNode) into the text of one HTML page."""
+def to_html(notebook: NotebookNode) -> str:
+    """Turn an executed report notebook into the text of one HTML page."""
     text, _ = ReportExporter().from_notebook_node(notebook)
     return text
 
 
-def lay_out(page):
-    """Lay an HTML page (str) out on paper, weasyprint.Document; only data URIs and matplotlib's fonts are fetched."""
+def lay_out(page: str) -> weasyprint.Document:
+    """Lay an HTML page out on paper; only data URIs and matplotlib's fonts are fetched."""
     import weasyprint
     from weasyprint.text.fonts import FontConfiguration
     from weasyprint.urls import URLFetcher
@@ -142,8 +150,8 @@ def lay_out(page):
     return document.render(stylesheets=[css], font_config=configuration, pdf_tags=True)
 
 
-def to_pdf(page):
-    """Print an HTML page (str) to PDF, bytes."""
+def to_pdf(page: str) -> bytes:
+    """Print an HTML page to PDF."""
     document, date = lay_out(page), os.environ.get("SOURCE_DATE_EPOCH")
     # Without the system's library libharfbuzz-subset, fontTools cuts fonts to size and would date them.
     os.environ["SOURCE_DATE_EPOCH"] = date or "0"
@@ -154,10 +162,10 @@ def to_pdf(page):
             del os.environ["SOURCE_DATE_EPOCH"]
 
 
-def _with_pictures(page):
+def _with_pictures(page: str) -> str:
     """Return the page with its drawings as images: WeasyPrint styles and lays out each node of an inline one."""
 
-    def picture(found):
+    def picture(found: re.Match[str]) -> str:
         drawing, label = found["drawing"], found["label"]
         if drawing is None:
             labels.append(label)
@@ -167,17 +175,17 @@ def _with_pictures(page):
         data = base64.b64encode(drawing.encode()).decode()
         return f'<img class="drawing" alt="{alt}" {size} src="data:image/svg+xml;base64,{data}">'
 
-    labels = []
+    labels: list[str] = []
     parts = r'<div class="panels[^"]*" role="img" aria-label="(?P<label>[^"]*)"|(?P<drawing><svg .*?</svg>)'
     return re.sub(parts, picture, page, flags=re.DOTALL)
 
 
-def render_report(notebook, html_file, pdf_file):
+def render_report(notebook: str | Path, html_file: str | Path, pdf_file: str | Path) -> None:
     """Render an executed report notebook.
 
     Parameters
     ----------
-    notebook, html_file, pdf_file : str or pathlib.Path
+    notebook, html_file, pdf_file
         What is read, and what is written, each whole or not at all.
 
     Raises

@@ -43,7 +43,8 @@ class Report(Selection):
         """Return what the study is not: (kind, text, short text) of each banner."""
         kinds = {"synthetic": self.study.synthetic, "random": self.files.random_weights, "narrowed": self.narrowed}
         shown = [kind for kind, present in kinds.items() if present]
-        return [(kind, *(self.texts.caption("banners", kind, part) for part in ("text", "short"))) for kind in shown]
+        caption = self.texts.caption
+        return [(kind, caption("banners", kind, "text"), caption("banners", kind, "short")) for kind in shown]
 
     def header(self) -> Piece:
         """Return the title with its banners, and what the page as a whole needs to know."""

@@ -3,13 +3,17 @@
 Takes the tables of `skin_tl.evaluation.scoring`; gives DataFrames, each written as a CSV file of the report.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metric_list import names_of
 from skin_tl.evaluation.metrics import approximate, main_arm
-from skin_tl.evaluation.study_files import Setup
+from skin_tl.evaluation.study_files import Setup, StudyFiles
 from skin_tl.evaluation.subgroups import UNKNOWN
 from skin_tl.schema import BASELINES, CLASSES, RANDOM_WEIGHTS, SETUP, kind_of
 from skin_tl.study import command_of
@@ -26,7 +30,7 @@ PROBABILITY_SCORES = names_of(lambda metric: metric.shown == "probabilities")
 LESS_IS_BETTER = names_of(lambda metric: metric.less_is_better)
 
 
-def main_rows(files, metrics):
+def main_rows(files: StudyFiles, metrics: pd.DataFrame) -> pd.DataFrame:
     """Keep what the study's own runs scored on its own test subsets, over all images of them."""
     columns = {"dataset": "internal", "arm": "main", "subgroup": "all"}
     known = [*files.study.backbones, *(name for _, name in files.study.pseudo_runs)]
@@ -48,7 +52,7 @@ def main_rows(files, metrics):
     return metrics[keep]
 
 
-def score_table(metrics):
+def score_table(metrics: pd.DataFrame) -> pd.DataFrame:
     """Put the scores over all classes side by side, per set-up and backbone.
 
     Returns
@@ -89,14 +93,14 @@ def score_table(metrics):
     return table.drop(columns="turned")
 
 
-def with_control(scores, metrics):
+def with_control(scores: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """Put beside each backbone's scores those of the same backbone with random weights, where a study has them.
 
     Parameters
     ----------
-    scores : pandas.DataFrame
+    scores
         From `score_table`.
-    metrics : pandas.DataFrame
+    metrics
         Rows of ``metrics.csv``.
 
     Returns
@@ -110,14 +114,14 @@ def with_control(scores, metrics):
     return scores.merge(rows[[*keys, "random_value", "random_low", "random_high"]], on=keys, how="left")
 
 
-def of_backbones(table):
+def of_backbones(table: pd.DataFrame) -> pd.DataFrame:
     """Keep the rows of the backbones' own training on all of its training subset, scored on the study's own images."""
     table = main_arm(table)
     keep = table["backbone"].map(kind_of) == "backbone"
     return table[keep & (table["dataset"] == "internal")] if "dataset" in table else table[keep]
 
 
-def _lead(comparisons, setup, first, second):
+def _lead(comparisons: pd.DataFrame, setup: dict[str, Any], first: str, second: str | None) -> dict[str, Any]:
     """Return the paired comparison of two backbones, turned so that a positive lead is the first one's."""
     rows = Setup(*(setup[name] for name in SETUP)).of(comparisons[comparisons["dataset"] == "internal"])
     rows = rows[(rows["metric"] == setup["metric"]) & rows["backbone_a"].isin([first, second])]
@@ -133,18 +137,18 @@ def _lead(comparisons, setup, first, second):
     return found | {"real": bool(row["real"] and lead > 0), "behind": bool(row["real"] and lead < 0)}
 
 
-def setup_table(scores, comparisons, validated):
+def setup_table(scores: pd.DataFrame, comparisons: pd.DataFrame, validated: pd.DataFrame) -> pd.DataFrame:
     """Say for each set-up which backbone the validation subset selects, and how it compares by each metric.
 
     The test subset ranks the backbones and selects none: a score that has won on it is optimistically biased.
 
     Parameters
     ----------
-    scores : pandas.DataFrame
+    scores
         From `score_table`.
-    comparisons : pandas.DataFrame
+    comparisons
         ``comparisons.csv``.
-    validated : pandas.DataFrame
+    validated
         See `StudyFiles.validated`.
 
     Returns
@@ -202,7 +206,7 @@ def setup_table(scores, comparisons, validated):
     return pd.DataFrame(rows)
 
 
-def classification_reports(metrics, published):
+def classification_reports(metrics: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Lay the per-class metrics out as the presentation's classification reports, with its numbers beside.
 
     Averages are taken within each seed over the classes (``macro_avg``) or weighted by their number of test
@@ -259,7 +263,7 @@ _IN_REPORTS = {
 }
 
 
-def _report_intervals(metrics):
+def _report_intervals(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return the intervals of the cells of classification reports: `SETUP`, backbone, row, precision_low …"""
     means = metrics[metrics["seed"] == "all"]
     cells = []
@@ -275,7 +279,7 @@ def _report_intervals(metrics):
     return table.reset_index()
 
 
-def ranking_table(metrics):
+def ranking_table(metrics: pd.DataFrame) -> pd.DataFrame:
     """List ROC AUC and average precision of each diagnosis against the rest, means over the seeds.
 
     Returns
@@ -291,7 +295,7 @@ def ranking_table(metrics):
     return rows[[*SETUP, "backbone", "dx", "metric", *columns]].reset_index(drop=True)
 
 
-def subgroup_range_table(subgroups):
+def subgroup_range_table(subgroups: pd.DataFrame) -> pd.DataFrame:
     """Say for each set-up, backbone, variable and metric between which subgroups a score ranges.
 
     Only subgroups that allow a conclusion count, see `skin_tl.evaluation.subgroups.conclusive`; images whose trait is
@@ -326,7 +330,7 @@ def subgroup_range_table(subgroups):
     return pd.DataFrame(rows, columns=[*keys, "n_subgroups", "n_conclusive", *columns])
 
 
-def confusion_table(predictions):
+def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Count test images by true and predicted diagnosis, mean over the seeds.
 
     Returns
@@ -352,7 +356,7 @@ def confusion_table(predictions):
     return pd.DataFrame(rows)
 
 
-def extreme_table(reports, confusion):
+def extreme_table(reports: pd.DataFrame, confusion: pd.DataFrame) -> pd.DataFrame:
     """Say for each set-up and backbone which diagnosis is easiest and hardest, and what melanomas are taken for.
 
     Returns
@@ -374,7 +378,7 @@ def extreme_table(reports, confusion):
     return pd.DataFrame(rows)
 
 
-def contrast_table(scores):
+def contrast_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Compare the two split policies and the two preprocessings, all else equal.
 
     Returns

@@ -6,12 +6,16 @@ words ask for, taken from the pieces.  Without scripts, on a phone and on paper 
 same notebook gives the same bytes.
 """
 
+from __future__ import annotations
+
 import re
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from nbformat import NotebookNode
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import write_text
@@ -28,7 +32,7 @@ _ANCHOR = re.compile(r'<(?:figure|div class="table[^"]*") id="([^"]+)"')
 _PANEL = re.compile(r'<div class="panel( tall)?".*?</div>', re.DOTALL)
 
 
-def reveal():
+def reveal() -> dict[str, str]:
     """Read reveal.js from the package that ships it.
 
     Returns
@@ -58,12 +62,12 @@ def reveal():
     return found
 
 
-def deck_of(notebook):
+def deck_of(notebook: NotebookNode) -> dict[str, Any]:
     """Collect what the template of the slides shows from the outputs of an executed report notebook.
 
     Parameters
     ----------
-    notebook : nbformat.NotebookNode
+    notebook
 
     Returns
     -------
@@ -98,14 +102,15 @@ def deck_of(notebook):
 class _Pieces:
     """The figures and tables of a notebook by their anchor, each to be taken once: its ids are those of the page."""
 
-    def __init__(self, notebook):
-        self._pieces, self._taken = {}, set()
+    def __init__(self, notebook: NotebookNode):
+        self._pieces: dict[str, str] = {}
+        self._taken: set[tuple[str, str | None]] = set()
         for html, about in pieces_of(notebook):
             found = _ANCHOR.match(html.lstrip())
             if about.get("piece") and found:
                 self._pieces[found[1]] = html
 
-    def take(self, anchor, panel, alt):
+    def take(self, anchor: str, panel: str | None, alt: str) -> str:
         """Return the figure or table `anchor`, or one panel of it, described by `alt` where that is not empty."""
         place = f"#{anchor}" if panel is None else f"#{anchor}/{panel}"
         if anchor not in self._pieces:
@@ -125,7 +130,7 @@ class _Pieces:
         return re.sub(r'aria-label="[^"]*"', lambda _: f'aria-label="{alt}"', html, count=1) if alt else html
 
 
-def _slide(name, title, html, pieces):
+def _slide(name: str, title: str, html: str, pieces: _Pieces) -> dict[str, Any]:
     """Return one slide: its words, and what it shows beside or below them."""
     shown = [pieces.take(*found.groups()) for found in _SHOWN.finditer(html)]
     words = _SHOWN.sub("", html).strip()
@@ -140,8 +145,8 @@ def _slide(name, title, html, pieces):
     return about | {"shown": [Markup(piece) for piece in shown]}
 
 
-def to_html(notebook):
-    """Turn an executed report notebook (nbformat.NotebookNode) into the text of a deck of slides, one HTML page."""
+def to_html(notebook: NotebookNode) -> str:
+    """Turn an executed report notebook into the text of a deck of slides, one HTML page."""
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -149,12 +154,12 @@ def to_html(notebook):
     return template.get_template("slides.html.j2").render(deck, reveal=reveal())
 
 
-def render_slides(notebook, html_file):
+def render_slides(notebook: str | Path, html_file: str | Path) -> None:
     """Render the slides of an executed report notebook.
 
     Parameters
     ----------
-    notebook, html_file : str or pathlib.Path
+    notebook, html_file
         What is read, and what is written, whole or not at all.
 
     Raises

@@ -5,10 +5,14 @@ numbers; gives the tables of the report (pandas DataFrames, each written as a CS
 and the settings here.  `skin_tl.reporting.facts` names their cells.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from skin_tl.evaluation.study_files import TEXTS, published_results
+from skin_tl.evaluation.study_files import TEXTS, StudyFiles, published_results
 from skin_tl.evaluation.subgroups import MAX_WIDTH, MIN_LESIONS
 from skin_tl.registry import BACKBONES
 from skin_tl.reporting.score_tables import (
@@ -37,13 +41,13 @@ from skin_tl.study import penalties_beyond
 # Tables of the report, each from the files of the runs ---------------------------------------------------------
 
 
-def report_tables(files, evaluated):
+def report_tables(files: StudyFiles, evaluated: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Make every table that the report shows or takes a number from.
 
     Parameters
     ----------
-    files : StudyFiles
-    evaluated : dict of pandas.DataFrame
+    files
+    evaluated
         As `skin_tl.evaluation.scoring.read_evaluation` gives them.
 
     Returns
@@ -85,7 +89,7 @@ def report_tables(files, evaluated):
     }
 
 
-def class_table(metadata):
+def class_table(metadata: pd.DataFrame) -> pd.DataFrame:
     """Count images and lesions per diagnosis.
 
     Returns
@@ -111,12 +115,12 @@ def class_table(metadata):
     return pd.DataFrame(rows)
 
 
-def image_size_table(images):
+def image_size_table(images: dict[str, Any]) -> pd.DataFrame:
     """List the sizes that the image files have, as they were before they were squashed; the most frequent first.
 
     Parameters
     ----------
-    images : dict
+    images
         ``dataset/images.json``.
 
     Returns
@@ -130,7 +134,7 @@ def image_size_table(images):
     return table.assign(share_images=table["n_images"] / max(table["n_images"].sum(), 1))
 
 
-def metadata_counts(metadata):
+def metadata_counts(metadata: pd.DataFrame) -> pd.DataFrame:
     """Count images per value of dx_type, sex and localization, most frequent first.
 
     The values are shown as they stand in the metadata: whoever shows them must escape them.
@@ -145,7 +149,7 @@ def metadata_counts(metadata):
     return table
 
 
-def subset_table(splits):
+def subset_table(splits: pd.DataFrame) -> pd.DataFrame:
     """Count images and lesions per subset, and how many have another image of their lesion in training.
 
     Returns
@@ -176,7 +180,7 @@ def subset_table(splits):
     return pd.concat([table, means.assign(seed="all")[list(table.columns)]], ignore_index=True)
 
 
-def settings_table(files):
+def settings_table(files: StudyFiles) -> pd.DataFrame:
     """List the numbers of the study's settings: setting, value."""
     study = files.study
     numbers = {key: value for key, value in sorted(study.model_dump().items()) if type(value) in (int, float)}
@@ -205,7 +209,7 @@ def settings_table(files):
     return pd.DataFrame({"setting": list(numbers), "value": pd.Series(list(numbers.values()), dtype=object)})
 
 
-def penalty_choices(files):
+def penalty_choices(files: StudyFiles) -> dict[str, float]:
     """Say which penalties the heads of a study took, as a dict; empty where it trained no head, or had no choice.
 
     n_heads (those on random weights and of experiments among them), lowest_penalty_taken, highest_penalty_taken and
@@ -225,7 +229,7 @@ def penalty_choices(files):
     return found | {"lowest_penalty_taken": float(taken.min()), "highest_penalty_taken": float(taken.max())}
 
 
-def backbone_table(files, literature):
+def backbone_table(files: StudyFiles, literature: pd.DataFrame) -> pd.DataFrame:
     """List the backbones with their sizes, beside the number of parameters that the presentation gives.
 
     Returns

@@ -5,11 +5,14 @@ Takes the sources below ``report/text/<language>/`` (Markdown templates, ``label
 file, a key or a fact, is an error.
 """
 
+from __future__ import annotations
+
 import html
 import re
+from collections.abc import Iterable
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import mistune
@@ -19,6 +22,9 @@ from markupsafe import Markup
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.study_files import TEXTS
 
+if TYPE_CHECKING:
+    from skin_tl.reporting.facts import Fact, Facts
+
 NARROW_SPACE = "\u202f"
 NO_BREAK_SPACE = "\u00a0"
 MINUS = "\u2212"
@@ -27,21 +33,21 @@ SEPARATORS = {"en": (",", ".", ""), "fr": (NARROW_SPACE, ",", NARROW_SPACE)}
 """By language: what groups thousands, the decimal mark, and what stands before a percent sign."""
 
 
-def languages():
+def languages() -> list[str]:
     """Return the languages that the report can be written in, sorted list of str."""
     return sorted(path.parent.name for path in TEXTS.glob("*/labels.yaml"))
 
 
-def format_number(value, spec, language="en"):
+def format_number(value: float, spec: str, language: str = "en") -> str:
     """Write a number as a language writes it.
 
     Parameters
     ----------
-    value : int or float
+    value
         NaN gives an en dash.
-    spec : str
+    spec
         Of Python's format mini-language, for example ``,d``, ``.2f``, ``+.2f`` or ``.0%``.
-    language : str
+    language
         A key of `SEPARATORS`.
 
     Returns
@@ -68,14 +74,14 @@ def format_number(value, spec, language="en"):
     return "".join(marks.get(letter, letter) for letter in text)
 
 
-def format_p(value, language="en"):
+def format_p(value: float, language: str = "en") -> str:
     """Write a p-value: ``p = 0.012``, or ``p < 0.001``, with spaces at which no line breaks."""
     smallest = 0.001
     sign, shown = ("<", smallest) if value < smallest else ("=", value)
     return f"p{NO_BREAK_SPACE}{sign}{NO_BREAK_SPACE}{format_number(shown, '.3f', language)}"
 
 
-def typeset(text, language):
+def typeset(text: str, language: str) -> str:
     """Put typographic apostrophes, and in French the spaces at which no line breaks: before ; : ! ? » % and after «."""
     text = re.sub(r"(?<=\w)'(?=[\w\s*])", "’", text)
     if language != "fr":
@@ -90,9 +96,9 @@ class Labels:
 
     Parameters
     ----------
-    language : str
+    language
         Names a folder below ``report/text/``.
-    folder : pathlib.Path, optional
+    folder
         Holds the folders of languages.
 
     Raises
@@ -101,7 +107,7 @@ class Labels:
         When a label is first asked for, if the language has no ``labels.yaml``, or it is not valid.
     """
 
-    def __init__(self, language="en", folder=TEXTS):
+    def __init__(self, language: str = "en", folder: Path = TEXTS):
         self.language = language
         self.file = folder / language / "labels.yaml"
 
@@ -109,7 +115,7 @@ class Labels:
     def _labels(self) -> dict[str, Any]:
         return read_yaml(self.file)
 
-    def __call__(self, key, **fields):
+    def __call__(self, key: str, **fields: Any) -> str:
         """Return the label `key` (dots descend), its ``{fields}`` filled in."""
         found: Any = self._labels
         for part in key.split("."):
@@ -118,7 +124,7 @@ class Labels:
             raise SkinTLError(f"{self.file} has no label `{key}`. Add it.")
         return typeset(found.format(**fields), self.language)
 
-    def known(self, key, value):
+    def known(self, key: str, value: str) -> str:
         """Return the label ``key.value``, or `value` itself where the language has no word for it.
 
         For values of the metadata, which may be anything.
@@ -126,7 +132,7 @@ class Labels:
         words = self._labels.get(key, {})
         return typeset(words[value], self.language) if value in words else value
 
-    def number(self, value, spec):
+    def number(self, value: float, spec: str) -> str:
         """Write a number as the language writes it; see `format_number`."""
         return format_number(value, spec, self.language)
 
@@ -135,7 +141,7 @@ ENGLISH = Labels("en")
 
 
 @cache
-def labels(language="en"):
+def labels(language: str = "en") -> Labels:
     """Return the `Labels` of a language, read once."""
     return Labels(language)
 
@@ -158,11 +164,11 @@ class Texts:
 
     Parameters
     ----------
-    language : str
-    facts : skin_tl.reporting.facts.Facts
-    context : dict
+    language
+    facts
+    context
         What templates may look at besides: flags and lists, never numbers to be shown.
-    folder : pathlib.Path, optional
+    folder
         Holds the folders of languages.
 
     Notes
@@ -172,7 +178,7 @@ class Texts:
     ``labels.yaml`` and ``listing(items)`` for an enumeration.
     """
 
-    def __init__(self, language, facts, context, folder=TEXTS):
+    def __init__(self, language: str, facts: Facts, context: dict[str, Any], folder: Path = TEXTS):
         self.language, self.facts, self.folder = language, facts, folder / language
         self.labels = Labels(language, folder)
         self._captions = read_yaml(self.folder / "captions.yaml")
@@ -194,37 +200,36 @@ class Texts:
             "listing": self._listing,
         }
 
-    def _look_up(self, key):
+    def _look_up(self, key: str) -> Fact:
         if key not in self.facts:
             raise SkinTLError(f"no fact `{key}`")
         return self.facts[key]
 
-    def _fact(self, key, spec=None):
+    def _fact(self, key: str, spec: str | None = None) -> Markup:
         """Return a fact as HTML that carries its key."""
         value = self._look_up(key).value
         shown = plain(value) if spec is None else format_number(value, spec, self.language)
-        return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, shown)
+        return fact_html(value, key, shown)
 
-    def _p_value(self, key):
+    def _p_value(self, key: str) -> Markup | str:
         """Return a p-value as HTML that carries its key: ``p = 0.012``, or ``p < 0.001``; in words if there is none."""
         if key not in self.facts and f"{key.rpartition('.')[0]}.real" in self.facts:
             return self.labels("not_testable")
         value = self._look_up(key).value
-        shown = format_p(value, self.language)
-        return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, shown)
+        return fact_html(value, key, format_p(value, self.language))
 
-    def _listing(self, items):
+    def _listing(self, items: Iterable[object]) -> Markup:
         """Join items as an enumeration: ``A, B and C``."""
-        items = [item if isinstance(item, Markup) else plain(item) for item in items]
-        if len(items) < 2:
-            return Markup("").join(items)
-        return Markup(", ").join(items[:-1]) + f" {self.labels('and')} " + items[-1]
+        shown = [item if isinstance(item, Markup) else plain(item) for item in items]
+        if len(shown) < 2:
+            return Markup("").join(shown)
+        return Markup(", ").join(shown[:-1]) + f" {self.labels('and')} " + shown[-1]
 
-    def prose(self, name, **context):
+    def prose(self, name: str, **context: Any) -> str:
         """Return the text ``<name>.md``, filled in, as HTML."""
         return to_html(typeset(self._render(f"{name}.md", **context), self.language))
 
-    def caption(self, kind, key, part, **context):
+    def caption(self, kind: str, key: str, part: str, **context: Any) -> str:
         """Return a part (``caption``, ``alt``) of the entry `key` of `kind` in captions.yaml, as inline HTML."""
         try:
             source = self._captions[kind][key][part]
@@ -232,7 +237,7 @@ class Texts:
             raise SkinTLError(f"{self.folder / 'captions.yaml'} has no `{kind}: {key}: {part}`. Add it.") from None
         return typeset(self._render(source, f"captions.yaml, {kind}: {key}", **context).strip(), self.language)
 
-    def _render(self, name, source=None, **context):
+    def _render(self, name: str, source: str | None = None, **context: Any) -> str:
         place = self.folder / (source or name)
         try:
             template = self._templates.from_string(name) if source else self._templates.get_template(name)
@@ -243,12 +248,17 @@ class Texts:
             raise SkinTLError(f"{place}: {error}. Correct the text, or the facts that it asks for.") from None
 
 
-def plain(text):
+def fact_html(value: object, key: str, shown: str) -> Markup:
+    """Return a fact as HTML that carries its value and its key."""
+    return Markup('<data value="{}" data-fact="{}">{}</data>').format(value, key, shown)
+
+
+def plain(text: object) -> Markup:
     """Escape text so that neither HTML nor Markdown sees anything in it but its letters."""
     return Markup(re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark[0])};", str(text)))
 
 
-def without_tags(markup):
+def without_tags(markup: object) -> str:
     """Return inline HTML as plain text, for an attribute."""
     return html.unescape(re.sub(r"<[^>]*>", "", str(markup)))
 
@@ -262,4 +272,9 @@ class _Renderer(mistune.HTMLRenderer):
         return f'<h{level} id="{name}">{title}</h{level}>\n'
 
 
-to_html = mistune.create_markdown(renderer=_Renderer(escape=False))
+_markdown = mistune.create_markdown(renderer=_Renderer(escape=False))
+
+
+def to_html(text: str) -> str:
+    """Turn Markdown, in which each heading ends in its id, into HTML."""
+    return str(_markdown(text))

@@ -3,15 +3,18 @@
 Takes the histories and records of a study's runs; gives DataFrames, each written as a CSV file of the report.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from skin_tl.data.splits import draw_fraction
 from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.study_files import StudyFiles
 from skin_tl.registry import transform_of
-from skin_tl.reporting.score_tables import (
-    of_backbones,
-)
+from skin_tl.reporting.score_tables import of_backbones
 from skin_tl.schema import CLASSES, RANDOM_WEIGHTS, SETUP
 from skin_tl.study import SMOOTHED, command_of
 
@@ -19,7 +22,7 @@ FLAT = 0.01
 """A learning curve has flattened where the best validation macro F1 rises by less in the last fifth of its epochs."""
 
 
-def training_table(history):
+def training_table(history: pd.DataFrame) -> pd.DataFrame:
     """Say how long heads or networks trained: per set-up and backbone, the mean number of epochs over the seeds.
 
     Of a network that is fine-tuned, the epochs of its head, before, do not count.
@@ -30,7 +33,7 @@ def training_table(history):
     return length.groupby([*SETUP, "backbone"], sort=True).mean().rename("epochs").reset_index()
 
 
-def ending_table(files):
+def ending_table(files: StudyFiles) -> pd.DataFrame:
     """Say how the training of whole networks ended, as far as they learned from all training lesions.
 
     Returns
@@ -64,7 +67,7 @@ def ending_table(files):
     return pd.DataFrame(rows)
 
 
-def rate_table(files):
+def rate_table(files: StudyFiles) -> pd.DataFrame:
     """Say what whole networks reached on their validation subsets with each learning rate, on all training lesions.
 
     Returns
@@ -86,7 +89,7 @@ def rate_table(files):
     return pd.DataFrame(rows, columns=columns)
 
 
-def transfer_tables(files, metrics):
+def transfer_tables(files: StudyFiles, metrics: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Make the tables of what transfer buys.
 
     Returns
@@ -102,7 +105,7 @@ def transfer_tables(files, metrics):
     }
 
 
-def learning_curve_table(files, metrics):
+def learning_curve_table(files: StudyFiles, metrics: pd.DataFrame) -> pd.DataFrame:
     """Put macro F1 beside the number of lesions that were learned from, for each of the study's `curves`.
 
     Returns
@@ -140,7 +143,7 @@ def learning_curve_table(files, metrics):
     return pd.DataFrame(rows)
 
 
-def _lesions_of_fraction(files, fraction):
+def _lesions_of_fraction(files: StudyFiles, fraction: float) -> float:
     """Count the lesions that the main set-up's training subsets hold of a fraction, mean over the seeds."""
     splits = files.splits.astype({"image_id": str})
     train = splits[(splits["split_policy"] == files.main_setup.split_policy) & (splits["subset"] == "train")]
@@ -148,7 +151,7 @@ def _lesions_of_fraction(files, fraction):
     return float(np.mean([len(draw_fraction(part, fraction, int(seed))) for seed, part in train.groupby("seed")]))
 
 
-def lesions_needed_table(curves):
+def lesions_needed_table(curves: pd.DataFrame) -> pd.DataFrame:
     """Say how many training lesions each transfer strategy needs to reach what training from scratch does with all.
 
     Returns
@@ -174,7 +177,7 @@ def lesions_needed_table(curves):
     return pd.DataFrame(rows, columns=columns)
 
 
-def cost_table(files, curves):
+def cost_table(files: StudyFiles, curves: pd.DataFrame) -> pd.DataFrame:
     """Put what each strategy costs beside what it reaches with all training lesions.
 
     Its times are of one head or network: the pass that computes the features, which all heads share, and the mean over
@@ -205,13 +208,13 @@ def cost_table(files, curves):
     return pd.DataFrame(rows)
 
 
-def _alike(files, row):
+def _alike(files: StudyFiles, row: dict[str, Any]) -> list[str]:
     """Return the scalings of a study under which a backbone's computations are those of this row, which share them."""
     transform = transform_of(row["backbone"], row["preprocessing"])
     return [name for name in files.study.preprocessings if transform_of(row["backbone"], name) == transform]
 
 
-def _seconds_of_one(files, row):
+def _seconds_of_one(files: StudyFiles, row: dict[str, Any]) -> float:
     """Return what one head or network with all training lesions took, NaN where the run did not note it."""
     timings = files.runs[row["strategy"], row["backbone"]]["timings"]
     kind = "heads" if row["strategy"] == "feature_extraction" else "networks"
@@ -224,7 +227,7 @@ def _seconds_of_one(files, row):
     return passed + sum(noted) / n_trained if noted else np.nan
 
 
-def _images_per_second(files, row):
+def _images_per_second(files: StudyFiles, row: dict[str, Any]) -> float:
     """Return how fast a network predicts: as it was noted, or by the pass that computed the features of all images."""
     run = files.runs[row["strategy"], row["backbone"]]
     if row["strategy"] != "feature_extraction":
@@ -233,7 +236,7 @@ def _images_per_second(files, row):
     return len(files.metadata) / seconds if seconds else np.nan
 
 
-def run_table(files):
+def run_table(files: StudyFiles) -> pd.DataFrame:
     """List the runs with their cost: the one table with times and dates in it.
 
     Returns
@@ -257,7 +260,7 @@ def run_table(files):
     return pd.DataFrame(rows)
 
 
-def fingerprint_table(files):
+def fingerprint_table(files: StudyFiles) -> pd.DataFrame:
     """List what identifies the input of the runs: kind, name, value (all text)."""
     found: dict[tuple[str, str], str] = {}
     for (strategy, backbone), run in files.runs.items():

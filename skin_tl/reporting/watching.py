@@ -4,8 +4,13 @@ Takes what a network has reached after each epoch: a row of its history, and its
 subset; gives a log for TensorBoard (``./run_all.sh tensorboard``) and, in a notebook, curves that follow the training.
 """
 
+from __future__ import annotations
+
 import io
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,30 +31,32 @@ class EpochLog:
 
     Parameters
     ----------
-    folder : pathlib.Path
+    folder
         Of this network alone; what an earlier start wrote there is replaced.
-    backbone : str
+    backbone
         Title of the confusion matrices.
-    history : list of dict
+    history
         Rows of the epochs that are behind it, see `add`.
-    confusions : list
+    confusions
         Their confusion matrices.
     """
 
-    def __init__(self, folder, backbone, history=(), confusions=()):
+    def __init__(
+        self, folder: Path, backbone: str, history: Sequence[dict[str, Any]] = (), confusions: Sequence[np.ndarray] = ()
+    ):
         shutil.rmtree(folder, ignore_errors=True)
         self.writer, self.backbone = SummaryWriter(str(folder)), backbone
         for row, confusion in zip(history, confusions, strict=True):
             self.add(row, confusion)
 
-    def add(self, row, confusion):
+    def add(self, row: dict[str, Any], confusion: np.ndarray) -> None:
         """Log an epoch.
 
         Parameters
         ----------
-        row : dict
+        row
             epoch (from 1), loss, accuracy, macro_f1, and these with ``val_``.
-        confusion : array_like
+        confusion
             (7, 7) images of the validation subset by diagnosis and predicted diagnosis.
         """
         for name in SCALARS:
@@ -59,12 +66,12 @@ class EpochLog:
         self.writer.add_image("confusion_matrix/validation", image, row["epoch"], dataformats="HWC")
         self.writer.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Write what is not yet in the file."""
         self.writer.close()
 
 
-def _confusion_image(confusion, backbone):
+def _confusion_image(confusion: np.ndarray, backbone: str) -> np.ndarray:
     """Draw a confusion matrix, (height, width, 3) uint8."""
     counts = pd.DataFrame(confusion, pd.Index(CLASSES, name="dx"), pd.Index(CLASSES, name="predicted"))
     table = counts.stack().rename("n_images").reset_index().assign(backbone=backbone)
@@ -79,18 +86,18 @@ class LiveCurves:
 
     Parameters
     ----------
-    backbone, strategy : str
+    backbone, strategy
     """
 
-    def __init__(self, backbone, strategy):
+    def __init__(self, backbone: str, strategy: str):
         self.backbone, self.strategy, self.shown = backbone, strategy, None
 
-    def __call__(self, history):
+    def __call__(self, history: pd.DataFrame | None) -> None:
         """Draw a history; None ends it.
 
         Parameters
         ----------
-        history : pandas.DataFrame, optional
+        history
             As `skin_tl.models.training.train_run` gives it, of the networks trained so far.
         """
         from IPython.display import HTML, display
