@@ -14,6 +14,7 @@ from markupsafe import Markup
 from skin_tl.evaluation.study_files import TEXTS, Setup
 from skin_tl.reporting.pieces import anchor_of
 from skin_tl.reporting.texts import fact_html, plain
+from skin_tl.reporting.verdicts import Verdicts
 from skin_tl.schema import CLASSES, SETUP
 from skin_tl.study import own_training
 
@@ -113,81 +114,13 @@ def _other_splits_setup(report: Selection) -> str:
 
 
 def _findings(report: Selection) -> dict[str, Any]:
-    """Return what was found: rankings, differences that are statistically significant, and what they mean."""
-    facts = report.facts
+    """Return what was found: verdicts, rankings and effects."""
     same = report.tables["backbones.csv"]["parameters_difference"].dropna() == 0
-    columns = set(report.tables["effects.csv"]["column"])
-    measured = {"leakage": "arm" in columns, "scaling": "preprocessing" in columns}
-    measured["test_subset"] = len(report.tables["other_splits.csv"]) > 0
-
-    def moves(key: str) -> bool:
-        return facts[f"{key}.rank_a"].value != facts[f"{key}.rank_b"].value
-
     return {
-        "gains": lambda backbone: _gains(report, backbone),
-        "against_scratch": lambda: _against_scratch(report),
-        "random_control": _random_control(report),
+        "verdict": Verdicts(report),
+        "ranked": report.ranked,
+        "effects": report.effects,
+        "has_middle": report.has_middle,
         "n_stated": len(same),
         "parameters_agree": bool(same.all()),
-        "isolated": [name for name, found in measured.items() if found],
-        "ranked": report.ranked,
-        "pairs": lambda setup, metric: _pairs(report, setup, metric),
-        "effects": report.effects,
-        "real_effects": lambda key, names: [n for n in names if facts[f"{key}{n}.macro_f1.real"].value],
-        "moved": lambda key, names: [n for n in names if moves(f"{key}{n}.macro_f1")],
-        "has_middle": report.has_middle,
     }
-
-
-def _pairs(report: Selection, setup: Setup, metric: str) -> list[dict[str, Any]]:
-    """Return the compared pairs of a set-up, list of dict: better, worse, key (of its facts) and real."""
-    table = setup.of(report.tables["comparisons.csv"])
-    rows = []
-    for row in table[(table["metric"] == metric) & (table["dataset"] == "internal")].to_dict("records"):
-        a, b = row["backbone_a"], row["backbone_b"]
-        better, worse = (a, b) if row["difference"] >= 0 else (b, a)
-        key = f"pair.{setup.key}.{a}.{b}.{metric}"
-        rows.append({"better": better, "worse": worse, "key": key, "real": bool(row["real"])})
-    return rows
-
-
-def _gains(report: Selection, backbone: str) -> list[dict[str, Any]]:
-    """Return the compared pairs of strategies, list of dict: a, b (labels), key (facts of a less b) and real."""
-    table = report.tables["effects.csv"]
-    table = table[(table["column"] == "strategy") & (table["metric"] == "macro_f1") & (table["backbone"] == backbone)]
-    rows = []
-    for row in table.to_dict("records"):
-        setup = Setup(row["strategy"], row["split_policy"], row["preprocessing"])
-        if (setup.split_policy, setup.preprocessing) == (report.main.split_policy, report.main.preprocessing):
-            names = {side: report.labels(f"strategy.{row[side]}") for side in "ab"}
-            rows.append(names | {"key": f"gain.{setup.key}.{backbone}.macro_f1", "real": bool(row["real"])})
-    return rows
-
-
-def _against_scratch(report: Selection) -> tuple[str, bool]:
-    """Return the key of the main strategy less training from scratch, and whether it is not clearly above."""
-    setup = report.main
-    of_both = f"{setup.strategy}/from_scratch.{setup.split_policy}.{setup.preprocessing}"
-    key = f"gain.{of_both}.{report.best(setup)}.macro_f1"
-    if f"{key}.difference" not in report.facts:
-        return key, False
-    return key, not (report.facts[f"{key}.real"].value and report.facts[f"{key}.difference"].value > 0)
-
-
-def _random_control(report: Selection) -> dict[str, Any]:
-    """Return what pretrained weights of frozen backbones are worth against random ones, by macro F1.
-
-    Returns
-    -------
-    dict
-        key (beginning of the facts' keys), names (the backbones with this control, none in a study without), and of
-        these better, worse and open: the difference is significant and above 0, below 0, or not significant.
-    """
-    policy = report.main.split_policy
-    table = next((part for (_, of), part in report.effects("weights") if of == policy), None)
-    found = {"key": f"effect.weights.all.feature_extraction.{policy}."}
-    if table is None:
-        return found | {name: [] for name in ("names", "better", "worse", "open")}
-    above, real = table["difference"] > 0, table["real"].astype(bool)
-    sides = {"better": real & above, "worse": real & ~above, "open": ~real}
-    return found | {"names": list(table["backbone"])} | {k: list(table["backbone"][v]) for k, v in sides.items()}

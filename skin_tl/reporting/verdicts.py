@@ -1,0 +1,189 @@
+"""Verdicts: what the numbers of a study mean, each decided once for the texts of all languages.
+
+In: facts, and what is selected of a study.  Out: short words by which a template chooses among sentences, and the names
+of the backbones that each holds for.  A difference is *open* where it is not statistically significant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from skin_tl.evaluation.study_files import Setup
+
+if TYPE_CHECKING:
+    from skin_tl.reporting.selection import Selection
+
+
+class Verdicts:
+    """What templates call ``verdict``; see the properties and methods."""
+
+    def __init__(self, report: Selection):
+        self._report, self._facts = report, report.facts
+        self._ahead = f"best.{report.main.key}.macro_f1"
+
+    def _value(self, key: str) -> Any:
+        return self._facts[key].value
+
+    # Is knowledge transferred?
+
+    @cached_property
+    def control(self) -> dict[str, Any]:
+        """What pretrained weights of frozen backbones are worth against random ones, by macro F1.
+
+        Of ``names`` (the backbones with this control, none in a study without) ``of`` gives the verdict by name:
+        better, worse or open; ``better`` names the first.  ``all`` is all (better with each backbone), some, open
+        (with each) or none.  ``key`` begins the facts' keys.
+        """
+        policy = self._report.main.split_policy
+        table = next((part for (_, of), part in self._report.effects("weights") if of == policy), None)
+        of = {}
+        for row in [] if table is None else table.to_dict("records"):
+            of[row["backbone"]] = "open" if not row["real"] else "better" if row["difference"] > 0 else "worse"
+        better, found = [name for name in of if of[name] == "better"], set(of.values())
+        whole = "some" if better else "open" if found == {"open"} else "none"
+        whole = "all" if found == {"better"} else whole
+        key = f"effect.weights.all.feature_extraction.{policy}."
+        return {"key": key, "names": list(of), "of": of, "better": better, "all": whole}
+
+    @cached_property
+    def scratch(self) -> str:
+        """How the same network does that is trained from scratch: better, open, worse, or none where there is none."""
+        key = self.scratch_key
+        if f"{key}.difference" not in self._facts:
+            return "none"
+        if not self._value(f"{key}.real"):
+            return "open"
+        return "worse" if self._value(f"{key}.difference") > 0 else "better"
+
+    @property
+    def scratch_key(self) -> str:
+        """The key of the main strategy less training from scratch."""
+        main = self._report.main
+        of_both = f"{main.strategy}/from_scratch.{main.split_policy}.{main.preprocessing}"
+        return f"gain.{of_both}.{self._report.best(main)}.macro_f1"
+
+    @property
+    def unbeaten(self) -> bool:
+        """Whether training from scratch is not clearly worse."""
+        return self.scratch in ("open", "better")
+
+    @cached_property
+    def baseline(self) -> str:
+        """How the best backbone does against the best baseline: above, overlap (of the intervals) or below."""
+        if self._value(f"{self._ahead}.above_baseline"):
+            return "above"
+        higher = self._value(f"{self._ahead}.best_value") > self._value(f"{self._ahead}.baseline_value")
+        return "overlap" if higher else "below"
+
+    @cached_property
+    def transfer(self) -> str:
+        """The answer to whether knowledge can be transferred, by what decides it.
+
+        random_weights or from_scratch (nothing was transferred), control (with random weights), scratch_better or
+        scratch_open (against training from scratch), or what `baseline` says.
+        """
+        if self._report.files.random_weights:
+            return "random_weights"
+        if self._report.main.strategy == "from_scratch":
+            return "from_scratch"
+        if self.unbeaten:
+            return f"scratch_{self.scratch}"
+        return "control" if self.control["names"] else self.baseline
+
+    @property
+    def transferred(self) -> bool:
+        """Whether it is shown that pretrained weights carry knowledge over."""
+        return bool(self.control["better"]) if self.control["names"] else self.baseline == "above"
+
+    # Differences
+
+    def lead(self, ahead: str) -> str:
+        """Return how a set-up's selected backbone compares with the next: ahead, behind or open; `ahead` is its key."""
+        if self._value(f"{ahead}.real"):
+            return "ahead"
+        return "behind" if self._value(f"{ahead}.behind") else "open"
+
+    def pairs(self, setup: Setup, metric: str) -> list[dict[str, Any]]:
+        """Return the compared pairs of a set-up: better, worse, key (of its facts) and real."""
+        table = setup.of(self._report.tables["comparisons.csv"])
+        rows = []
+        for row in table[(table["metric"] == metric) & (table["dataset"] == "internal")].to_dict("records"):
+            a, b = row["backbone_a"], row["backbone_b"]
+            better, worse = (a, b) if row["difference"] >= 0 else (b, a)
+            key = f"pair.{setup.key}.{a}.{b}.{metric}"
+            rows.append({"better": better, "worse": worse, "key": key, "real": bool(row["real"])})
+        return rows
+
+    def gains(self, backbone: str) -> list[dict[str, Any]]:
+        """Return the compared pairs of strategies: a, b (labels), key (facts of a less b) and verdict (real, open)."""
+        table, main = self._report.tables["effects.csv"], self._report.main
+        keep = (table["column"] == "strategy") & (table["metric"] == "macro_f1") & (table["backbone"] == backbone)
+        keep &= (table["split_policy"] == main.split_policy) & (table["preprocessing"] == main.preprocessing)
+        rows = []
+        for row in table[keep].to_dict("records"):
+            names = {side: self._report.labels(f"strategy.{row[side]}") for side in "ab"}
+            key = f"gain.{Setup(row['strategy'], main.split_policy, main.preprocessing).key}.{backbone}.macro_f1"
+            rows.append(names | {"key": key, "verdict": "real" if row["real"] else "open"})
+        return rows
+
+    def effects(self, key: str, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return for which backbones an effect on macro F1 is real and for which open; `key` begins the facts' keys."""
+        real = [name for name in names if self._value(f"{key}{name}.macro_f1.real")]
+        return real, [name for name in names if name not in real]
+
+    def moved(self, key: str, names: Sequence[str]) -> list[str]:
+        """Return the backbones whose rank differs between two set-ups."""
+        ranks = {name: [self._value(f"{key}{name}.macro_f1.rank_{end}") for end in "ab"] for name in names}
+        return [name for name, (a, b) in ranks.items() if a != b]
+
+    def interval(self, key: str) -> str:
+        """Return where the interval of a difference lies: above or below zero, or open."""
+        if self._value(f"{key}.low") > 0:
+            return "above"
+        return "below" if self._value(f"{key}.high") < 0 else "open"
+
+    def needed(self, setup: Setup, backbone: str) -> str:
+        """Return what it takes to reach training from scratch: trivial (nothing is reached), none, all or part."""
+        scratch = next(curve for curve in self._report.curves if curve.strategy == "from_scratch").key
+        score = f"score.{scratch}.{backbone}.macro_f1"
+        if self._value(f"{score}.low") <= self._value(f"best.{scratch}.macro_f1.majority_value"):
+            return "trivial"
+        need = f"needed.{setup.key}.{backbone}"
+        if f"{need}.n_lesions" not in self._facts:
+            return "none"
+        return "all" if self._value(f"{need}.train_fraction") == 1 else "part"
+
+    @property
+    def reachable(self) -> bool:
+        """Whether training from scratch reaches more than a trivial score with any backbone."""
+        return any(self.needed(self._report.main, name) != "trivial" for name in self._report.study.backbones)
+
+    # What may mislead
+
+    @cached_property
+    def accuracy_flatters(self) -> bool:
+        """Whether the selected backbone's accuracy is higher than its macro F1."""
+        main = self._report.main
+        accuracy = self._value(f"score.{main.key}.{self._report.best(main)}.accuracy")
+        return accuracy > self._value(f"{self._ahead}.best_value")
+
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """Keys of what further splits show, by backbone; none in a study with fewer than two of them."""
+        keys = {name: f"other_splits.feature_extraction.{name}.macro_f1" for name in self._report.study.backbones}
+        return {name: key for name, key in keys.items() if f"{key}.sd" in self._facts}
+
+    @property
+    def lead_proves_nothing(self) -> bool:
+        """Whether, with each backbone, two random splits are often as far apart as the presentation's first two."""
+        return all(self._value(f"{key}.share_as_far") > 0.05 for key in self.splits.values())
+
+    @property
+    def isolated(self) -> list[str]:
+        """Which of the three flaws of the presentation's experiment this study measures on its own."""
+        columns = set(self._report.tables["effects.csv"]["column"])
+        measured = {"leakage": "arm" in columns, "scaling": "preprocessing" in columns}
+        measured["test_subset"] = len(self._report.tables["other_splits.csv"]) > 0
+        return [name for name, found in measured.items() if found]
