@@ -283,10 +283,10 @@ def name_rows(axes: Axes, names: Sequence[str], linespacing: float = 1.1) -> Non
 
 
 def rows_figure(
-    names: Iterable[str], width: float = 4.6, margin: float = 1.0, height: float = 0.42
+    backbones: Iterable[str], labels: Labels, width: float = 4.6, margin: float = 1.0, height: float = 0.42
 ) -> tuple[Drawing, Axes]:
-    """Return a figure and its axes, a row for each of `names` from the bottom up; `margin` and `height` in inches."""
-    names = [in_lines(name) for name in names]
+    """Return a figure and its axes, a row for each backbone from the bottom up; `margin` and `height` in inches."""
+    names = [in_lines(backbone_name(backbone, labels)) for backbone in backbones]
     figure, axes = new_figure(width, margin + height * len(names))
     name_rows(axes, names, linespacing=1.05)
     axes.set_ylim(-0.5, len(names) - 0.35)

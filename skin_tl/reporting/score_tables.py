@@ -121,20 +121,19 @@ def of_backbones(table: pd.DataFrame) -> pd.DataFrame:
     return table[keep & (table["dataset"] == "internal")] if "dataset" in table else table[keep]
 
 
-def _lead(comparisons: pd.DataFrame, setup: dict[str, Any], first: str, second: str | None) -> dict[str, Any]:
-    """Return the paired comparison of two backbones, turned so that a positive lead is the first one's."""
-    rows = Setup(*(setup[name] for name in SETUP)).of(comparisons[comparisons["dataset"] == "internal"])
-    rows = rows[(rows["metric"] == setup["metric"]) & rows["backbone_a"].isin([first, second])]
-    rows = rows[rows["backbone_b"].isin([first, second])]
-    if rows.empty:
+def _lead(comparisons: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
+    """Return the paired comparison of best and second of a row of `setup_table`, a positive lead is that of best."""
+    pair = {row["best"], row["second"]}
+    keep = (comparisons["dataset"] == "internal") & (comparisons["metric"] == row["metric"])
+    keep &= comparisons["backbone_a"].isin(pair) & comparisons["backbone_b"].isin(pair)
+    if not keep.any():
         return dict.fromkeys(("lead", "lead_low", "lead_high", "lead_p", "real", "behind"), np.nan)
-    row = rows.iloc[0]
-    ends = [row["ci_low"], row["ci_high"]]
-    if row["backbone_a"] != first:
-        ends = [-end for end in reversed(ends)]
-    lead = row["difference"] if row["backbone_a"] == first else -row["difference"]
-    found = {"lead": lead, "lead_low": ends[0], "lead_high": ends[1], "lead_p": row["p_holm"]}
-    return found | {"real": bool(row["real"] and lead > 0), "behind": bool(row["real"] and lead < 0)}
+    found = comparisons[keep].iloc[0]
+    lead, low, high = found["difference"], found["ci_low"], found["ci_high"]
+    if found["backbone_a"] != row["best"]:
+        lead, low, high = -lead, -high, -low
+    ends = {"lead": lead, "lead_low": low, "lead_high": high, "lead_p": found["p_holm"]}
+    return ends | {"real": bool(found["real"] and lead > 0), "behind": bool(found["real"] and lead < 0)}
 
 
 def setup_table(scores: pd.DataFrame, comparisons: pd.DataFrame, validated: pd.DataFrame) -> pd.DataFrame:
@@ -167,42 +166,24 @@ def setup_table(scores: pd.DataFrame, comparisons: pd.DataFrame, validated: pd.D
     rows = []
     own = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
     for keys, part in own.groupby([*SETUP, "metric"], sort=False):
-        setup = dict(zip([*SETUP, "metric"], keys, strict=True))
-        part = part.sort_values("rank")
-        selected = Setup(*keys[:3]).of(validated).set_index("backbone")["val_macro_f1"]
+        setup, row = Setup(*keys[:3]), dict(zip([*SETUP, "metric"], keys, strict=True))
+        part, of_metric = part.sort_values("rank"), scores[scores["metric"] == row["metric"]]
+        selected = setup.of(validated).set_index("backbone")["val_macro_f1"]
         chosen = part["backbone"] == selected.idxmax()
-        first, best, last = part.iloc[0], part[chosen].iloc[0], part.iloc[-1]
-        second = part[~chosen].iloc[0] if len(part) > 1 else None
-        of_metric = scores[scores["metric"] == setup["metric"]]
-        of_baselines = Setup(*keys[:3]).baselines_of(of_metric).set_index("backbone").loc[list(BASELINES)]
-        baselines = of_baselines["value"]
-        ensemble = Setup(*keys[:3]).of(of_metric[of_metric["kind"] == "ensemble"])["value"].mean()
-        rows.append(
-            setup
-            | {
-                "best": best["backbone"],
-                "best_value": best["value"],
-                "val_macro_f1": selected.max(),
-                "first": first["backbone"],
-                "first_value": first["value"],
-                "second": "" if second is None else second["backbone"],
-                "second_value": np.nan if second is None else second["value"],
-                "last": last["backbone"],
-                "last_value": last["value"],
-                "gap": np.nan if second is None else best["value"] - second["value"],
-                "gap_to_last": best["value"] - last["value"],
-                "n_seeds": best["n_seeds"],
-                "n_seeds_best": best["n_seeds_best"],
-                "majority_value": baselines["majority"],
-                "gain": best["value"] - baselines["majority"],
-                "baseline": baselines.idxmax(),
-                "baseline_value": baselines.max(),
-                "above_baseline": bool(best["ci_low"] > of_baselines["ci_high"][baselines.idxmax()]),
-                "ensemble_value": ensemble,
-                "ensemble_gain": ensemble - best["value"],
-            }
-            | _lead(comparisons, setup, best["backbone"], None if second is None else second["backbone"])
-        )
+        best = part[chosen].iloc[0]
+        row |= {"best": best["backbone"], "best_value": best["value"], "val_macro_f1": selected.max()}
+        for name, one in (("first", part), ("second", part[~chosen]), ("last", part[::-1])):
+            row |= {name: "".join(one["backbone"][:1]), f"{name}_value": one["value"][:1].mean()}
+        row |= {"gap": best["value"] - row["second_value"], "gap_to_last": best["value"] - row["last_value"]}
+        row |= best[["n_seeds", "n_seeds_best"]].to_dict()
+        baselines = setup.baselines_of(of_metric).set_index("backbone").loc[list(BASELINES)]
+        value, highest = baselines["value"], baselines["value"].idxmax()
+        row |= {"majority_value": value["majority"], "gain": best["value"] - value["majority"]}
+        row |= {"baseline": highest, "baseline_value": value[highest]}
+        row["above_baseline"] = bool(best["ci_low"] > baselines["ci_high"][highest])
+        ensemble = setup.of(of_metric[of_metric["kind"] == "ensemble"])["value"].mean()
+        row |= {"ensemble_value": ensemble, "ensemble_gain": ensemble - best["value"]}
+        rows.append(row | _lead(setup.of(comparisons), row))
     return pd.DataFrame(rows)
 
 

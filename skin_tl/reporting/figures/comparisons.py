@@ -7,30 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from skin_tl.reporting.drawing import (
-    INK,
-    SOFT,
-    Drawing,
-    above_row,
-    backbone_name,
-    backbone_style,
-    beside_row,
-    confidence_level,
-    difference_axis,
-    dumbbell,
-    in_lines,
-    interval_line,
-    legend_line,
-    marker_legend,
-    new_figure,
-    rows_figure,
-    score_axis,
-    spread_out,
-    themed,
-    with_room,
-    write_below,
-    write_numbers,
-)
+from skin_tl.reporting import drawing as draw
 from skin_tl.reporting.texts import ENGLISH, Labels
 
 if TYPE_CHECKING:
@@ -38,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@themed
-def contrast(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
+@draw.themed
+def contrast(table: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
     """Draw how one score moves between two levels of a factor, a line per backbone.
 
     Parameters
@@ -47,25 +24,25 @@ def contrast(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
     table
         Rows of ``contrasts.csv`` of one factor, strategy, held level and metric.
     """
-    figure, axes = new_figure(5.6, 3.3)
+    figure, axes = draw.new_figure(5.6, 3.3)
     rows = table.sort_values("value_b")
     span = max(np.ptp(table[["value_a", "value_b"]].to_numpy()), 0.05)
-    heights = spread_out(rows["value_b"].to_numpy(), 0.075 * span)
+    heights = draw.spread_out(rows["value_b"].to_numpy(), 0.075 * span)
     for row, height in zip(rows.to_dict("records"), heights, strict=True):
         _slope(axes, row["value_a"], row["value_b"], row["backbone"], 7)
-        text = f"{backbone_name(row['backbone'], labels)} {labels.number(row['difference'], '+.2f')}"
+        text = f"{draw.backbone_name(row['backbone'], labels)} {labels.number(row['difference'], '+.2f')}"
         axes.text(1.05, height, text, va="center", fontsize=8)
     axes.set_xticks([0, 1], _ends(table, labels))
     axes.set_xlim(-0.25, 1.85)
     axes.set_ylabel(labels("axis.of_score", metric=labels(f"metric.{table['metric'].iloc[0]}")))
     axes.grid(visible=False, axis="x")
     axes.spines["bottom"].set_bounds(-0.25, 1.1)
-    write_numbers(axes.yaxis, labels, ".2f")
+    draw.write_numbers(axes.yaxis, labels, ".2f")
     return figure
 
 
-@themed
-def rank_changes(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
+@draw.themed
+def rank_changes(table: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
     """Draw how the rank order of the backbones differs between two levels of a factor, the best on top.
 
     Parameters
@@ -78,7 +55,7 @@ def rank_changes(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
     Drawing
         At each end the rank, the backbone and its value.  Equal ranks stand below each other.
     """
-    figure, axes = new_figure(5.0, 1.1 + 0.4 * len(table))
+    figure, axes = draw.new_figure(5.0, 1.1 + 0.4 * len(table))
     heights = {}
     for end in "ab":
         order = table.sort_values([f"rank_{end}", "backbone"])["backbone"]
@@ -86,7 +63,7 @@ def rank_changes(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
     for row in table.to_dict("records"):
         backbone = row["backbone"]
         _slope(axes, heights["a"][backbone], heights["b"][backbone], backbone, 8)
-        name = in_lines(backbone_name(backbone, labels))
+        name = draw.in_lines(draw.backbone_name(backbone, labels))
         for end, x, side in (("a", -0.06, "right"), ("b", 1.06, "left")):
             value, rank = labels.number(row[f"value_{end}"], ".3f"), labels.number(row[f"rank_{end}"], "d")
             style = {"ha": side, "va": "center", "fontsize": 8, "linespacing": 1.05}
@@ -102,7 +79,7 @@ def rank_changes(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
 
 def _slope(axes: Axes, a: float, b: float, backbone: str, size: float) -> None:
     """Draw a backbone's line from its height at the first level to that at the second."""
-    colour, marker = backbone_style(backbone)
+    colour, marker = draw.backbone_style(backbone)
     style: dict[str, Any] = {"linewidth": 1.8, "markeredgecolor": "white", "markersize": size}
     axes.plot([0, 1], [a, b], marker=marker, color=colour, **style)
 
@@ -117,8 +94,8 @@ def _ends(table: pd.DataFrame, labels: Labels) -> list[str]:
     return names
 
 
-@themed
-def effects(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[Drawing]:
+@draw.themed
+def effects(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[draw.Drawing]:
     """Draw the paired effect of one thing on a score, a row per backbone.
 
     Parameters
@@ -139,13 +116,13 @@ def effects(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[Drawing]:
     full, hollow = (labels(f"{first['column']}.{first[end]}") for end in "ab")
     sizes = {name: labels.number(table[f"n_{name}"].mean(), ",.0f") for name in ("images", "lesions")}
     below = labels("axis.both", metric=metric, **sizes)
-    difference = labels("axis.effect", metric=metric, level=confidence_level(labels), a=full, b=hollow)
+    difference = labels("axis.effect", metric=metric, level=draw.confidence_level(labels), a=full, b=hollow)
     rows = table.rename(columns={"value_a": "full", "value_b": "hollow"})
     return _paired(rows, (full, hollow), (below, difference), labels)
 
 
-@themed
-def external(table: pd.DataFrame, labels: Labels = ENGLISH, winners: float | None = None) -> list[Drawing]:
+@draw.themed
+def external(table: pd.DataFrame, labels: Labels = ENGLISH, winners: float | None = None) -> list[draw.Drawing]:
     """Draw what each backbone scores on its own test images and on those of another data set.
 
     Parameters
@@ -166,7 +143,7 @@ def external(table: pd.DataFrame, labels: Labels = ENGLISH, winners: float | Non
         name, ends = labels(f"metric.{metric}"), ("external", "internal")
         sizes = {end: labels.number(part[f"n_images_{end}"].mean(), ",.0f") for end in ends}
         below = labels("axis.both_sets", metric=name, **sizes)
-        difference = labels("axis.drop", metric=name, level=confidence_level(labels))
+        difference = labels("axis.drop", metric=name, level=draw.confidence_level(labels))
         line = None
         if winners is not None and metric == "balanced_accuracy":
             line = (winners, labels("axis.winners", value=labels.number(winners, ".3f")))
@@ -190,14 +167,13 @@ def _paired(rows, names, below, labels, line=None):
         A value that is drawn beside the others, and its name.
     """
     rows = rows.sort_values("full")
-    backbones = [backbone_name(backbone, labels) for backbone in rows["backbone"]]
-    style: dict[str, Any] = {"color": SOFT, "linestyle": (0, (5, 2))}
-    others = [] if line is None else [legend_line(line[1], **style)]
+    style: dict[str, Any] = {"color": draw.SOFT, "linestyle": (0, (5, 2))}
+    others = [] if line is None else [draw.legend_line(line[1], **style)]
     drawings = []
     for text in below:
-        figure, axes = rows_figure(backbones, width=4.0)
-        write_below(axes, text)
-        legend = marker_legend(figure, names, [SOFT, "white"], others)
+        figure, axes = draw.rows_figure(rows["backbone"], labels, width=4.0)
+        draw.write_below(axes, text)
+        legend = draw.marker_legend(figure, names, [draw.SOFT, "white"], others)
         drawings.append(figure)
     lines = [drawing.axes[0].get_xlabel().count("\n") for drawing in drawings]
     for drawing, n_lines in zip(drawings, lines, strict=True):
@@ -207,23 +183,23 @@ def _paired(rows, names, below, labels, line=None):
     legend.set_visible(False)  # it keeps the rows of the second panel level with those of the first
     values, difference = (drawing.axes[0] for drawing in drawings)
     for place, row in enumerate(rows.to_dict("records")):
-        colour, marker = backbone_style(row["backbone"])
-        dumbbell(values, place, row["hollow"], row["full"], row["backbone"])
-        beside_row(values, place, [row["hollow"], row["full"]], labels, ".3f")
-        interval_line(difference, row["ci_low"], row["ci_high"], place, colour)
+        colour, marker = draw.backbone_style(row["backbone"])
+        draw.dumbbell(values, place, row["hollow"], row["full"], row["backbone"])
+        draw.beside_row(values, place, [row["hollow"], row["full"]], labels, ".3f")
+        draw.interval_line(difference, row["ci_low"], row["ci_high"], place, colour)
         if np.isfinite(row["difference"]):
             difference.plot(row["difference"], place, marker, color=colour, markersize=8, markeredgecolor="white")
-            above_row(difference, row["difference"], place, labels.number(row["difference"], "+.3f"))
+            draw.above_row(difference, row["difference"], place, labels.number(row["difference"], "+.3f"))
     shown = rows[["full", "hollow"]].to_numpy(float).ravel()
-    score_axis(values, labels, *with_room([*shown, *([line[0]] if line else [])]))
+    draw.score_axis(values, labels, *draw.with_room([*shown, *([line[0]] if line else [])]))
     if line is not None:
         values.axvline(line[0], linewidth=1.2, zorder=1, **style)
-    difference_axis(difference, labels, rows[["difference", "ci_low", "ci_high"]].to_numpy(float).ravel())
+    draw.difference_axis(difference, labels, rows[["difference", "ci_low", "ci_high"]].to_numpy(float).ravel())
     return drawings
 
 
-@themed
-def split_spread(values: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
+@draw.themed
+def split_spread(values: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
     """Draw how far macro F1 moves between random test splits, a dot per split.
 
     Parameters
@@ -237,16 +213,16 @@ def split_spread(values: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
         Above each row mean, standard deviation, lowest and highest; the stroke is the mean.
     """
     order = list(values.groupby("backbone")["value"].mean().sort_values().index)
-    figure, axes = rows_figure([backbone_name(backbone, labels) for backbone in order], margin=0.85, height=0.62)
+    figure, axes = draw.rows_figure(order, labels, margin=0.85, height=0.62)
     axes.set_ylim(-0.4, len(order) - 0.4)
     for place, backbone in enumerate(order):
         found = np.sort(values.loc[values["backbone"] == backbone, "value"].dropna().to_numpy(float))
-        colour, marker = backbone_style(backbone)
+        colour, marker = draw.backbone_style(backbone)
         shifts = (np.arange(len(found)) * 0.618 % 1 - 0.5) * 0.36 if len(found) > 1 else 0.0
         face = (*to_rgb(colour), 0.2)
         edge: dict[str, Any] = {"markeredgecolor": (*to_rgb(colour), 0.7), "markeredgewidth": 0.6}
         axes.plot(found, place + shifts, marker, markersize=4.5, markerfacecolor=face, **edge)
-        axes.plot([found.mean()] * 2, [place - 0.27, place + 0.27], color=INK, linewidth=2)
+        axes.plot([found.mean()] * 2, [place - 0.27, place + 0.27], color=draw.INK, linewidth=2)
         numbers = {"mean": found.mean(), "lowest": found.min(), "highest": found.max()}
         numbers = {name: labels.number(value, ".3f") for name, value in numbers.items()}
         text = numbers["mean"]
@@ -257,6 +233,6 @@ def split_spread(values: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
         axes.text(0.5, place + 0.3, text, bbox=ground, **style)
     sizes = values.groupby("backbone").agg(splits=("seed", "nunique"), images=("n_images", "mean"))
     shown = {name: labels.number(sizes[name].max(), ",.0f") for name in sizes}
-    write_below(axes, labels("axis.splits", metric=labels("metric.macro_f1"), **shown), 46)
-    score_axis(axes, labels, *with_room(values["value"].to_numpy(float), 0.06))
+    draw.write_below(axes, labels("axis.splits", metric=labels("metric.macro_f1"), **shown), 46)
+    draw.score_axis(axes, labels, *draw.with_room(values["value"].to_numpy(float), 0.06))
     return figure

@@ -12,16 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from skin_tl.reporting.drawing import (
-    DIAGNOSES,
-    SOFT,
-    Drawing,
-    name_rows,
-    new_figure,
-    rarest_first,
-    themed,
-    write_numbers,
-)
+from skin_tl.reporting import drawing as draw
 from skin_tl.reporting.texts import ENGLISH, Labels
 from skin_tl.schema import CLASSES
 
@@ -31,8 +22,8 @@ if TYPE_CHECKING:
     from skin_tl.data.images import ImageSet
 
 
-@themed
-def class_balance(metadata: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
+@draw.themed
+def class_balance(metadata: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
     """Draw how many images and lesions each diagnosis has.
 
     Parameters
@@ -42,20 +33,20 @@ def class_balance(metadata: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
     """
     images = metadata["dx"].value_counts().reindex(CLASSES, fill_value=0)
     lesions = metadata.drop_duplicates("lesion_id")["dx"].value_counts().reindex(CLASSES, fill_value=0)
-    order = rarest_first(images)
-    figure, axes = new_figure(5.2, 3.9)
+    order = draw.rarest_first(images)
+    figure, axes = draw.new_figure(5.2, 3.9)
     for place, dx in enumerate(order):
         for offset, counts, alpha, height in ((0.19, images, 1, 0.36), (-0.2, lesions, 0.45, 0.32)):
-            colour = (*to_rgb(DIAGNOSES[dx]), alpha)
-            axes.barh(place + offset, counts[dx], height, color=colour, edgecolor=SOFT, linewidth=0.6)
+            colour = (*to_rgb(draw.DIAGNOSES[dx]), alpha)
+            axes.barh(place + offset, counts[dx], height, color=colour, edgecolor=draw.SOFT, linewidth=0.6)
             shown = labels.number(int(counts[dx]), ",d")
             axes.text(counts[dx] + images.max() * 0.012, place + offset, shown, va="center", fontsize=7.5)
-    name_rows(axes, [f"{labels(f'diagnosis.{dx}')}\n({dx})" for dx in order])
+    draw.name_rows(axes, [f"{labels(f'diagnosis.{dx}')}\n({dx})" for dx in order])
     axes.set_xlim(0, images.max() * 1.12)
     sizes = {"images": labels.number(len(metadata), ",d"), "lesions": labels.number(lesions.sum(), ",d")}
     axes.set_xlabel(labels("axis.number", **sizes))
-    write_numbers(axes.xaxis, labels, ",.0f")
-    handles = [Rectangle((0, 0), 1, 1, facecolor=(0.35, 0.35, 0.35, alpha), edgecolor=SOFT) for alpha in (1, 0.45)]
+    draw.write_numbers(axes.xaxis, labels, ",.0f")
+    handles = [Rectangle((0, 0), 1, 1, facecolor=(0.35, 0.35, 0.35, alpha), edgecolor=draw.SOFT) for alpha in (1, 0.45)]
     axes.legend(handles, [labels("axis.images"), labels("axis.lesions")], loc="lower right")
     return figure
 
@@ -151,12 +142,14 @@ def explained_picture(pixels: np.ndarray, heat: np.ndarray) -> str:
     return _jpeg(whole)
 
 
-@themed
-def example_grid(images: ImageSet, metadata: pd.DataFrame, labels: Labels = ENGLISH, n_examples: int = 5) -> Drawing:
+@draw.themed
+def example_grid(
+    images: ImageSet, metadata: pd.DataFrame, labels: Labels = ENGLISH, n_examples: int = 5
+) -> draw.Drawing:
     """Draw a grid of example images, one row per diagnosis; arguments as of `example_pictures`."""
     rows = {image_id: row for row, image_id in enumerate(images.ids)}
     pixels = images.pixels
-    figure, grid = new_figure(7.6, 7.6, nrows=len(CLASSES), ncols=n_examples, squeeze=False)
+    figure, grid = draw.new_figure(7.6, 7.6, nrows=len(CLASSES), ncols=n_examples, squeeze=False)
     figure.photographs = True
     for (dx, ids), axes_row in zip(choose_examples(metadata, n_examples).items(), grid, strict=True):
         for axes in axes_row:

@@ -8,25 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from skin_tl.reporting.drawing import (
-    GRID,
-    INK,
-    SOFT,
-    Drawing,
-    backbone_name,
-    backbone_style,
-    beside_marker,
-    confidence_level,
-    interval_line,
-    legend_line,
-    marker_legend,
-    rows_figure,
-    themed,
-    titled_legend,
-    unit_figure,
-    write_below,
-    write_numbers,
-)
+from skin_tl.reporting import drawing as draw
 from skin_tl.reporting.texts import ENGLISH, Labels
 from skin_tl.schema import SENSITIVITY
 
@@ -34,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@themed
-def calibration(table: pd.DataFrame, labels: Labels = ENGLISH, ece: Mapping[str, float] | None = None) -> Drawing:
+@draw.themed
+def calibration(table: pd.DataFrame, labels: Labels = ENGLISH, ece: Mapping[str, float] | None = None) -> draw.Drawing:
     """Draw how often a backbone is right where it gives its diagnosis a probability, before temperature scaling.
 
     Parameters
@@ -53,29 +35,29 @@ def calibration(table: pd.DataFrame, labels: Labels = ENGLISH, ece: Mapping[str,
     """
     table = table[table["n_images"] > 0]
     backbones = table["backbone"].unique()
-    figure, axes = unit_figure(4.2, 4.6 + 0.18 * len(backbones), labels)
+    figure, axes = draw.unit_figure(4.2, 4.6 + 0.18 * len(backbones), labels)
     handles = []
     for backbone in backbones:
-        colour, marker = backbone_style(backbone)
+        colour, marker = draw.backbone_style(backbone)
         part = table[table["backbone"] == backbone].sort_values("confidence")
         points = part["confidence"], part["accuracy"]
         axes.plot(*points, color=colour, linewidth=1.2, alpha=0.8)
         areas = 8 + 100 * part["n_images"] / table["n_images"].max()
         axes.scatter(*points, areas, color=colour, marker=marker, edgecolors="white", zorder=3)
-        text = backbone_name(backbone, labels)
+        text = draw.backbone_name(backbone, labels)
         if ece is not None and np.isfinite(ece.get(backbone, np.nan)):
             text = labels("axis.entry", name=text, value=labels("axis.ece", value=labels.number(ece[backbone], ".3f")))
         style = {"color": colour, "marker": marker, "markeredgecolor": "white", "linewidth": 1.2}
-        handles.append(legend_line(text, markersize=7, **style))
+        handles.append(draw.legend_line(text, markersize=7, **style))
     n_images = table.groupby("backbone")["n_images"].sum().mean()
-    write_below(axes, labels("axis.confidence", images=labels.number(n_images, ",.0f")), 54)
+    draw.write_below(axes, labels("axis.confidence", images=labels.number(n_images, ",.0f")), 54)
     axes.set_ylabel(labels("axis.right"))
-    titled_legend(figure, handles, labels("axis.before_scaling"))
+    draw.titled_legend(figure, handles, labels("axis.before_scaling"))
     return figure
 
 
-@themed
-def roc(points: pd.DataFrame, decisions: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
+@draw.themed
+def roc(points: pd.DataFrame, decisions: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
     """Draw the ROC curve of each backbone: its mean over the seeds, thin lines for single seeds.
 
     Parameters
@@ -95,11 +77,11 @@ def roc(points: pd.DataFrame, decisions: pd.DataFrame, labels: Labels = ENGLISH)
     cells = _mean_cells(decisions)
     areas = cells.xs(("any", "roc_auc"), level=("point", "metric"))
     backbones = [name for name in areas.sort_values("value").index if name in set(points["backbone"])]
-    figure, axes = unit_figure(4.2, 4.75 + 0.18 * len(backbones), labels)
+    figure, axes = draw.unit_figure(4.2, 4.75 + 0.18 * len(backbones), labels)
     rates = np.linspace(0, 1, 401)
     handles, chosen = [], False
     for place, backbone in enumerate(backbones):
-        colour, marker = backbone_style(backbone)
+        colour, marker = draw.backbone_style(backbone)
         curves = []
         for _, curve in points[points["backbone"] == backbone].groupby("seed"):
             found = [curve["false_positive_rate"], curve["true_positive_rate"]]
@@ -107,30 +89,30 @@ def roc(points: pd.DataFrame, decisions: pd.DataFrame, labels: Labels = ENGLISH)
             axes.plot(*found, color=colour, linewidth=0.6, alpha=0.3)
         mean = np.mean(curves, axis=0)
         axes.plot([0, *rates], [0, *mean], color=colour, linewidth=1.8)
-        at, edge = _operating_point(cells, backbone), INK
+        at, edge = _operating_point(cells, backbone), draw.INK
         chosen = chosen or at is not None
         if at is None:  # then a marker anywhere, each at another place, tells the curves apart
             middle = len(rates) * (place + 1) // (len(backbones) + 1)
             at, edge = (rates[middle], mean[middle]), "white"
         axes.plot(*at, marker, color=colour, markersize=10, markeredgecolor=edge, markeredgewidth=1.3, zorder=5)
         style = {"color": colour, "marker": marker, "markeredgecolor": "white", "linewidth": 1.8}
-        handles.append(legend_line(_area(areas.loc[backbone], backbone, labels), markersize=8, **style))
+        handles.append(draw.legend_line(_area(areas.loc[backbone], backbone, labels), markersize=8, **style))
     tested = cells.xs(("diagnosis", "tested"), level=("point", "metric"))["value"].mean()
     sizes = {"lesions": areas["n_lesions"].max(), "seeds": points["seed"].nunique()}
     sizes = {name: labels.number(size, ",.0f") for name, size in sizes.items()} | {"positives": _count(labels, tested)}
-    write_below(axes, labels(f"axis.roc_flagged_{decision}", **sizes), 54)
+    draw.write_below(axes, labels(f"axis.roc_flagged_{decision}", **sizes), 54)
     axes.set_ylabel(labels(f"axis.roc_found_{decision}"))
     if chosen:
         text = labels("axis.chosen", sensitivity=labels.number(SENSITIVITY, ".0%"))
-        style = {"linestyle": "", "marker": "o", "markersize": 9, "color": GRID, "markeredgecolor": INK}
-        handles.insert(0, legend_line(text, **style))
-    titled_legend(figure, handles[::-1], labels("axis.area", level=confidence_level(labels)))
+        style = {"linestyle": "", "marker": "o", "markersize": 9, "color": draw.GRID, "markeredgecolor": draw.INK}
+        handles.insert(0, draw.legend_line(text, **style))
+    draw.titled_legend(figure, handles[::-1], labels("axis.area", level=draw.confidence_level(labels)))
     return figure
 
 
 def _area(area: pd.Series, backbone: str, labels: Labels) -> str:
     """Return the entry of a legend: a backbone with its ROC AUC and the interval of that."""
-    text = labels("axis.entry", name=backbone_name(backbone, labels), value=labels.number(area["value"], ".3f"))
+    text = labels("axis.entry", name=draw.backbone_name(backbone, labels), value=labels.number(area["value"], ".3f"))
     low, high = area["ci_low"], area["ci_high"]
     if not np.isfinite([low, high]).all():
         return text
@@ -157,8 +139,8 @@ def _count(labels: Labels, number: float, beside: Sequence[float] | np.ndarray =
     return labels.number(number, ".1f" if broken and number < 20 else ",.0f")
 
 
-@themed
-def operating_points(decisions: pd.DataFrame, labels: Labels = ENGLISH) -> list[Drawing]:
+@draw.themed
+def operating_points(decisions: pd.DataFrame, labels: Labels = ENGLISH) -> list[draw.Drawing]:
     """Draw what a decision misses and its false alarms, at each operating point.
 
     Parameters
@@ -183,11 +165,11 @@ def operating_points(decisions: pd.DataFrame, labels: Labels = ENGLISH) -> list[
         locator = MaxNLocator(5, steps=[1, 2, 5, 10], integer=figure is missed)
         end = min(axes.get_xlim()[1], most)
         axes.set_xticks([tick for tick in locator.tick_values(*axes.get_xlim()) if tick <= end])
-        write_numbers(axes.xaxis, labels, spec)
+        draw.write_numbers(axes.xaxis, labels, spec)
         label = f"axis.missed_{decision}" if figure is missed else "axis.flagged_benign_share"
-        write_below(axes, labels(label, n=_count(labels, whole)))
+        draw.write_below(axes, labels(label, n=_count(labels, whole)))
         meanings = [labels(f"point.{point}", sensitivity=labels.number(SENSITIVITY, ".0%")) for point in points]
-        marker_legend(figure, meanings, ["white" if point == "diagnosis" else SOFT for point in points])
+        draw.marker_legend(figure, meanings, ["white" if point == "diagnosis" else draw.SOFT for point in points])
     return [missed, flagged]
 
 
@@ -201,18 +183,17 @@ def _points_figure(cells, backbones, points, shown, counted, labels):
     shown, counted
         The metric that is drawn, and that which counts lesions.
     """
-    names = [backbone_name(backbone, labels) for backbone in backbones]
-    figure, axes = rows_figure(names, width=4.0, margin=1.2, height=0.52)
+    figure, axes = draw.rows_figure(backbones, labels, width=4.0, margin=1.2, height=0.52)
     ends = cells.loc[cells.index.isin([shown], level="metric"), ["value", "ci_high"]].to_numpy(float)
     counts = cells.loc[cells.index.isin([counted], level="metric"), "value"].to_numpy(float)
     axes.set_xlim(0, np.nanmax([*ends.ravel(), 1e-9]) / 0.68)
     for place, backbone in enumerate(backbones):
-        colour, marker = backbone_style(backbone)
+        colour, marker = draw.backbone_style(backbone)
         for shift, point in zip((0.19, -0.19) if len(points) > 1 else (0.0,), points, strict=True):
             row = cells.loc[(backbone, point, shown)]
             if np.isnan(row["value"]):
                 continue
-            interval_line(axes, row["ci_low"], row["ci_high"], place + shift, colour, 1.6)
+            draw.interval_line(axes, row["ci_low"], row["ci_high"], place + shift, colour, 1.6)
             face = "white" if point == "diagnosis" else colour
             axes.plot(row["value"], place + shift, marker, markersize=7, color=colour, markerfacecolor=face)
             count = cells.loc[(backbone, point, counted), "value"]
@@ -221,5 +202,5 @@ def _points_figure(cells, backbones, points, shown, counted, labels):
                 share = count / cells.loc[(backbone, point, "tested"), "value"]
             share = labels.number(share, ".0%")
             text = f"{number} ({share})" if shown == "missed" else f"{share} ({number})"
-            beside_marker(axes, np.nanmax([row["value"], row["ci_high"]]), place + shift, text)
+            draw.beside_marker(axes, np.nanmax([row["value"], row["ci_high"]]), place + shift, text)
     return figure

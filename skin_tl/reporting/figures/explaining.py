@@ -10,22 +10,7 @@ import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from scipy import signal
 
-from skin_tl.reporting.drawing import (
-    BLANK,
-    DIAGNOSES,
-    GRID,
-    INK,
-    LEARNED,
-    LEARNED_TEXT,
-    NEW,
-    NEW_TEXT,
-    SIGNED,
-    SOFT,
-    UNUSED,
-    Drawing,
-    ink_on,
-    themed,
-)
+from skin_tl.reporting import drawing as draw
 from skin_tl.reporting.texts import ENGLISH, Labels
 from skin_tl.schema import CLASSES
 
@@ -36,15 +21,15 @@ if TYPE_CHECKING:
 _HALF = np.array([[9, 9, 9, 8], [9, 8, 6, 4], [9, 6, 3, 2], [8, 4, 2, 1]])
 _SPOT = np.block([[_HALF, _HALF[:, ::-1]], [_HALF[::-1], _HALF[::-1, ::-1]]])
 _FILTER = np.array([[1, 0, -1]] * 3)
-_MARK = DIAGNOSES["mel"]
+_MARK = draw.DIAGNOSES["mel"]
 
 _WIDTH = 4.6
 """Inches, of every drawing here."""
 
 
-def _canvas(height: float, title: str) -> tuple[Drawing, Axes]:
+def _canvas(height: float, title: str) -> tuple[draw.Drawing, Axes]:
     """Return a figure with one invisible axes whose units are inches, its title at the top."""
-    figure = Drawing(figsize=(_WIDTH, height))
+    figure = draw.Drawing(figsize=(_WIDTH, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, _WIDTH), ylim=(0, height))
     axes.axis("off")
@@ -58,7 +43,7 @@ def _write(axes: Axes, x: float, y: float, text: str, va: str = "baseline", **st
 
 
 def _arrow(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = SOFT, width: float = 1.6
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = draw.SOFT, width: float = 1.6
 ) -> None:
     style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 0, "shrinkB": 0}
     axes.add_patch(FancyArrowPatch(start, end, linewidth=width, color=colour, **style))
@@ -76,7 +61,7 @@ class _Cells:
     def __init__(self, labels: Labels, highest: float):
         self.labels, self.highest = labels, highest
 
-    def draw(self, axes, values, left, top, side, size=7.0, cmap=SIGNED, ends=None):
+    def draw(self, axes, values, left, top, side, size=7.0, cmap=draw.SIGNED, ends=None):
         """Draw a grid whose upper left corner is at (left, top); `side` is that of a cell, in inches."""
         low, high = ends or (-self.highest, self.highest)
         colours = mpl.colormaps[cmap] if isinstance(cmap, str) else cmap
@@ -85,7 +70,7 @@ class _Cells:
             x, y = left + column * side, top - (row + 1) * side
             axes.add_patch(Rectangle((x, y), side, side, facecolor=colour, edgecolor="white", linewidth=0.6))
             text, style = self.labels.number(float(value), ".0f"), {"va": "center", "fontsize": size}
-            _write(axes, x + side / 2, y + side / 2, text, color=ink_on(colour), **style)
+            _write(axes, x + side / 2, y + side / 2, text, color=draw.ink_on(colour), **style)
 
     def operation(self, axes, before, after, words, place):
         """Draw a grid, and right of an arrow what an operation makes of it, drawn at `place`."""
@@ -103,8 +88,8 @@ def _frame(axes: Axes, left: float, top: float, n_cells: int, side: float, colou
     axes.add_patch(Rectangle(corner, width, width, fill=False, edgecolor=colour, linewidth=2, zorder=3))
 
 
-@themed
-def cnn_operations(labels: Labels = ENGLISH) -> list[Drawing]:
+@draw.themed
+def cnn_operations(labels: Labels = ENGLISH) -> list[draw.Drawing]:
     """Draw the four operations of a convolutional network, worked out on a toy picture.
 
     Returns
@@ -126,7 +111,7 @@ def cnn_operations(labels: Labels = ENGLISH) -> list[Drawing]:
     words = labels("cnn.rectified"), labels("cnn.largest"), labels("cnn.pooled")
     cells.operation(pooling, positive, pooled, words, (2.93, 1.69, 0.38, 8.5))
     for row, column in np.ndindex(3, 3):
-        _frame(pooling, 0.35 + 0.5 * column, 1.86 - 0.5 * row, 2, 0.25, SOFT)
+        _frame(pooling, 0.35 + 0.5 * column, 1.86 - 0.5 * row, 2, 0.25, draw.SOFT)
     _frame(pooling, 1.35, 1.86, 2, 0.25, _MARK)
     _frame(pooling, 3.69, 1.69, 1, 0.38, _MARK)
     _draw_classification(classification, pooled.reshape(9, 1), cells, labels)
@@ -155,9 +140,9 @@ def _draw_classification(axes, features, cells, labels):
     for place, (name, chance) in enumerate(zip(CLASSES, chances, strict=True)):
         height = 2.2 - 0.3 * place
         for row in range(9):
-            axes.plot([0.62, 1.9], [2.32 - 0.225 * (row + 0.5), height], color=GRID, linewidth=0.6, zorder=0)
+            axes.plot([0.62, 1.9], [2.32 - 0.225 * (row + 0.5), height], color=draw.GRID, linewidth=0.6, zorder=0)
         _write(axes, 1.97, height, name, "center", ha="left")
-        style: dict[str, Any] = {"facecolor": DIAGNOSES[name], "edgecolor": SOFT, "linewidth": 0.5}
+        style: dict[str, Any] = {"facecolor": draw.DIAGNOSES[name], "edgecolor": draw.SOFT, "linewidth": 0.5}
         axes.add_patch(Rectangle((2.48, height - 0.09), 1.7 * chance / chances.max(), 0.18, **style))
     _write(axes, 0.46, 0.12, labels("cnn.features"))
     _write(axes, 3.0, 0.12, labels("cnn.probabilities"))
@@ -177,20 +162,20 @@ def _box(axes, left, bottom, width, height, colour, edge, line, style):
 def _network(axes, bottom, source, colours, target):
     """Draw a row: what a network takes, its layers, which grow narrower, the head last, and what it gives."""
     for left, width, text in ((0.08, 1.0, source), (3.45, 1.07, target)):
-        _box(axes, left, bottom + 0.12, width, 0.76, "white", SOFT, 1, "pad=0.02,rounding_size=0.06")
+        _box(axes, left, bottom + 0.12, width, 0.76, "white", draw.SOFT, 1, "pad=0.02,rounding_size=0.06")
         _write(axes, left + width / 2, bottom + 0.5, text, "center", linespacing=1.25)
     _arrow(axes, (1.12, bottom + 0.5), (1.36, bottom + 0.5))
     _arrow(axes, (3.12, bottom + 0.5), (3.4, bottom + 0.5))
     for layer, colour in enumerate(colours):
         height = 1.0 - 0.13 * layer
         place = 1.45 + 0.27 * layer, bottom + (1 - height) / 2
-        _box(axes, *place, 0.17, height, colour, INK, 0.8, "pad=0.01,rounding_size=0.04")
+        _box(axes, *place, 0.17, height, colour, draw.INK, 0.8, "pad=0.01,rounding_size=0.04")
 
 
-@themed
+@draw.themed
 def transfer(
     labels: Labels = ENGLISH, strategies: Sequence[str] = ("feature_extraction",), **fields: str
-) -> list[Drawing]:
+) -> list[draw.Drawing]:
     """Draw learning from scratch beside transfer, as the presentation does.
 
     Parameters
@@ -209,23 +194,23 @@ def transfer(
     skin, diagnoses = labels("transfer.skin", **fields), labels("transfer.diagnoses")
     scratch, axes = _canvas(2.6, labels("transfer.scratch"))
     bottom = 0.8
-    _network(axes, bottom, skin, [BLANK] * (_LAYERS + 1), diagnoses)
+    _network(axes, bottom, skin, [draw.BLANK] * (_LAYERS + 1), diagnoses)
     _write(axes, 2.24, bottom + 1.12, labels("transfer.random"), "bottom")
-    axes.plot([1.45, 3.0], [bottom - 0.12] * 2, color=NEW_TEXT, linewidth=2)
-    _write(axes, 2.24, bottom - 0.2, labels("transfer.all_learn"), "top", color=NEW_TEXT)
+    axes.plot([1.45, 3.0], [bottom - 0.12] * 2, color=draw.NEW_TEXT, linewidth=2)
+    _write(axes, 2.24, bottom - 0.2, labels("transfer.all_learn"), "top", color=draw.NEW_TEXT)
 
     reuse, axes = _canvas(3.9, labels("transfer.transfer"))
     top, bottom = 2.2, 0.55
     photographs, categories = (labels(f"transfer.{name}", **fields) for name in ("photographs", "categories"))
-    _network(axes, top, photographs, [LEARNED] * _LAYERS + [UNUSED], categories)
+    _network(axes, top, photographs, [draw.LEARNED] * _LAYERS + [draw.UNUSED], categories)
     _write(axes, 2.24, top + 1.06, labels("transfer.source"), "bottom")
-    _arrow(axes, (2.07, top - 0.06), (2.07, bottom + 1.08), LEARNED_TEXT, 2.4)
+    _arrow(axes, (2.07, top - 0.06), (2.07, bottom + 1.08), draw.LEARNED_TEXT, 2.4)
     middle = (top + bottom + 1) / 2 + 0.01
-    _write(axes, 2.2, middle, labels("transfer.copy"), "center", ha="left", color=LEARNED_TEXT)
-    _network(axes, bottom, skin, [LEARNED] * _LAYERS + [NEW], diagnoses)
-    axes.plot([1.45, 2.72], [bottom - 0.08] * 2, color=LEARNED_TEXT, linewidth=2)
+    _write(axes, 2.2, middle, labels("transfer.copy"), "center", ha="left", color=draw.LEARNED_TEXT)
+    _network(axes, bottom, skin, [draw.LEARNED] * _LAYERS + [draw.NEW], diagnoses)
+    axes.plot([1.45, 2.72], [bottom - 0.08] * 2, color=draw.LEARNED_TEXT, linewidth=2)
     ways = "frozen" if "fine_tuning" not in strategies else "both" if "feature_extraction" in strategies else "tuned"
-    _write(axes, 2.08, bottom - 0.15, labels(f"transfer.{ways}"), "top", color=LEARNED_TEXT)
-    axes.plot([2.8, 3.0], [bottom - 0.08] * 2, color=NEW_TEXT, linewidth=2)
-    _write(axes, 2.86, bottom - 0.15, labels("transfer.learns"), "top", ha="left", color=NEW_TEXT)
+    _write(axes, 2.08, bottom - 0.15, labels(f"transfer.{ways}"), "top", color=draw.LEARNED_TEXT)
+    axes.plot([2.8, 3.0], [bottom - 0.08] * 2, color=draw.NEW_TEXT, linewidth=2)
+    _write(axes, 2.86, bottom - 0.15, labels("transfer.learns"), "top", ha="left", color=draw.NEW_TEXT)
     return [scratch, reuse]

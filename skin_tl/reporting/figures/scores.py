@@ -8,28 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import seaborn as sns
 
-from skin_tl.reporting.drawing import (
-    DIAGNOSES,
-    SOFT,
-    Drawing,
-    above_row,
-    backbone_name,
-    backbone_style,
-    dumbbell,
-    hollow_marker,
-    in_lines,
-    ink_on,
-    interval_line,
-    marker_legend,
-    name_rows,
-    new_figure,
-    rarest_first,
-    rows_figure,
-    score_axis,
-    themed,
-    write_below,
-    write_numbers,
-)
+from skin_tl.reporting import drawing as draw
 from skin_tl.reporting.texts import ENGLISH, Labels
 from skin_tl.schema import CLASSES
 
@@ -40,8 +19,8 @@ if TYPE_CHECKING:
 _KINDS = ("baseline", "backbone", "ensemble")  # from the bottom up
 
 
-@themed
-def scores(table: pd.DataFrame, metrics: Sequence[str], labels: Labels = ENGLISH) -> list[Drawing]:
+@draw.themed
+def scores(table: pd.DataFrame, metrics: Sequence[str], labels: Labels = ENGLISH) -> list[draw.Drawing]:
     """Draw scores of backbones with their 95 % intervals and the values of single seeds.
 
     Parameters
@@ -64,37 +43,37 @@ def scores(table: pd.DataFrame, metrics: Sequence[str], labels: Labels = ENGLISH
     drawings = []
     for metric in metrics:
         rows = table[table["metric"] == metric].set_index("backbone")
-        figure, axes = rows_figure(backbone_name(backbone, labels) for backbone in ranked.index)
+        figure, axes = draw.rows_figure(ranked.index, labels)
         for place, backbone in enumerate(ranked.index):
             _score_row(axes, place, backbone, rows.loc[backbone], labels)
             if place and ranked["kind"].iloc[place] != ranked["kind"].iloc[place - 1]:
-                axes.axhline(place - 0.47, color=SOFT, linewidth=0.7)
-        score_axis(axes, labels, low, high + 0.04 * (high - low))
+                axes.axhline(place - 0.47, color=draw.SOFT, linewidth=0.7)
+        draw.score_axis(axes, labels, low, high + 0.04 * (high - low))
         n_images, n_seeds = labels.number(rows["n_images"].mean(), ",.0f"), labels.number(rows["n_seeds"].max(), "d")
         axes.set_xlabel(labels("axis.score", metric=labels(f"metric.{metric}"), images=n_images, seeds=n_seeds))
         if "random_value" in rows and rows["random_value"].notna().any():
             names = [labels(f"weights.{name}") for name in ("imagenet", "random")]
-            marker_legend(figure, names, [SOFT, "white"], ncols=2)
+            draw.marker_legend(figure, names, [draw.SOFT, "white"], ncols=2)
         drawings.append(figure)
     return drawings
 
 
 def _score_row(axes: Axes, place: int, backbone: str, row: pd.Series, labels: Labels) -> None:
     """Draw a score with its interval, below it the ends of the seeds, and that with random weights."""
-    colour, marker = backbone_style(backbone)
-    interval_line(axes, row["ci_low"], row["ci_high"], place, colour)
+    colour, marker = draw.backbone_style(backbone)
+    draw.interval_line(axes, row["ci_low"], row["ci_high"], place, colour)
     axes.plot(row["value"], place, marker, color=colour, markersize=8, markeredgecolor="white")
     for edge in ("seed_min", "seed_max"):
         axes.plot(row[edge], place - 0.2, "|", color=colour, markersize=6, markeredgewidth=1.4)
     axes.plot([row["seed_min"], row["seed_max"]], [place - 0.2] * 2, color=colour, linewidth=0.8)
-    above_row(axes, row["value"], place, labels.number(row["value"], ".3f"))
+    draw.above_row(axes, row["value"], place, labels.number(row["value"], ".3f"))
     if np.isfinite(row.get("random_value", np.nan)):
-        interval_line(axes, row["random_low"], row["random_high"], place - 0.34, colour, width=1.2)
-        axes.plot(row["random_value"], place - 0.34, marker, markersize=6, **hollow_marker(colour, 1.4))
+        draw.interval_line(axes, row["random_low"], row["random_high"], place - 0.34, colour, width=1.2)
+        axes.plot(row["random_value"], place - 0.34, marker, markersize=6, **draw.hollow_marker(colour, 1.4))
 
 
-@themed
-def confusion_matrix(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
+@draw.themed
+def confusion_matrix(table: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
     """Draw the confusion matrix of one backbone.
 
     Parameters
@@ -109,8 +88,8 @@ def confusion_matrix(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
     """
     cells = table.pivot(index="dx", columns="predicted").loc[list(CLASSES)]
     counts, shares = (cells[name][list(CLASSES)] for name in ("n_images", "share"))
-    figure, axes = new_figure(4.5, 4.45)
-    colours = sns.light_palette(DIAGNOSES["nv"], as_cmap=True)
+    figure, axes = draw.new_figure(4.5, 4.45)
+    colours = sns.light_palette(draw.DIAGNOSES["nv"], as_cmap=True)
     lines = {"linewidths": 1, "linecolor": "white"}
     sns.heatmap(shares, vmin=0, vmax=1, cmap=colours, cbar=False, ax=axes, square=True, **lines)
     for (row, column), count in np.ndenumerate(counts.to_numpy()):
@@ -118,18 +97,18 @@ def confusion_matrix(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
         if count == 0 or np.isnan(share):
             continue
         shown = labels.number(count, ",.0f" if count >= 10 or count == round(count) else ".1f")
-        style = {"ha": "center", "va": "center", "color": ink_on(colours(share))}
+        style = {"ha": "center", "va": "center", "color": draw.ink_on(colours(share))}
         axes.text(column + 0.5, row + 0.4, shown, fontsize=8.5, **style)
         axes.text(column + 0.5, row + 0.74, labels.number(share, ".0%"), fontsize=6.5, **style)
     axes.set_xlabel(labels("axis.predicted"))
     axes.set_ylabel(labels("axis.actual", images=labels.number(counts.to_numpy().sum(), ",.0f")))
     axes.tick_params(rotation=0, length=0)
-    axes.set_title(backbone_name(table["backbone"].iloc[0], labels))
+    axes.set_title(draw.backbone_name(table["backbone"].iloc[0], labels))
     return figure
 
 
-@themed
-def class_scores(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
+@draw.themed
+def class_scores(table: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
     """Draw F1 per diagnosis, a marker for each backbone.
 
     Parameters
@@ -139,28 +118,29 @@ def class_scores(table: pd.DataFrame, labels: Labels = ENGLISH) -> Drawing:
     """
     rows = table[table["row"].isin(CLASSES)]
     support = rows.groupby("row")["support"].mean()
-    order, backbones = rarest_first(support), rows["backbone"].unique()
-    figure, axes = new_figure(5.2, 4.1)
+    order, backbones = draw.rarest_first(support), rows["backbone"].unique()
+    figure, axes = draw.new_figure(5.2, 4.1)
     shift = np.linspace(0.24, -0.24, len(backbones)) if len(backbones) > 1 else [0.0]
     for backbone, offset in zip(backbones, shift, strict=True):
         values = rows[rows["backbone"] == backbone].set_index("row")["f1_score"]
-        colour, marker = backbone_style(backbone)
+        colour, marker = draw.backbone_style(backbone)
         places = [place + offset for place in range(len(order))]
         axes.hlines(places, 0, values[order], color=colour, linewidth=0.8, alpha=0.5)
-        name = backbone_name(backbone, labels)
+        name = draw.backbone_name(backbone, labels)
         style = {"markersize": 6, "markeredgecolor": "white", "clip_on": False, "zorder": 3}  # whole at 0 and at 1, too
         axes.plot(values[order], places, marker, color=colour, label=name, **style)
-    name_rows(axes, [f"{labels(f'diagnosis.{dx}')}\n({dx}, n = {labels.number(support[dx], ',.0f')})" for dx in order])
+    names = [f"{labels(f'diagnosis.{dx}')}\n({dx}, n = {labels.number(support[dx], ',.0f')})" for dx in order]
+    draw.name_rows(axes, names)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.5, len(order) - 0.5)
     axes.set_xlabel(labels("axis.f1"))
-    write_numbers(axes.xaxis, labels, ".1f")
+    draw.write_numbers(axes.xaxis, labels, ".1f")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(2, len(backbones)))
     return figure
 
 
-@themed
-def published(table: pd.DataFrame, rows: Sequence[str], labels: Labels = ENGLISH) -> list[Drawing]:
+@draw.themed
+def published(table: pd.DataFrame, rows: Sequence[str], labels: Labels = ENGLISH) -> list[draw.Drawing]:
     """Draw our scores against the published ones, a dumbbell per backbone.
 
     Parameters
@@ -177,11 +157,11 @@ def published(table: pd.DataFrame, rows: Sequence[str], labels: Labels = ENGLISH
     low, high = max(0.0, np.floor(values.min() * 10 - 0.5) / 10), min(1.0, np.ceil(values.max() * 10 + 0.3) / 10)
     drawings = []
     for name in rows:
-        figure, axes = rows_figure([backbone_name(backbone, labels) for backbone in backbones], margin=1.3)
+        figure, axes = draw.rows_figure(backbones, labels, margin=1.3)
         part = table[table["row"] == name].set_index("backbone")
         for place, backbone in enumerate(backbones):
             _against_published(axes, place, part.loc[backbone], backbone, labels)
-        score_axis(axes, labels, low, high)
+        draw.score_axis(axes, labels, low, high)
         sizes = {"images": part["support"].mean(), "published": part["published_support"].mean()}
         sizes = {key: labels.number(value, ",.0f") for key, value in sizes.items()}
         axes.set_xlabel(labels(f"axis.published_{name}", **sizes))
@@ -190,8 +170,8 @@ def published(table: pd.DataFrame, rows: Sequence[str], labels: Labels = ENGLISH
     return drawings
 
 
-@themed
-def published_classes(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[Drawing]:
+@draw.themed
+def published_classes(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[draw.Drawing]:
     """Draw our F1 of each diagnosis against the published one, a panel per backbone.
 
     Parameters
@@ -206,22 +186,22 @@ def published_classes(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[Dra
     """
     known = table.groupby("backbone")["published_f1_score"].transform("count") > 0
     table = table[table["row"].isin(CLASSES) & known]
-    order = rarest_first(table.groupby("row")["support"].mean())
+    order = draw.rarest_first(table.groupby("row")["support"].mean())
     drawings = []
     for backbone, part in table.groupby("backbone", sort=False):
         rows = part.set_index("row")
         names = []
         for dx in order:
             sizes = {name: labels.number(rows.loc[dx, column], ",.0f") for name, column in _SUPPORTS.items()}
-            names.append(f"{in_lines(labels(f'diagnosis.{dx}'), 20)}\n{labels('axis.of_class', dx=dx, **sizes)}")
-        figure, axes = new_figure(4.0, 1.3 + 0.46 * len(order))
-        name_rows(axes, names)
+            names.append(f"{draw.in_lines(labels(f'diagnosis.{dx}'), 20)}\n{labels('axis.of_class', dx=dx, **sizes)}")
+        figure, axes = draw.new_figure(4.0, 1.3 + 0.46 * len(order))
+        draw.name_rows(axes, names)
         axes.set_ylim(-0.5, len(order) - 0.35)
         for place, dx in enumerate(order):
             _against_published(axes, place, rows.loc[dx], backbone, labels)
-        score_axis(axes, labels, -0.03, 1.03)
-        write_below(axes, labels("axis.f1_both"))
-        axes.set_title(backbone_name(backbone, labels))
+        draw.score_axis(axes, labels, -0.03, 1.03)
+        draw.write_below(axes, labels("axis.f1_both"))
+        axes.set_title(draw.backbone_name(backbone, labels))
         _legend_of_published(figure, labels)
         drawings.append(figure)
     return drawings
@@ -233,10 +213,10 @@ _SUPPORTS = {"ours": "support", "published": "published_support"}
 def _against_published(axes: Axes, place: int, row: pd.Series, backbone: str, labels: Labels) -> None:
     """Draw our F1 and the published one in a row, the difference above."""
     ours, theirs = row["f1_score"], row["published_f1_score"]
-    dumbbell(axes, place, theirs, ours, backbone)
+    draw.dumbbell(axes, place, theirs, ours, backbone)
     if np.isfinite(ours - theirs):
-        above_row(axes, (ours + theirs) / 2, place, labels.number(ours - theirs, "+.2f"))
+        draw.above_row(axes, (ours + theirs) / 2, place, labels.number(ours - theirs, "+.2f"))
 
 
-def _legend_of_published(figure: Drawing, labels: Labels) -> None:
-    marker_legend(figure, [labels("axis.published"), labels("axis.ours")], ["white", SOFT], ncols=2)
+def _legend_of_published(figure: draw.Drawing, labels: Labels) -> None:
+    draw.marker_legend(figure, [labels("axis.published"), labels("axis.ours")], ["white", draw.SOFT], ncols=2)

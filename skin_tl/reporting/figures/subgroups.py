@@ -7,23 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skin_tl.evaluation.subgroups import AGE_BANDS
-from skin_tl.reporting.drawing import (
-    GREY,
-    INK,
-    SOFT,
-    Drawing,
-    backbone_name,
-    backbone_style,
-    confidence_level,
-    interval_line,
-    legend_line,
-    marker_legend,
-    new_figure,
-    score_axis,
-    themed,
-    with_room,
-    write_below,
-)
+from skin_tl.reporting import drawing as draw
 from skin_tl.reporting.texts import ENGLISH, Labels
 
 if TYPE_CHECKING:
@@ -34,14 +18,14 @@ _WORDS = {"sex": "sex", "age": "age", "site": "localization", "dx_type": "dx_typ
 """Variables of the subgroups, in the order that they are drawn in, and where the labels have words for their values."""
 
 
-@themed
+@draw.themed
 def subgroups(
     table: pd.DataFrame,
     labels: Labels = ENGLISH,
     overall: float | None = None,
     backbone: str | None = None,
     metric: str = "macro_f1",
-) -> Drawing:
+) -> draw.Drawing:
     """Draw a score by sex, age, body site and way of diagnosis.
 
     Parameters
@@ -60,9 +44,9 @@ def subgroups(
     Drawing
         Lesions at the right; hollow and grey where they are too few for a conclusion.
     """
-    colour, marker = backbone_style(backbone) if backbone else (INK, "o")
+    colour, marker = draw.backbone_style(backbone) if backbone else (draw.INK, "o")
     rows = _grouped(table)
-    figure, axes = new_figure(4.6, 1.5 + 0.205 * len(rows))
+    figure, axes = draw.new_figure(4.6, 1.5 + 0.205 * len(rows))
     names, sizes = [], []
     for place, row in zip(range(len(rows))[::-1], rows, strict=True):
         variable, value = row["subgroup"].split("=", 1)
@@ -72,23 +56,24 @@ def subgroups(
             continue
         names.append(_subgroup_name(variable, value, labels))
         sizes.append(labels.number(row["n_lesions"], ",.0f"))
-        shade, face = (colour, colour) if row["conclusive"] else (GREY, "white")
-        interval_line(axes, row["ci_low"], row["ci_high"], place, shade, 1.6)
+        shade, face = (colour, colour) if row["conclusive"] else (draw.GREY, "white")
+        draw.interval_line(axes, row["ci_low"], row["ci_high"], place, shade, 1.6)
         axes.plot(row["value"], place, marker, markersize=6, color=shade, markerfacecolor=face)
     _name_both_sides(axes, names, sizes)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if row["subgroup"].endswith("=") else "normal")
     others, shown = [], table[["value", "ci_low", "ci_high"]].to_numpy(float).ravel()
     if overall is not None:
-        line = {"color": INK, "linestyle": (0, (5, 2))}
+        line = {"color": draw.INK, "linestyle": (0, (5, 2))}
         axes.axvline(overall, linewidth=1.2, zorder=1, **line)
-        others = [legend_line(labels("axis.overall", value=labels.number(overall, ".3f")), **line)]
+        others = [draw.legend_line(labels("axis.overall", value=labels.number(overall, ".3f")), **line)]
         shown = np.append(shown, overall)
-    score_axis(axes, labels, *with_room(shown, 0.04))
-    write_below(axes, labels("axis.of_subgroup", metric=labels(f"metric.{metric}"), level=confidence_level(labels)))
-    axes.set_title(backbone_name(backbone, labels) if backbone else "")
+    draw.score_axis(axes, labels, *draw.with_room(shown, 0.04))
+    level = draw.confidence_level(labels)
+    draw.write_below(axes, labels("axis.of_subgroup", metric=labels(f"metric.{metric}"), level=level))
+    axes.set_title(draw.backbone_name(backbone, labels) if backbone else "")
     meanings = [labels("axis.conclusive"), labels("axis.inconclusive")]
-    marker_legend(figure, meanings, [SOFT, "white"], others)
+    draw.marker_legend(figure, meanings, [draw.SOFT, "white"], others)
     return figure
 
 
