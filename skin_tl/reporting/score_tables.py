@@ -5,6 +5,7 @@ Takes the tables of `skin_tl.evaluation.scoring`; gives DataFrames, each written
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -30,26 +31,31 @@ PROBABILITY_SCORES = names_of(lambda metric: metric.shown == "probabilities")
 LESS_IS_BETTER = names_of(lambda metric: metric.less_is_better)
 
 
+RUN = [*SETUP, "backbone", "train_fraction"]
+"""Columns of metrics.csv that name what a backbone was trained with."""
+
+
 def main_rows(files: StudyFiles, metrics: pd.DataFrame) -> pd.DataFrame:
     """Keep what the study's own runs scored on its own test subsets, over all images of them."""
-    columns = {"dataset": "internal", "arm": "main", "subgroup": "all"}
     known = [*files.study.backbones, *(name for _, name in files.study.pseudo_runs)]
-    keep = metrics["backbone"].isin(known) & (metrics["train_fraction"] == 1)
-    for column, value in columns.items():
-        keep &= metrics[column] == value
-    wanted = {
-        (*[getattr(setup, name) for name in SETUP], backbone)
-        for setup in files.setups
-        for backbone in files.study.backbones
-    }
-    wanted |= {("baseline", policy, "native", name) for policy in files.study.split_policies for name in BASELINES}
-    missing = wanted - set(metrics.loc[keep, [*SETUP, "backbone"]].itertuples(index=False, name=None))
+    own = metrics[metrics["backbone"].isin(known) & (metrics["train_fraction"] == 1)]
+    own = own[(own["dataset"] == "internal") & (own["arm"] == "main") & (own["subgroup"] == "all")]
+    wanted = [(*astuple(setup), name, 1.0) for setup in files.setups for name in files.study.backbones]
+    policies = files.study.split_policies
+    wanted += [("baseline", policy, "native", name, 1.0) for policy in policies for name in BASELINES]
+    require_rows(files, wanted, own)
+    return own
+
+
+def require_rows(files: StudyFiles, wanted: list[tuple[Any, ...]], metrics: pd.DataFrame) -> None:
+    """Raise SkinTLError if rows of metrics.csv lack one that is wanted, by its values of `RUN`."""
+    missing = sorted(set(wanted) - set(metrics[RUN].itertuples(index=False, name=None)))
     if missing:
+        *names, fraction = missing[0]
         raise SkinTLError(
-            f"metrics.csv of the study {files.study.name!r} has no rows for {', '.join(sorted(missing)[0])}. "
-            f"It is older than the runs: delete it and run `{command_of(files.study.name)}`."
+            f"metrics.csv of the study {files.study.name!r} has no rows for {', '.join(names)}, train fraction "
+            f"{fraction:g}. It is older than the runs: delete it and run `{command_of(files.study.name)}`."
         )
-    return metrics[keep]
 
 
 def score_table(metrics: pd.DataFrame) -> pd.DataFrame:

@@ -5,18 +5,18 @@ Takes the histories and records of a study's runs; gives DataFrames, each writte
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from skin_tl.data.splits import draw_fraction
-from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.study_files import StudyFiles
 from skin_tl.registry import transform_of
-from skin_tl.reporting.score_tables import of_backbones
+from skin_tl.reporting.score_tables import RUN, of_backbones, require_rows
 from skin_tl.schema import CLASSES, RANDOM_WEIGHTS, SETUP
-from skin_tl.study import SMOOTHED, command_of
+from skin_tl.study import SMOOTHED
 
 FLAT = 0.01
 """A learning curve has flattened where the best validation macro F1 rises by less in the last fifth of its epochs."""
@@ -119,28 +119,17 @@ def learning_curve_table(files: StudyFiles, metrics: pd.DataFrame) -> pd.DataFra
     SkinTLError
         If metrics.csv lacks a fraction of the study.
     """
-    sizes = {fraction: _lesions_of_fraction(files, fraction) for fraction in files.study.train_fractions}
-    keep = (metrics["dataset"] == "internal") & (metrics["arm"] == "main") & (metrics["subgroup"] == "all")
-    keep &= (metrics["metric"] == "macro_f1") & (metrics["class"] == "all")
-    keys = [*SETUP, "backbone", "train_fraction"]
-    own = metrics[keep]
-    of_seeds = own[own["seed"] != "all"].groupby(keys)["n_images"].agg(["size", "mean"])
-    means = own[own["seed"] == "all"].set_index(keys)
-    rows = []
-    for setup in files.curves:
-        for backbone in files.study.backbones:
-            for fraction in files.study.train_fractions:
-                key = (*(getattr(setup, name) for name in SETUP), backbone, fraction)
-                if key not in means.index:
-                    raise SkinTLError(
-                        f"metrics.csv of the study {files.study.name!r} has no rows for {setup.strategy}, "
-                        f"{backbone}, train fraction {fraction:g}. It is older than the runs: delete it and run "
-                        f"`{command_of(files.study.name)}`."
-                    )
-                found = means.loc[key, ["metric", "value", "ci_low", "ci_high"]].to_dict()
-                row = dict(zip(keys, key, strict=True)) | {"n_lesions": sizes[fraction]} | found
-                rows.append(row | {"n_seeds": int(of_seeds["size"][key]), "n_images": of_seeds["mean"][key]})
-    return pd.DataFrame(rows)
+    own = metrics[(metrics["dataset"] == "internal") & (metrics["arm"] == "main") & (metrics["subgroup"] == "all")]
+    own = own[(own["metric"] == "macro_f1") & (own["class"] == "all")]
+    fractions, backbones = files.study.train_fractions, files.study.backbones
+    wanted = [(*astuple(setup), name, part) for setup in files.curves for name in backbones for part in fractions]
+    require_rows(files, wanted, own)
+    of_seeds = own[own["seed"] != "all"].groupby(RUN)["n_images"].agg(n_seeds="size", n_images="mean")
+    means = own[own["seed"] == "all"].set_index(RUN)[["metric", "value", "ci_low", "ci_high"]]
+    table = means.reindex(pd.MultiIndex.from_tuples(wanted, names=RUN)).join(of_seeds).reset_index()
+    sizes = {fraction: _lesions_of_fraction(files, fraction) for fraction in fractions}
+    table.insert(len(RUN), "n_lesions", table["train_fraction"].map(sizes))
+    return table
 
 
 def _lesions_of_fraction(files: StudyFiles, fraction: float) -> float:
