@@ -224,12 +224,12 @@ def test_a_picture_shows_the_image_and_beside_it_the_map():
     pixels = np.full((40, 40, 3), [200, 120, 90], np.uint8)
     heat = np.zeros((40, 40))
     heat[:, 20:] = 1
-    uri = figures.explained_picture(pixels, heat, side=80)
+    uri = figures.explained_picture(pixels, heat)
     picture = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
-    assert picture.size == (160, 60)
+    assert picture.size == (320, 120)
     values = np.asarray(picture).astype(float)
-    np.testing.assert_allclose(values[10:50, 10:70].mean(axis=(0, 1)), [200, 120, 90], atol=3)
-    low, high = values[10:50, 85:115].mean(axis=(0, 1)), values[10:50, 125:155].mean(axis=(0, 1))
+    np.testing.assert_allclose(values[20:100, 20:140].mean(axis=(0, 1)), [200, 120, 90], atol=3)
+    low, high = values[20:100, 170:230].mean(axis=(0, 1)), values[20:100, 250:310].mean(axis=(0, 1))
     assert high.sum() > low.sum() + 100  # brighter is more
     assert low[2] > low[0] and high[0] > high[2]  # from blue to yellow
 
