@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ class Fact:
     column: str
 
 
-class Facts:
+class Facts(dict[str, Fact]):
     """Values by key, each of them a cell of a table.
 
     Parameters
@@ -51,50 +50,8 @@ class Facts:
     """
 
     def __init__(self, tables: dict[str, pd.DataFrame]):
+        super().__init__()
         self.tables = tables
-        self._facts: dict[str, Fact] = {}
-
-    def add(self, pattern: str, file: str, identity: list[str], columns: dict[str, str], rows: pd.DataFrame) -> None:
-        """Make a fact of cells of a table.
-
-        Parameters
-        ----------
-        pattern
-            Key, with the columns of `identity` in braces, for example ``data.n_images.{dx}``.
-        file
-            Name of the table.
-        identity
-            Columns that tell its rows apart.
-        columns
-            Ending of the key by the column that holds the value.
-        rows
-            Those of the table that hold facts.
-        """
-        for row in rows.to_dict("records"):
-            where = {name: _plain(row[name]) for name in identity}
-            for column, ending in columns.items():
-                key = pattern.format(**where) + ending
-                value = row[column]
-                if key in self._facts:
-                    raise ValueError(f"two cells for the fact {key}: {self._facts[key]}, {file} {where}")
-                if not _is_missing(value):
-                    self._facts[key] = Fact(_plain(value), file, where, column)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._facts
-
-    def __getitem__(self, key: str) -> Fact:
-        return self._facts[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._facts)
-
-    def __len__(self) -> int:
-        return len(self._facts)
-
-    def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return what ``facts.json`` holds: value, file, where and column by key."""
-        return {key: vars(fact) for key, fact in sorted(self._facts.items())}
 
     def write(self, folder: str | Path) -> None:
         """Write ``facts.json`` and the tables to a folder; those of the step `evaluate` stay as they are."""
@@ -102,7 +59,7 @@ class Facts:
         for name, table in self.tables.items():
             if name not in EVALUATED or not (folder / name).is_file():
                 write_csv(folder / name, table)
-        write_json(folder / "facts.json", self.as_dict())
+        write_json(folder / "facts.json", {key: vars(fact) for key, fact in self.items()})
 
 
 def _is_missing(value: object) -> bool:
@@ -159,11 +116,17 @@ class Family:
         table, pattern = facts.tables[self.file], self.pattern.replace("{setup}", _SETUP)
         for name, value in self.where.items():
             table = table[value(table[name]) if callable(value) else table[name] == value]
-        identity = list(dict.fromkeys([*self.where, *re.findall(r"{(\w+)}", pattern), *self.also.split()]))
-        endings = _ENDINGS | self.endings
+        identity = dict.fromkeys([*self.where, *re.findall(r"{(\w+)}", pattern), *self.also.split()])
         names = self.columns.split() or [name for name in table if name not in [*identity, *self.without.split()]]
-        columns = {name: endings.get(name, f".{name}") for name in names}
-        facts.add(pattern, self.file, identity, columns, table)
+        endings = {name: f".{name}" for name in names} | _ENDINGS | self.endings
+        for row in table.to_dict("records"):
+            where = {name: _plain(row[name]) for name in identity}
+            for column in names:
+                key = pattern.format(**where) + endings[column]
+                if key in facts:
+                    raise ValueError(f"two cells for the fact {key}: {facts[key]}, {self.file} {where}")
+                if not _is_missing(row[column]):
+                    facts[key] = Fact(_plain(row[column]), self.file, where, column)
 
 
 _SETUP = ".".join(f"{{{name}}}" for name in SETUP)

@@ -159,61 +159,6 @@ def _plain(file: str, *columns: Column, **where: Any) -> Callable[..., Layout]:
 
 _COUNTS = number("n_images", ",d"), number("share_images", ".1%")
 
-_diagnoses = _plain(
-    "classes.csv", diagnosis("dx"), *_COUNTS, number("n_lesions", ",d"), number("images_per_lesion", ".2f")
-)
-
-_metadata = _plain("metadata_counts.csv", word("field"), known("value", lambda row: row["field"]), *_COUNTS)
-
-_subsets = _plain(
-    "subsets.csv",
-    word("split_policy"),
-    word("subset"),
-    *numbers({"n_images": ",.0f", "n_lesions": ",.0f", "share_known": ".1%"}),
-    seed="all",
-)
-
-_backbones = _plain(
-    "backbones.csv",
-    text("backbone"),
-    *numbers({"n_parameters_with_classifier": ",d", "n_parameters_presentation": ",d"}, optional=True),
-    *numbers({"parameters_difference": "+,d", "n_parameters": ",d"}, optional=True),
-    *numbers({"n_head": ",d", "imagenet_size": "d"}, optional=True),
-    word("transform"),
-)
-
-_rates = _plain(
-    "rates.csv",
-    word("strategy"),
-    text("backbone"),
-    *numbers({"rate": "g", "val_macro_f1": ".3f", "epochs": ".0f", "n_networks": ",d", "n_kept": ",d"}),
-)
-
-_costs = _plain(
-    "costs.csv",
-    word("strategy"),
-    text("backbone"),
-    number("value", ".3f", Ends(), "metric.macro_f1"),
-    *numbers({"train_s": ",.0f", "core_hours": ",.2f", "n_parameters_whole": ",d"}, optional=True),
-    *numbers({"model_mb": ",.1f", "images_per_second": ",.0f"}, optional=True),
-)
-
-_other_splits = _plain(
-    "other_splits.csv",
-    text("backbone"),
-    *numbers({"n_splits": "d", "n_images": ",.0f", "mean": ".3f", "sd": ".3f", "lowest": ".3f", "highest": ".3f"}),
-    number("typical_gap", ".3f"),
-    metric="macro_f1",
-)
-
-_external = _plain(
-    "external.csv",
-    known("backbone"),
-    word("metric", "row"),
-    *numbers({"internal": ".3f", "external": ".3f"}),
-    _DIFFERENCE,
-)
-
 
 def _confident_errors(report: Selection, setup: Setup) -> Layout:
     names = text("backbone"), text("image_id", "image"), diagnosis("dx"), diagnosis("predicted", "predicted")
@@ -378,11 +323,31 @@ def _comparisons(report: Selection, setup: Setup) -> Layout:
 
 
 LAYOUTS: dict[str, Callable[..., Layout]] = {
-    "diagnoses": _diagnoses,
-    "metadata": _metadata,
-    "subsets": _subsets,
-    "backbones": _backbones,
-    "rates": _rates,
+    "diagnoses": _plain(
+        "classes.csv", diagnosis("dx"), *_COUNTS, number("n_lesions", ",d"), number("images_per_lesion", ".2f")
+    ),
+    "metadata": _plain("metadata_counts.csv", word("field"), known("value", lambda row: row["field"]), *_COUNTS),
+    "subsets": _plain(
+        "subsets.csv",
+        word("split_policy"),
+        word("subset"),
+        *numbers({"n_images": ",.0f", "n_lesions": ",.0f", "share_known": ".1%"}),
+        seed="all",
+    ),
+    "backbones": _plain(
+        "backbones.csv",
+        text("backbone"),
+        *numbers({"n_parameters_with_classifier": ",d", "n_parameters_presentation": ",d"}, optional=True),
+        *numbers({"parameters_difference": "+,d", "n_parameters": ",d"}, optional=True),
+        *numbers({"n_head": ",d", "imagenet_size": "d"}, optional=True),
+        word("transform"),
+    ),
+    "rates": _plain(
+        "rates.csv",
+        word("strategy"),
+        text("backbone"),
+        *numbers({"rate": "g", "val_macro_f1": ".3f", "epochs": ".0f", "n_networks": ",d", "n_kept": ",d"}),
+    ),
     "classification_report": _classification_report,
     "scores": _scores,
     "comparisons": _comparisons,
@@ -390,11 +355,30 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
     "probabilities": _probabilities,
     "ranking": _ranking,
     "decisions": _decisions,
-    "external": _external,
+    "external": _plain(
+        "external.csv",
+        known("backbone"),
+        word("metric", "row"),
+        *numbers({"internal": ".3f", "external": ".3f"}),
+        _DIFFERENCE,
+    ),
     "confident_errors": _confident_errors,
     "published": _published,
-    "costs": _costs,
-    "other_splits": _other_splits,
+    "costs": _plain(
+        "costs.csv",
+        word("strategy"),
+        text("backbone"),
+        number("value", ".3f", Ends(), "metric.macro_f1"),
+        *numbers({"train_s": ",.0f", "core_hours": ",.2f", "n_parameters_whole": ",d"}, optional=True),
+        *numbers({"model_mb": ",.1f", "images_per_second": ",.0f"}, optional=True),
+    ),
+    "other_splits": _plain(
+        "other_splits.csv",
+        text("backbone"),
+        *numbers({"n_splits": "d", "n_images": ",.0f", "mean": ".3f", "sd": ".3f", "lowest": ".3f", "highest": ".3f"}),
+        number("typical_gap", ".3f"),
+        metric="macro_f1",
+    ),
     "runs": _runs,
     "fingerprints": _fingerprints,
 }

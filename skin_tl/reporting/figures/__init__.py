@@ -9,7 +9,7 @@ forms of colour blindness.  Figures are called by the name of this package, one 
 and helpers are in `skin_tl.reporting.drawing`.
 """
 
-from skin_tl.reporting.drawing import BACKBONE_STYLES, DIAGNOSES, THEME, Drawing, backbone_name, backbone_style, to_svg
+from skin_tl.reporting.drawing import DIAGNOSES, Drawing, backbone_style, to_svg
 from skin_tl.reporting.figures.comparisons import contrast, effects, external, rank_changes, split_spread
 from skin_tl.reporting.figures.data_set import (
     choose_examples,
@@ -25,7 +25,7 @@ from skin_tl.reporting.figures.scores import class_scores, confusion_matrix, pub
 from skin_tl.reporting.figures.subgroups import subgroups
 from skin_tl.reporting.figures.training import feature_maps, learning_curves, training_curves
 
-__all__ = ["BACKBONE_STYLES", "DIAGNOSES", "THEME", "Drawing", "backbone_name", "backbone_style", "to_svg"]
+__all__ = ["DIAGNOSES", "Drawing", "backbone_style", "to_svg"]
 __all__ += ["choose_examples", "class_balance", "cnn_operations", "example_grid", "example_pictures", "transfer"]
 __all__ += ["class_scores", "confusion_matrix", "explained_picture", "published", "scores", "under_map"]
 __all__ += ["calibration", "contrast", "effects", "external", "published_classes", "rank_changes", "split_spread"]
