@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,7 +153,13 @@ def external(table: pd.DataFrame, labels: Labels = ENGLISH, winners: float | Non
     return drawings
 
 
-def _paired(rows, names, below, labels, line=None):
+def _paired(
+    rows: pd.DataFrame,
+    names: Sequence[str],
+    below: tuple[str, str],
+    labels: Labels,
+    line: tuple[float, str] | None = None,
+) -> list[draw.Drawing]:
     """Draw two values per backbone (columns full and hollow) and their difference, as two panels with level rows.
 
     Parameters

@@ -173,7 +173,9 @@ def operating_points(decisions: pd.DataFrame, labels: Labels = ENGLISH) -> list[
     return [missed, flagged]
 
 
-def _points_figure(cells, backbones, points, shown, counted, labels):
+def _points_figure(
+    cells: pd.DataFrame, backbones: Sequence[str], points: Sequence[str], shown: str, counted: str, labels: Labels
+) -> draw.Drawing:
     """Draw one number per backbone and operating point, with its interval and in words.
 
     Parameters

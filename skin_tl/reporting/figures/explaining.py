@@ -118,7 +118,7 @@ def cnn_operations(labels: Labels = ENGLISH) -> list[draw.Drawing]:
     return [drawing for drawing, _ in made]
 
 
-def _draw_convolution(axes, maps, cells, labels):
+def _draw_convolution(axes: Axes, maps: np.ndarray, cells: _Cells, labels: Labels) -> None:
     side = 0.215
     cells.draw(axes, _SPOT, 0.12, 1.98, side, 6.5, "gray", (0, 10))
     _frame(axes, 0.12 + 4 * side, 1.98 - side, 3, side, _MARK)
@@ -132,7 +132,7 @@ def _draw_convolution(axes, maps, cells, labels):
     _write(axes, 3.12 + 3 * side, 0.12, labels("cnn.map"))
 
 
-def _draw_classification(axes, features, cells, labels):
+def _draw_classification(axes: Axes, features: np.ndarray, cells: _Cells, labels: Labels) -> None:
     cells.draw(axes, features, 0.35, 2.32, 0.225)
     weights = np.random.default_rng(5).normal(0, 0.05, (len(CLASSES), 9))  # a head that has learned nothing yet
     chances = np.exp(weights @ features[:, 0])
@@ -159,7 +159,7 @@ def _box(axes, left, bottom, width, height, colour, edge, line, style):
     )
 
 
-def _network(axes, bottom, source, colours, target):
+def _network(axes: Axes, bottom: float, source: str, colours: Sequence[str], target: str) -> None:
     """Draw a row: what a network takes, its layers, which grow narrower, the head last, and what it gives."""
     for left, width, text in ((0.08, 1.0, source), (3.45, 1.07, target)):
         _box(axes, left, bottom + 0.12, width, 0.76, "white", draw.SOFT, 1, "pad=0.02,rounding_size=0.06")
