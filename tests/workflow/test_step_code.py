@@ -162,7 +162,7 @@ def test_a_plain_copy_and_dates_make_nothing_due(project):
         ("report/text/literature.csv", "\n", "\n\n", REPORTED),
         ("report/text/published_results.csv", "\n", "\n\n", ["computing the metrics", *REPORTED]),
         ("report/template/report.css", "{", "{ ", RENDERED),
-        ("skin_tl/reporting/figures/scores.py", "def ", "X = 1\n\n\ndef ", []),
+        ("skin_tl/reporting/figures/explaining.py", "def ", "X = 1\n\n\ndef ", []),
         ("skin_tl/reporting/rendering.py", "TEMPLATE =", "TEMPLATE = 1\nTEMPLATE =", RENDERED),
     ],
 )
