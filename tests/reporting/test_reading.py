@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import re
 import shutil
 from contextlib import contextmanager
@@ -75,7 +74,7 @@ OUTSIDE = """() => {
 }"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("size", SIZES)
 def test_nothing_is_outside_of_the_window(read, size, scheme):
     with read(size, color_scheme=scheme) as page:
@@ -389,7 +388,15 @@ def violations(page, context=None):
     ]
 
 
-@pytest.mark.parametrize(("size", "scheme"), [*itertools.product(("phone", "laptop"), ("light", "dark"))])
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        ("phone", "light"),
+        ("laptop", "dark"),
+        pytest.param("phone", "dark", marks=pytest.mark.slow),
+        pytest.param("laptop", "light", marks=pytest.mark.slow),
+    ],
+)
 def test_axe_finds_no_serious_violation(read, size, scheme):
     with read(size, color_scheme=scheme) as page:
         page.locator(".table.scores .sort").nth(1).click()
