@@ -31,9 +31,12 @@ RUNS = f"runs/{study.name}"
 REPORT = f"report/{study.name}"
 LANGUAGES = {"en": "", "fr": ".fr"}
 
-# Much of each step with a network is done by one core (starting, building, reading), so two such steps run side by side and
-# share all cores; a GPU belongs to one at a time.
-HALF_OF_CORES = workflow.cores if has_gpu() else ((workflow.cores or 1) + 1) // 2
+# On this machine, much of each step with a network is done by one core (starting, building, reading), so two such steps run
+# side by side and share all cores; a GPU belongs to one at a time. On a cluster, a profile may set other numbers of cores.
+LOCAL_CORES = workflow.resource_settings.cores
+CORES = LOCAL_CORES or 8
+GPUS = int(study.device == "gpu" or (study.device == "auto" and has_gpu()))
+NETWORK_CORES = CORES if GPUS or not LOCAL_CORES else (CORES + 1) // 2
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
@@ -68,6 +71,11 @@ def run(step, *options):
     given = "".join(f" --{option.split('.')[-1]} {{{option}}}" for option in options)
     command = f"python -m skin_tl step {step} --study {RUNS}/study.json{given}"
     return f"SKIN_TL_PROGRESS={{log}}.progress {command} > {{log}} 2>&1"
+
+
+def needs(mem_mb, runtime, gpu=0):
+    """What a job takes of a cluster: memory (MB), more with each attempt, minutes, and GPUs. A profile may set others."""
+    return {"mem_mb": lambda wildcards, attempt: mem_mb * attempt, "runtime": runtime, "gpu": gpu}
 
 
 def features_of(wildcards):
@@ -114,6 +122,7 @@ rule weights:
         depends=depends(**WEIGHTS),
         code=step_code("weights"),
     log: f"{RUNS}/logs/weights.log"
+    resources: **needs(4000, 60)
     shell: run("weights")
 
 rule images:
@@ -125,8 +134,9 @@ rule images:
     params:
         depends=depends(**study.data_settings(), source=STATES.get("HAM10000", "")),
         code=step_code("images"),
-    threads: max(1, (workflow.cores or 1) - 1)  # uses all; the search for weights, beside it, mostly waits
+    threads: max(1, CORES - 1)  # uses all; the search for weights, beside it, mostly waits
     log: f"{RUNS}/logs/images.log"
+    resources: **needs(4000, 120)
     shell: run("images")
 
 rule dataset:
@@ -140,6 +150,7 @@ rule dataset:
         depends=depends(**study.split_settings()),
         code=step_code("dataset", "1_dataset"),
     log: f"{RUNS}/logs/dataset.log"
+    resources: **needs(4000, 30)
     shell: run("dataset")
 
 rule features:
@@ -149,9 +160,10 @@ rule features:
         rules.images.output.images,
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}.json"
     params: code=step_code("features")
-    threads: HALF_OF_CORES
+    threads: NETWORK_CORES
     priority: 1  # before all heads, which then fill what a last long one leaves
     log: f"{RUNS}/logs/features_{{backbone}}_{{preprocessing}}.log"
+    resources: **needs(8000, 240, GPUS)
     shell: run("features", "wildcards.backbone", "wildcards.preprocessing")
 
 rule random_features:
@@ -160,9 +172,10 @@ rule random_features:
         rules.images.output.images,
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}_random.json"
     params: code=step_code("random_features")
-    threads: HALF_OF_CORES
+    threads: NETWORK_CORES
     priority: 1
     log: f"{RUNS}/logs/random_features_{{backbone}}_{{preprocessing}}.log"
+    resources: **needs(8000, 240, GPUS)
     shell: run("random_features", "wildcards.backbone", "wildcards.preprocessing")
 
 rule train:
@@ -175,8 +188,12 @@ rule train:
     params:
         depends=settings_of,
         code=step_code("train", "2_train"),
-    threads: lambda wildcards: workflow.cores if wildcards.strategy in TUNED else HALF_OF_CORES
+    threads: lambda wildcards: CORES if wildcards.strategy in TUNED else NETWORK_CORES
     log: f"{RUNS}/logs/train_{{strategy}}_{{backbone}}.log"
+    resources: 
+        mem_mb=lambda wildcards, attempt: (16000 if wildcards.strategy in TUNED else 8000) * attempt,
+        runtime=lambda wildcards: 48 * 60 if wildcards.strategy in TUNED else 120,
+        gpu=lambda wildcards: GPUS if wildcards.strategy in TUNED else 0,
     shell: run("train", "wildcards.backbone", "wildcards.strategy")
 
 rule explain:
@@ -189,8 +206,9 @@ rule explain:
         ),
     output: [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED]
     params: code=step_code("explain")
-    threads: HALF_OF_CORES
+    threads: NETWORK_CORES
     log: f"{RUNS}/logs/explain_{{strategy}}_{{backbone}}.log"
+    resources: **needs(8000, 240, GPUS)
     shell: run("explain", "wildcards.backbone", "wildcards.strategy")
 
 if study.external:
@@ -208,8 +226,9 @@ if study.external:
                 source=STATES["ISIC2018"],
             ),
             code=step_code("external_images"),
-        threads: workflow.cores
+        threads: CORES
         log: f"{RUNS}/logs/external_images.log"
+        resources: **needs(4000, 120)
         shell: run("external_images")
 
     rule external_features:
@@ -219,8 +238,9 @@ if study.external:
             rules.external_images.output.images,
         output: f"{RUNS}/external/features_{{backbone}}_{{preprocessing}}.json"
         params: code=step_code("external_features")
-        threads: HALF_OF_CORES
+        threads: NETWORK_CORES
         log: f"{RUNS}/logs/external_features_{{backbone}}_{{preprocessing}}.log"
+        resources: **needs(8000, 240, GPUS)
         shell: run("external_features", "wildcards.backbone", "wildcards.preprocessing")
 
     rule external_duplicates:
@@ -230,8 +250,9 @@ if study.external:
             rules.external_images.output,
         output: f"{RUNS}/external/duplicates.csv"
         params: code=step_code("external_duplicates")
-        threads: workflow.cores
+        threads: CORES
         log: f"{RUNS}/logs/external_duplicates.log"
+        resources: **needs(4000, 120)
         shell: run("external_duplicates")
 
     rule external:
@@ -248,8 +269,9 @@ if study.external:
         params:
             depends=settings_of,
             code=step_code("external"),
-        threads: workflow.cores
+        threads: CORES
         log: f"{RUNS}/logs/external_{{strategy}}_{{backbone}}.log"
+        resources: **needs(8000, 240, GPUS)
         shell: run("external", "wildcards.backbone", "wildcards.strategy")
 
 rule baselines:
@@ -260,6 +282,7 @@ rule baselines:
     output: [f"{RUNS}/baseline/{name}/{file}" for name in BASELINES for file in ("predictions.csv", "run.json")]
     params: code=step_code("baselines")
     log: f"{RUNS}/logs/baselines.log"
+    resources: **needs(4000, 120)
     shell: run("baselines")
 
 rule ensemble:
@@ -270,6 +293,7 @@ rule ensemble:
         depends=depends(backbones=study.backbones),
         code=step_code("ensemble"),
     log: f"{RUNS}/logs/ensemble_{{strategy}}.log"
+    resources: **needs(4000, 30)
     shell: run("ensemble", "wildcards.strategy")
 
 rule evaluate:
@@ -286,6 +310,7 @@ rule evaluate:
         code=step_code("evaluate"),
         text=content_hash("report/text/published_results.csv"),
     log: f"{RUNS}/logs/evaluate.log"
+    resources: **needs(8000, 120)
     shell: run("evaluate")
 
 for language, ending in LANGUAGES.items():
@@ -309,6 +334,7 @@ for language, ending in LANGUAGES.items():
             text=content_hash(f"report/text/{language}", *Path("report/text").glob("*.csv")),
             language=language,
         log: f"{RUNS}/logs/report_{language}.log"
+        resources: **needs(4000, 60)
         shell: run("report", "params.language")
 
     rule:
@@ -323,6 +349,7 @@ for language, ending in LANGUAGES.items():
             text=content_hash("report/template"),
             language=language,
         log: f"{RUNS}/logs/render_{language}.log"
+        resources: **needs(4000, 60)
         shell: run("render", "params.language")
 
     rule:
@@ -335,4 +362,5 @@ for language, ending in LANGUAGES.items():
             text=content_hash("report/template"),
             language=language,
         log: f"{RUNS}/logs/slides_{language}.log"
+        resources: **needs(4000, 60)
         shell: run("slides", "params.language")

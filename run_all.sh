@@ -71,6 +71,7 @@ case "$* " in
     *--help\ *) ;;
     test\ *) wanted="$wanted dev${SKIN_TL_TEST_EXPORT:+ export}" ;;
     export\ *) wanted="$wanted export" ;;
+    *profiles/slurm* | *executor\ slurm*) wanted="$wanted slurm" ;;
 esac
 
 stamp_of() { # what is written once a lock is installed: it is done over where the lock, or the base, is another

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import textwrap
 import threading
 import time
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Step:
     """A step as the engine reports it, and what it has told so far."""
 
     number: int
+    rule: str
     text: str
     reason: str
     log: Path
@@ -109,8 +111,14 @@ class Step:
                 self.error = told.get("error", self.error)
                 self.status = told.get("status", self.status)
 
-    def failure(self) -> list[str]:
-        """Return the lines that say why it failed and where its log is."""
+    def failure(self, note: str = "") -> list[str]:
+        """Return the lines that say why it failed and where its log is.
+
+        Parameters
+        ----------
+        note
+            What the engine says of a cluster's job.
+        """
         lines = []
         with contextlib.suppress(OSError):
             lines = [
@@ -120,6 +128,9 @@ class Step:
             result = [f"error: {self.text}: {self.error}"]
         elif is_full(self.log.resolve().parent):
             result = [f"error: {self.text}: {disk_full_message(self.log)}"]
+        elif self.status is None and note:
+            more = f"--set-resources {self.rule}:mem_mb=… {self.rule}:runtime=…"
+            result = [f"error: {self.text}: {note} If it lacked memory or time: {more}"]
         else:
             killed = "was killed, most often for lack of memory"
             result = [f"error: {self.text} {killed if self.status is None else 'failed'}. The end of its log:"]
@@ -192,7 +203,9 @@ class Progress:
                 self.estimate = ""
         elif event == LogEvent.JOB_INFO and fields["shellcmd"]:
             text = one_line(fields["rule_msg"] or fields["rule_name"])
-            step = Step(len(self.steps) + 1, text, fields["reason"], Path(*fields["log"][:1]), time.monotonic())
+            again = self.steps.get(fields["jobid"])  # a job that failed is tried again, where the profile says so
+            number, log = again.number if again else len(self.steps) + 1, Path(*fields["log"][:1])
+            step = Step(number, fields["rule_name"], text, fields["reason"], log, time.monotonic())
             self.steps[fields["jobid"]] = step
             if not self.dry:
                 step.events.unlink(missing_ok=True)
@@ -206,7 +219,9 @@ class Progress:
             if step.status == 0:  # such as a file that it did not write, of which the engine speaks
                 return
             self.n_failed += 1
-            for line in [] if self.stopping else step.failure():
+            for line in (
+                [] if self.stopping else step.failure(textwrap.shorten(fields["rule_msg"] or "", 240, placeholder=" …"))
+            ):
                 self.terminal.line(line)
         elif level >= ERROR:
             lines = [line for line in message.splitlines() if not line.startswith("  File ")]

@@ -3,15 +3,21 @@
 Takes a study; gives `Estimate`, and refuses a disk that is too small.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import sys
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, existing
 from skin_tl.workflow.cleaning import size_of
+
+if TYPE_CHECKING:
+    from skin_tl.study import Study
 
 GIGA = 1e9
 N_HAM10000 = 10015
@@ -49,11 +55,11 @@ class Estimate:
     gpu: bool
 
     @property
-    def disk(self):
+    def disk(self) -> float:
         """All bytes together."""
         return self.download + self.images + self.features + self.models
 
-    def in_words(self):
+    def in_words(self) -> str:
         """Return two lines for the person."""
         parts = (
             ("download", self.download),
@@ -69,24 +75,25 @@ class Estimate:
         )
 
 
-def roughly(seconds):
+def roughly(seconds: float) -> str:
     """Return a rough duration: whole 5 minutes below two hours, half hours above."""
     if seconds < 7200:
         return f"{max(5, 5 * round(seconds / 300))} min"
     return f"{round(seconds / 1800) / 2:g} h"
 
 
-def needs_room(study):
+def needs_room(study: Study) -> bool:
     """Tell whether a study is long enough to say beforehand what it takes."""
-    return study is not None and study.dataset != "synthetic"
+    return study.dataset != "synthetic"
 
 
-def estimate(study):
+def estimate(study: Study) -> Estimate:
     """Estimate what a study takes, measuring this machine's speed for an instant.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
+    study
+        Its data, networks and passes are counted.
 
     Returns
     -------
@@ -98,7 +105,7 @@ def estimate(study):
     from skin_tl.study import passes_of
 
     n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
-    download = 0
+    download = 0.0
     for name in study.releases:
         decoded = (ROOT / "runs" / study.name / PARTS[name] / "images.json").is_file()
         if not os.environ.get(f"SKIN_TL_{name}") and not decoded:
@@ -134,12 +141,12 @@ def estimate(study):
     )
 
 
-def has_gpu():
+def has_gpu() -> bool:
     """Tell whether an NVIDIA driver is there."""
     return os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None
 
 
-def measure_speed(seconds=0.2):
+def measure_speed(seconds: float = 0.2) -> float:
     """Return how many billions of floating-point operations a second the processor's cores could do together.
 
     One core is timed, on a matrix product that fits its cache, and the best time counts: what else the machine does at
@@ -159,16 +166,17 @@ def measure_speed(seconds=0.2):
     one_core = 2 * n**3 / best / 1e9
     if sys.platform == "darwin":  # its matrix unit, which networks do not use, would be timed
         one_core = min(one_core, 100.0)
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return one_core * n_cores
 
 
-def check_room(need):
+def check_room(need: Estimate) -> None:
     """Refuse to start where the disk is clearly too small for what is not there yet.
 
     Parameters
     ----------
-    need : Estimate
+    need
+        What the study takes.
 
     Raises
     ------

@@ -268,7 +268,8 @@ def _parse_options(options: Sequence[str]) -> tuple[argparse.ArgumentParser, arg
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            parser, settings = parse_args(list(options))
+            own = ["--workflow-profile", "none"] if "--profile" in options else []  # in place of profiles/default
+            parser, settings = parse_args([*own, *options])
     except SystemExit as stop:
         if not stop.code:  # such as --version
             raise

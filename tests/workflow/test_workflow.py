@@ -691,7 +691,7 @@ words = st.text("abc äé%|[]", min_size=1, max_size=12).filter(str.strip)
 def test_what_a_step_tells_is_shown_in_its_order_however_it_is_read(told, length):
     """Lines come out once and whole, though the file is read while events are written."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        step = console.Step(1, "images", "", Path(folder, "images.log"), 0)
+        step = console.Step(1, "images", "decoding", "", Path(folder, "images.log"), 0)
         shown = []
         terminal = SimpleNamespace(line=shown.append, bar=shown.append)
         patch.setenv(progress.PROGRESS, str(step.events))
@@ -706,7 +706,7 @@ def test_what_a_step_tells_is_shown_in_its_order_however_it_is_read(told, length
 
 
 def test_a_bar_and_a_line_of_a_step_reach_the_terminal(monkeypatch, tmp_path):
-    step = console.Step(1, "features", "", tmp_path / "features.log", 0)
+    step = console.Step(1, "features", "computing", "", tmp_path / "features.log", 0)
     monkeypatch.setenv(progress.PROGRESS, str(step.events))
     for number in progress.bar(range(2), what="counting"):
         progress.say(f"  number {number}")
@@ -749,7 +749,7 @@ def test_durations_read_well(seconds, text):
 
 
 def test_a_full_disk_is_named_whoever_meets_it(tmp_path, monkeypatch, capsys):
-    step = console.Step(1, "decoding", "", tmp_path / "images.log", 0)
+    step = console.Step(1, "images", "decoding", "", tmp_path / "images.log", 0)
     assert "was killed" in step.failure()[0]
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 0))
     assert f"error: decoding: {step.log}: no space left on the disk" in step.failure()[0]
