@@ -918,7 +918,8 @@ def test_the_locks_agree_with_each_other(extra):
 
 
 MODULES = [
-    ".".join(file.relative_to(ROOT / "skin_tl").with_suffix("").parts) for file in (ROOT / "skin_tl").rglob("*.py")
+    ".".join(file.relative_to(ROOT / "skin_tl").with_suffix("").parts).removesuffix(".__init__")
+    for file in (ROOT / "skin_tl").rglob("*.py")
 ]
 
 
