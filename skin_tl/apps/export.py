@@ -12,27 +12,28 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jinja2
 import numpy as np
 import pandas as pd
 
+from skin_tl.apps.model_card import model_card
 from skin_tl.apps.predict import Parser, as_list, run_command, show
-from skin_tl.apps.runs import find_study, finished_runs, load_keras, read_model
+from skin_tl.apps.runs import Run, find_study, finished_runs, load_keras, read_model
 from skin_tl.data.images import ImageSet, check_cache
-from skin_tl.data.preparation import read_splits
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.metric_list import names_of
-from skin_tl.files import ROOT, file_fingerprint, read_json, write_atomically
+from skin_tl.evaluation.predictions import read_predictions
+from skin_tl.explain.explanations import explained_head, tested_images
+from skin_tl.files import ROOT, file_fingerprint, write_atomically
 from skin_tl.models.backbones import all_layers, head_layers, import_keras, network_of, scale_pixels
-from skin_tl.models.runs import weights_note
 from skin_tl.progress import say
-from skin_tl.registry import transform_of
-from skin_tl.reporting.texts import labels
-from skin_tl.schema import CLASSES, SUBSETS, TUNED
-from skin_tl.study import check_study, command_of, load_study
+from skin_tl.study import load_study
+
+if TYPE_CHECKING:
+    import keras
 
 FORMATS = {"onnx": "model.onnx", "litert": "model.tflite"}
 """File name of each format, by the name that `keras.Model.export` has for it."""
@@ -54,9 +55,6 @@ N_RANDOM = 32
 BATCHES = (1, 3, 8)
 """Images per forward pass of the check: the first, the second, and all further ones."""
 
-METRICS = names_of(lambda metric: metric.on_card)
-"""What the card tells of all diagnoses; of each alone F1, and sensitivity if malignant or in situ/premalignant."""
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -64,15 +62,15 @@ class Exported:
 
     Attributes
     ----------
-    file : pathlib.Path
-    n_bytes : int
-    fingerprint : str
+    file
+    n_bytes
+    fingerprint
         Of its bytes.
-    difference : float
+    difference
         The largest one between their probabilities.
-    n_images : int
+    n_images
         How many were compared.
-    real : bool
+    real
         Whether these were test images; otherwise, random pixels.
     """
 
@@ -83,7 +81,7 @@ class Exported:
     n_images: int
     real: bool
 
-    def __str__(self):
+    def __str__(self) -> str:
         what = "test images" if self.real else "images of random pixels, as the decoded ones are not in the cache"
         told = f"largest difference of probabilities {self.difference:.1e} ({self.n_images} {what})"
         return f"{os.path.relpath(self.file)}: {self.n_bytes / 1e6:.1f} MB, {told}"
@@ -92,7 +90,7 @@ class Exported:
 # --- Converting -------------------------------------------------------------------------------------------------------
 
 
-def check_packages(formats):
+def check_packages(formats: Sequence[str]) -> None:
     """Make sure that what the formats need is there.
 
     Raises
@@ -108,7 +106,7 @@ def check_packages(formats):
             )
 
 
-def convertible(whole, backbone, preprocessing):
+def convertible(whole: "keras.Model", backbone: str, preprocessing: str) -> "keras.Model":
     """Return a model with the weights of a run's model that Keras can export.
 
     The constants of the scaling, and what `keras.layers.Normalization` knows, are tensors in a model that was read from
@@ -117,10 +115,10 @@ def convertible(whole, backbone, preprocessing):
 
     Parameters
     ----------
-    whole : keras.Model
+    whole
         A run's ``model.keras``.  Its Normalization layers are changed.
-    backbone : str
-    preprocessing : {'native', 'unit'}
+    backbone
+    preprocessing
 
     Returns
     -------
@@ -133,7 +131,7 @@ def convertible(whole, backbone, preprocessing):
         if isinstance(layer, keras.layers.Normalization):
             layer.mean, layer.variance = (keras.ops.convert_to_numpy(value) for value in (layer.mean, layer.variance))
 
-    class Convertible(keras.Model):
+    class Convertible(keras.Model):  # type: ignore[name-defined]  # keras is imported by import_keras
         def __init__(self):
             super().__init__(name=backbone)
             self.network, self.head = network_of(whole), head_layers(whole)
@@ -150,7 +148,7 @@ def convertible(whole, backbone, preprocessing):
     return model
 
 
-def convert(model, kind, size, path):
+def convert(model: "keras.Model", kind: str, size: int, path: Path) -> None:
     """Write a model that `convertible` gave in a format, one of `FORMATS`."""
     keras = import_keras()
 
@@ -164,15 +162,15 @@ def convert(model, kind, size, path):
 # --- Checking ---------------------------------------------------------------------------------------------------------
 
 
-def run_onnx(path, batches):
-    """Return what a file says of batches of pixels, list of (n, 7)."""
+def run_onnx(path: Path, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return what a file says of batches of pixels, (n, 7) each."""
     session = importlib.import_module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return [session.run(None, {name: batch})[0] for batch in batches]
 
 
-def run_litert(path, batches):
-    """Return what a file says of batches of pixels, list of (n, 7)."""
+def run_litert(path: Path, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return what a file says of batches of pixels, (n, 7) each."""
     model = importlib.import_module("ai_edge_litert.interpreter").Interpreter(str(path))
     given, answer = model.get_input_details()[0]["index"], model.get_output_details()[0]["index"]
     said = []
@@ -188,17 +186,14 @@ def run_litert(path, batches):
 RUN = {"onnx": run_onnx, "litert": run_litert}
 
 
-def images_to_check(record, tested, size):
+def images_to_check(run: Run, tested: pd.DataFrame) -> tuple[np.ndarray, bool]:
     """Choose the images that exported files are checked with.
 
     Parameters
     ----------
-    record : dict
-        ``run.json``.
-    tested : pandas.DataFrame
+    run
+    tested
         From `skin_tl.explain.explanations.tested_images`.
-    size : int
-        Side of the images, in pixels.
 
     Returns
     -------
@@ -207,209 +202,40 @@ def images_to_check(record, tested, size):
     real : bool
         Whether they are test images; otherwise the decoded images are not in the cache, and the pixels are random.
     """
-    images = ImageSet(record["data_fingerprint"], size)
+    size = run.study.image_size
+    images = ImageSet(run.record["data_fingerprint"], size)
     if not images.folder.is_dir():
         return np.random.default_rng(0).integers(0, 256, (N_RANDOM, size, size, 3), dtype=np.uint8), False
     chosen = tested.groupby("dx").head(N_PER_DIAGNOSIS)["image_id"]
     return images.pixels[pd.Index(images.ids).get_indexer(chosen)], True
 
 
-def into_batches(pixels):
-    """Divide images into batches of the sizes `BATCHES`, list of arrays; the last one holds what is left."""
+def into_batches(pixels: np.ndarray) -> list[np.ndarray]:
+    """Divide images into batches of the sizes `BATCHES`; the last one holds what is left."""
     one, few, many = BATCHES
     return [part for part in np.split(pixels, [one, *range(one + few, len(pixels), many)]) if len(part)]
 
 
-def largest_difference(said, expected):
+def largest_difference(said: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     """Return the largest absolute difference between two lists of arrays; NaN if there is any."""
     if [part.shape for part in said] != [part.shape for part in expected]:
         return np.inf
     return float(np.max([np.abs(one - other).max() for one, other in zip(said, expected, strict=True)]))
 
 
-# --- The card ---------------------------------------------------------------------------------------------------------
-
-
-def card_metrics(table, run, head, accuracy):
-    """Choose the metrics of the card.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``metrics.csv``.
-    run : skin_tl.apps.runs.Run
-    head : dict
-        From `skin_tl.explain.explanations.explained_head`.
-    accuracy : float
-        Of the model on its test subset, by the run's own predictions.
-
-    Returns
-    -------
-    list of dict or None
-        name and cells: value and interval of the model, and of the mean over seeds if the study has several.  None
-        where the table has no row of the model, or was made of another state of the run.
-    """
-    from skin_tl.evaluation.predictions import main_arm
-    from skin_tl.schema import DECISIONS
-
-    wanted = {"dataset": "internal", "strategy": run.strategy, "backbone": run.backbone, "subgroup": "all"}
-    wanted |= {name: head[name] for name in ("split_policy", "preprocessing")}
-    table = main_arm(table)
-    table = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
-    table = table.set_index(["seed", "metric", "class"])[["value", "ci_low", "ci_high"]]
-    seed = str(head["seed"])
-    if (seed, "accuracy", "all") not in table.index:
-        return None
-    if not np.isclose(table.loc[(seed, "accuracy", "all"), "value"], accuracy, rtol=0, atol=1e-9):
-        return None
-    seeds = [seed, "all"] if table.index.get_level_values("seed").nunique() > 2 else [seed]
-    word, rows = labels("en"), []
-    asked = [*((metric, "all") for metric in METRICS), *(("recall", dx) for dx in DECISIONS["malignant"])]
-    for metric, dx in [*asked, *(("f1", dx) for dx in CLASSES)]:
-        cells = []
-        for name in seeds:
-            value, low, high = table.loc[(name, metric, dx)] if (name, metric, dx) in table.index else [np.nan] * 3
-            cells += [_number(value), f"{_number(low)} to {_number(high)}" if np.isfinite([low, high]).all() else "–"]
-        of_one = {"f1": f"F1 of {dx}", "recall": f"sensitivity for {dx}"}
-        rows.append({"name": word(f"metric.{metric}") if dx == "all" else of_one[metric], "cells": cells})
-    return rows
-
-
-def baseline_scores(table, head):
-    """Return name, accuracy and macro_f1 of each baseline in ``metrics.csv``, list of dict."""
-    from skin_tl.evaluation.predictions import main_arm
-    from skin_tl.schema import BASELINES
-
-    wanted = {"dataset": "internal", "strategy": "baseline", "split_policy": head["split_policy"], "class": "all"}
-    wanted |= {"subgroup": "all", "seed": str(head["seed"])}
-    table = main_arm(table)
-    table = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)].set_index(["backbone", "metric"])["value"]
-    word = labels("en")
-    return [
-        {"name": word(f"backbone.{name}")} | {score: _number(table[name, score]) for score in ("accuracy", "macro_f1")}
-        for name in BASELINES
-        if (name, "macro_f1") in table.index
-    ]
-
-
-def _number(value):
-    return f"{value:.3f}" if np.isfinite(value) else "–"
-
-
-def model_card(run, exported, predictions, metrics_file):
-    """Write the card of a run's exported files.
-
-    Parameters
-    ----------
-    run : skin_tl.apps.runs.Run
-    exported : dict of str to Exported
-        By format.
-    predictions : pandas.DataFrame
-        The run's.
-    metrics_file : pathlib.Path
-        ``report/<study>/metrics.csv``, there or not.
-
-    Returns
-    -------
-    str
-        Markdown.
-
-    Raises
-    ------
-    SkinTLError
-        If the study's split is not the one that the run was trained with.
-    """
-    from skin_tl.data.splits import split_fingerprints
-    from skin_tl.evaluation.calibration import fit_temperature
-    from skin_tl.evaluation.predictions import validation_rows
-    from skin_tl.explain.explanations import explained_head, tested_images
-    from skin_tl.schema import PROBABILITIES
-
-    record, folder = read_json(run.folder / "run.json"), run.study_folder
-    study = check_study(record["parameters"], source=run.folder / "run.json")
-    head = explained_head(study)
-    splits = read_splits(folder)
-    split = splits[(splits["split_policy"] == head["split_policy"]) & (splits["seed"] == head["seed"])]
-    if split_fingerprints(split) != {
-        head["split_policy"]: {str(head["seed"]): record["split_fingerprints"][head["split_policy"]][str(head["seed"])]}
-    }:
-        raise SkinTLError(f"{run.folder} was trained with another split. Run `{command_of(folder.name)}` again.")
-    counts = split.groupby("subset").agg(n_images=("image_id", "nunique"), n_lesions=("lesion_id", "nunique"))
-    cell = {"arm": "main", "train_fraction": 1.0} | {name: head[name] for name in ("split_policy", "preprocessing")}
-    validation = validation_rows(predictions, cell).query("seed == @head['seed']")
-    tested = tested_images(predictions, study)
-    metrics, baselines, no_metrics = None, [], "the report of this study has not been made yet."
-    if metrics_file.is_file():
-        accuracy = float((tested["predicted"] == tested["dx"]).mean())
-        table = pd.read_csv(metrics_file, dtype={"seed": str})
-        metrics, baselines = card_metrics(table, run, head, accuracy), baseline_scores(table, head)
-        no_metrics = "the report of this study is of another state of this run."
-    random_weights = bool(record.get("random_weights")) and run.strategy != "from_scratch"
-    first = next(iter(exported.values()))
-    used = ["keras", "tensorflow", *(name for of in exported for name in PACKAGES[of])]
-    values = {
-        "backbone": run.backbone,
-        "strategy": run.strategy,
-        "study": study,
-        "synthetic": study.synthetic,
-        "random_weights": random_weights,
-        "start": weights_note(read_json(folder / "weights.json"), run.strategy),
-        "weights_fingerprint": "" if run.strategy == "from_scratch" else record["weights"].get("fingerprint", ""),
-        "n_parameters": f"{record['n_parameters']:,}",
-        "trained_with": record["versions"],
-        "finished": run.finished,
-        "commit": record["git_commit"],
-        "model_fingerprint": file_fingerprint(run.folder / "model.keras"),
-        "size": study.image_size,
-        "transform": transform_of(run.backbone, head["preprocessing"]),
-        "classes": CLASSES,
-        "temperature": f"{fit_temperature(validation['dx'], validation[PROBABILITIES].to_numpy(float)):.3f}",
-        "formats": {name: FORMATS[name] for name in exported},
-        "split_policy": head["split_policy"],
-        "seed": head["seed"],
-        "subsets": [{"subset": name, **counts.loc[name]} for name in SUBSETS],
-        "test_counts": tested.groupby("dx").agg(n_images=("image_id", "size"), n_lesions=("lesion_id", "nunique")),
-        "metrics": metrics,
-        "baselines": baselines,
-        "no_metrics": no_metrics,
-        "command": command_of(study.name),
-        "several": len(study.seeds) if len(study.seeds) > 1 else 0,
-        "views": run.strategy in TUNED and study.test_time_augmentation,
-        "precision": record.get("precision", "float32"),
-        "deterministic": run.strategy in TUNED and study.deterministic,
-        "real": first.real,
-        "n_images": first.n_images,
-        "per_diagnosis": N_PER_DIAGNOSIS,
-        "tolerance": TOLERANCE,
-        "batches": f"{', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}",
-        "checks": list(exported.values()),
-        "checked_with": ", ".join(f"{name.replace('_', '-')} {importlib.metadata.version(name)}" for name in used),
-        "word": labels("en"),
-    }
-    template = Path(__file__).with_name("model_card.md.j2").read_text(encoding="utf-8")
-    rules = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    return rules.from_string(template).render(values)
-
-
 # --- ./run_all.sh export ----------------------------------------------------------------------------------------------
 
 
-def export_run(run, formats, metrics_file):
+def export_run(run: Run, formats: Sequence[str], metrics_file: Path) -> list[Exported]:
     """Export a run's model; its folder ``export/`` is written whole or not at all.
 
     Parameters
     ----------
-    run : skin_tl.apps.runs.Run
-    formats : list of str
+    run
+    formats
         Of `FORMATS`; those that the folder holds already are exported again too.
-    metrics_file : pathlib.Path
+    metrics_file
         ``report/<study>/metrics.csv``, there or not.
-
-    Returns
-    -------
-    list of Exported
 
     Raises
     ------
@@ -423,62 +249,74 @@ def export_run(run, formats, metrics_file):
     load_keras()
     keras = import_keras()
 
-    from skin_tl.evaluation.predictions import read_predictions
-    from skin_tl.explain.explanations import explained_head, tested_images
-
-    record = read_json(run.folder / "run.json")
-    study = check_study(record["parameters"], source=run.folder / "run.json")
     predictions = read_predictions(run.folder / "predictions.csv")
-    pixels, real = images_to_check(record, tested_images(predictions, study), study.image_size)
+    pixels, real = images_to_check(run, tested_images(predictions, run.study))
     batches, exported = into_batches(pixels), {}
     say(f"exporting {run.backbone}, {run.strategy}: {', '.join(FORMATS[kind] for kind in kinds)} …")
     with keras.device("cpu"), write_atomically(folder) as part:  # a GPU rounds otherwise
         part.mkdir()
-        whole, _, _ = read_model(run, study.image_size)
+        whole, _, _ = read_model(run, run.study.image_size)
         expected = [keras.ops.convert_to_numpy(whole.predict_on_batch(batch)) for batch in batches]
-        model = convertible(whole, run.backbone, explained_head(study)["preprocessing"])
+        model = convertible(whole, run.backbone, explained_head(run.study)["preprocessing"])
         for kind in kinds:
             path, final = part / FORMATS[kind], folder / FORMATS[kind]
             remedy = "Choose another format: --format."
             if kind not in formats:  # it is there from an earlier export
                 remedy = f"It was exported before: delete {final} to export the others without it."
-            try:
-                convert(model, kind, study.image_size, path)
-                difference = largest_difference(RUN[kind](path, batches), expected)
-            except Exception as error:  # converters and interpreters raise many types
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                raise SkinTLError(
-                    f"{final} could not be made and run ({reason}). Nothing was kept. {remedy}"
-                ) from error
-            if not difference <= TOLERANCE:
-                raise SkinTLError(
-                    f"{final} gives other probabilities than model.keras: they differ by up to {difference:.1e}, and "
-                    f"{TOLERANCE:.0e} is allowed. Nothing was kept. {remedy}"
-                )
+            difference = _export(model, kind, path, final, batches, expected, remedy)
             size = path.stat().st_size
             exported[kind] = Exported(final, size, file_fingerprint(path), difference, len(pixels), real)
-        card = model_card(run, exported, predictions, metrics_file)
+        card = write_card(run, exported, predictions, metrics_file)
         (part / CARD).write_text(card, encoding="utf-8", newline="\n")
     return list(exported.values())
 
 
-def runs_to_export(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
+def _export(model, kind, path, final, batches, expected, remedy):
+    """Write a file; return how far its probabilities are from those expected.  Errors name `final` and `remedy`."""
+    try:
+        convert(model, kind, batches[0].shape[1], path)
+        difference = largest_difference(RUN[kind](path, batches), expected)
+    except Exception as error:  # converters and interpreters raise many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise SkinTLError(f"{final} could not be made and run ({reason}). Nothing was kept. {remedy}") from error
+    if not difference <= TOLERANCE:
+        raise SkinTLError(
+            f"{final} gives other probabilities than model.keras: they differ by up to {difference:.1e}, and "
+            f"{TOLERANCE:.0e} is allowed. Nothing was kept. {remedy}"
+        )
+    return difference
+
+
+def write_card(run: Run, exported: Mapping[str, Exported], predictions: pd.DataFrame, metrics_file: Path) -> str:
+    """Return the card of a run's exported files, see `skin_tl.apps.model_card.model_card`."""
+    packages = ["keras", "tensorflow", *(name for kind in exported for name in PACKAGES[kind])]
+    check = {
+        "per_diagnosis": N_PER_DIAGNOSIS,
+        "tolerance": TOLERANCE,
+        "batches": f"{', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}",
+        "with": ", ".join(f"{name.replace('_', '-')} {importlib.metadata.version(name)}" for name in packages),
+    }
+    return model_card(run, exported, check, predictions, metrics_file)
+
+
+def runs_to_export(
+    study: str | Path | None = None,
+    backbones: Sequence[str] | None = None,
+    formats: Sequence[str] = tuple(FORMATS),
+    root: Path = ROOT,
+) -> list[Run]:
     """Find what is to be exported, which needs no package beyond the usual ones.
 
     Parameters
     ----------
-    study : str or pathlib.Path, optional
+    study
         See `skin_tl.apps.runs.find_study`.
-    backbones : list of str, optional
+    backbones
         Only these.
-    formats : sequence of str
+    formats
         Of `FORMATS`.
-    root : pathlib.Path, optional
+    root
         Folder that holds ``runs/`` and ``report/``.
-
-    Returns
-    -------
-    list of skin_tl.apps.runs.Run
 
     Raises
     ------
@@ -501,30 +339,7 @@ def runs_to_export(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT
     return runs
 
 
-def export_study(study=None, backbones=None, formats=tuple(FORMATS), root=ROOT):
-    """Export the models of a study's finished runs, one run after the other.
-
-    Parameters
-    ----------
-    study, backbones, formats, root
-        See `runs_to_export`.
-
-    Yields
-    ------
-    Exported
-
-    Raises
-    ------
-    SkinTLError
-        If there is nothing to export, a package is missing, or a run cannot be exported.
-    """
-    runs = runs_to_export(study, backbones, formats, root)
-    metrics_file = Path(root) / "report" / load_study(runs[0].study_folder / "study.json").name / "metrics.csv"
-    for run in runs:
-        yield from export_run(run, list(formats), metrics_file)
-
-
-def main(arguments=None, root=ROOT):
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Export what a command line names; return the exit status."""
     parser = Parser("export", __doc__.split("\n\n")[0])
     parser.add_argument("--format", default=",".join(FORMATS), help="one, or several: A,B")
@@ -532,12 +347,13 @@ def main(arguments=None, root=ROOT):
 
     def run():
         options = parser.parse(arguments)
-        given = (options.study, options.backbone, as_list(options.format), root)
-        if options.only_check:
-            runs_to_export(*given)
-            return
-        for exported in export_study(*given):
-            show(exported)
+        formats = as_list(options.format)
+        for found in runs_to_export(options.study, options.backbone, formats, root):
+            if options.only_check:
+                return
+            name = load_study(found.study_folder / "study.json").name
+            for exported in export_run(found, formats, root / "report" / name / "metrics.csv"):
+                show(exported)
 
     return run_command(run)
 

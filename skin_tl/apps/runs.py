@@ -7,14 +7,26 @@ import functools
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from skin_tl.data.preparation import read_splits
+from skin_tl.data.splits import split_fingerprints
 from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.predictions import validation_rows, where
+from skin_tl.explain.explanations import explained_head
 from skin_tl.files import ROOT, read_json
 from skin_tl.schema import CLASSES
-from skin_tl.study import command_of, load_study
+from skin_tl.study import Study, check_study, command_of, load_study
+
+if TYPE_CHECKING:
+    import keras
 
 RUN_FILES = ("run.json", "model.keras", "predictions.csv")
 """What a run needs to predict with; a run that has them all is finished."""
@@ -38,9 +50,9 @@ class Run:
 
     Attributes
     ----------
-    folder : pathlib.Path
-    strategy, backbone : str
-    finished : str
+    folder
+    strategy, backbone
+    finished
         When, as its record has it.
     """
 
@@ -50,12 +62,48 @@ class Run:
     finished: str
 
     @property
-    def study_folder(self):
+    def study_folder(self) -> Path:
         """Folder of the study that it belongs to."""
         return self.folder.parent.parent
 
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``run.json``."""
+        return read_json(self.folder / "run.json")
 
-def load_keras():
+    @cached_property
+    def study(self) -> Study:
+        """The study as it was when the run was trained."""
+        return check_study(self.record.get("parameters", {}), source=self.folder / "run.json")
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether its backbone should have started from ImageNet's weights and had random ones."""
+        return bool(self.record.get("random_weights")) and self.strategy != "from_scratch"
+
+    def split(self) -> pd.DataFrame:
+        """Return the split of the head in ``model.keras``, rows of ``splits.csv``.
+
+        Raises
+        ------
+        SkinTLError
+            If it is another than the one that the run was trained with.
+        """
+        policy, _, seed = explained_head(self.study).values()
+        split = where(read_splits(self.study_folder), split_policy=policy, seed=seed)
+        drawn, trained = split_fingerprints(split), self.record["split_fingerprints"]
+        if drawn.get(policy, {}).get(str(seed)) != trained[policy][str(seed)]:
+            again = command_of(self.study_folder.name)
+            raise SkinTLError(f"{self.folder} was trained with another split. Run `{again}` again.")
+        return split
+
+    def validation(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Return what the head in ``model.keras`` predicted for its validation subset, of the run's predictions."""
+        head = explained_head(self.study)
+        return where(validation_rows(predictions, {"arm": "main", "train_fraction": 1.0, **head}), seed=head["seed"])
+
+
+def load_keras() -> None:
     """Import Keras and its backend, and keep from the terminal what their libraries say of the processor meanwhile.
 
     If the import fails, it is said after all.
@@ -79,17 +127,17 @@ def load_keras():
             os.close(terminal)
 
 
-def _is_finished(run):
+def _is_finished(run: Path) -> bool:
     return all((run / name).is_file() for name in RUN_FILES)
 
 
-def _missing_runs(folder, study):
+def _missing_runs(folder: Path, study: Study) -> list[str]:
     """List the runs of a study that are not finished, as ``strategy/backbone``."""
     names = [f"{strategy}/{backbone}" for strategy in study.strategies for backbone in study.backbones]
     return [name for name in names if not _is_finished(folder / name)]
 
 
-def lacking_runs(folder, study):
+def lacking_runs(folder: Path, study: Study) -> list[str]:
     """List what a study lacks to be finished: runs, as ``strategy/backbone``, or else its report.
 
     A report that is older than a run is that of an earlier start.
@@ -105,7 +153,7 @@ def lacking_runs(folder, study):
     return [] if report.stat().st_mtime >= int(last) else [REPORT]
 
 
-def _steps_from_finished(folder):
+def _steps_from_finished(folder: Path) -> int:
     """Tell how far a study is from its end: 0 finished, 1 without its report, 2 without runs or not to be read."""
     try:
         lacking = lacking_runs(folder, load_study(folder / "study.json"))
@@ -114,20 +162,15 @@ def _steps_from_finished(folder):
     return 0 if not lacking else 1 if lacking == [REPORT] else 2
 
 
-def finished_runs(folder, backbones=None):
-    """List the finished runs of a study.
+def finished_runs(folder: Path, backbones: Sequence[str] | None = None) -> list[Run]:
+    """List the finished runs of a study, in its order.
 
     Parameters
     ----------
-    folder : pathlib.Path
+    folder
         The study's folder below ``runs/``.
-    backbones : list of str, optional
+    backbones
         Only these.
-
-    Returns
-    -------
-    list of Run
-        In the study's order.
 
     Raises
     ------
@@ -154,34 +197,29 @@ def finished_runs(folder, backbones=None):
     return [run for run in runs if not backbones or run.backbone in backbones]
 
 
-def find_study(study=None, root=ROOT):
-    """Find the runs of a study.
+def find_study(study: str | Path | None = None, root: Path = ROOT) -> Path:
+    """Return the folder of a study below ``runs/``.
 
     Parameters
     ----------
-    study : str or pathlib.Path, optional
+    study
         Its name, or the path of its ``study.json`` or YAML file; otherwise the finished study, all of whose runs and
         whose report are there, whose last run finished last.  Only if none is finished, one that lacks its report, and
         only then one that lacks runs.
-    root : pathlib.Path, optional
+    root
         Folder that holds ``runs/``.
-
-    Returns
-    -------
-    pathlib.Path
-        The study's folder below ``runs/``.
 
     Raises
     ------
     SkinTLError
         If it has no runs; the message lists the studies that have.
     """
-    runs, study = Path(root) / "runs", None if study is None else str(study)
+    runs, study = root / "runs", None if study is None else str(study)
     if study is not None and Path(study).name == "study.json":
         return Path(study).resolve().parent
     if study is not None and Path(study).suffix in (".yaml", ".yml"):
         study = load_study(study).name
-    finished = {}
+    finished: dict[str, str] = {}
     for record in runs.glob("*/*/*/run.json"):
         if _is_finished(record.parent):
             name, when = record.parts[-4], str(read_json(record).get("finished", ""))
@@ -192,14 +230,14 @@ def find_study(study=None, root=ROOT):
             raise SkinTLError(f"{there} Run one first: `./run_all.sh` (the demo), or `./run_all.sh STUDY`.")
         study = max(finished, key=lambda name: (-_steps_from_finished(runs / name), finished[name], name))
     elif study not in finished:
-        known = (Path(root) / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
+        known = (root / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
         what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
         first = f" Run it first: `{command_of(study)}`." if known else ""
         raise SkinTLError(f"{what}.{first} {there}")
     return runs / study
 
 
-def read_model(run, size, name="model.keras"):
+def read_model(run: Run, size: int, name: str = "model.keras") -> tuple["keras.Model", "keras.Model", "keras.Model"]:
     """Read a run's model, or one of its networks below ``models/``.
 
     Returns
@@ -228,7 +266,7 @@ def read_model(run, size, name="model.keras"):
     except Exception as error:  # zipfile, h5py and Keras raise many types for a wrong file
         from skin_tl.models.runs import versions
 
-        written, here = read_json(run.folder / "run.json").get("versions", {}), versions()
+        written, here = run.record.get("versions", {}), versions()
         told = [
             " and ".join(f"{name} {of.get(name.lower(), 'unknown')}" for name in ("Keras", "skin-tl"))
             for of in (written, here)

@@ -14,7 +14,7 @@ from copies import copy_project, start
 from fabricated import evaluate, fabricate
 from sklearn.metrics import f1_score
 
-from skin_tl.apps import export
+from skin_tl.apps import export, model_card
 from skin_tl.data.synthetic import draw_dataset
 from skin_tl.evaluation.metrics import metrics_table
 from skin_tl.evaluation.predictions import read_predictions
@@ -328,7 +328,7 @@ def test_the_card_s_baselines_are_those_of_the_same_test_subset(tmp_path):
     study = fabricate(tmp_path, "made", {"backbones": ["VGG16"]})
     evaluate(study)
     table = pd.read_csv(tmp_path / "report/made/metrics.csv", dtype={"seed": str})
-    shown = export.baseline_scores(table, {"split_policy": "lesion", "seed": 2})
+    shown = model_card.baseline_scores(table, {"split_policy": "lesion", "seed": 2})
     folder = tmp_path / "runs/made"
     assert [row["name"] for row in shown] == ["most frequent diagnosis", "age, sex and site only", "colours only"]
     for row, name in zip(shown, BASELINES, strict=True):
@@ -360,7 +360,7 @@ def write_card(root, run):
     of = export.finished_runs(root / run.parent.parent, [run.name])[0]
     files = {"onnx": export.Exported(Path("model.onnx"), 1, "0" * 16, 0.0, 3, True)}
     metrics = root / "report" / run.parts[1] / "metrics.csv"
-    return export.model_card(of, files, read_predictions(of.folder / "predictions.csv"), metrics)
+    return export.write_card(of, files, read_predictions(of.folder / "predictions.csv"), metrics)
 
 
 def test_a_card_tells_of_drawn_images_first(copied, packages):
