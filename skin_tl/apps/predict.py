@@ -9,33 +9,27 @@ import json
 import os
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import pandas as pd
 
-from skin_tl.apps.prediction import (
-    predict_images,
-)
+from skin_tl.apps.prediction import RUN_OF, Predictions, predict_images
 from skin_tl.errors import INTERRUPTED, SkinTLError
 from skin_tl.files import ROOT, exit_status, printable, without_nan
 from skin_tl.progress import bar
-from skin_tl.schema import CLASSES
-
-# --- ./run_all.sh predict ---------------------------------------------------------------------------------------------
+from skin_tl.schema import CLASSES, PROBABILITIES
 
 
-RUN_OF = ["image", "strategy", "backbone"]
-
-
-def _nearest_of(predictions):
-    """Return the known lesions beside each image and run, dict of frames."""
+def _nearest_of(predictions: Predictions) -> dict[tuple, pd.DataFrame]:
+    """Return the known lesions beside each image and run."""
     return dict(list(predictions.neighbours.groupby(RUN_OF, sort=False)))
 
 
-def as_json(predictions):
+def as_json(predictions: Predictions) -> str:
     """Return predictions as JSON text."""
-    from skin_tl.schema import PROBABILITIES
-
     found = _nearest_of(predictions)
     images = []
     for image in predictions.images:
@@ -62,10 +56,9 @@ def as_json(predictions):
     return json.dumps(without_nan(content), indent=2, allow_nan=False)  # ASCII, which every terminal has
 
 
-def as_text(predictions, width=80):
+def as_text(predictions: Predictions, width: int = 80) -> str:
     """Return predictions as tables of plain text, at most `width` columns wide but for the name of an image."""
     from skin_tl.reporting.texts import NO_BREAK_SPACE
-    from skin_tl.schema import PROBABILITIES
 
     def wrapped(text, first, rest):
         lines = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
@@ -95,8 +88,9 @@ def as_text(predictions, width=80):
                 if (image, strategy, row["backbone"]) not in nearest:
                     continue  # left out, as is said above
                 near = nearest[image, strategy, row["backbone"]].to_dict("records")
-                told = ([of["image_id"], of["dx"], f"{round(of['distance'], 4):#.2g}"] for of in near)
-                known = map(NO_BREAK_SPACE.join, told)
+                known = (
+                    NO_BREAK_SPACE.join([of["image_id"], of["dx"], f"{round(of['distance'], 4):#.2g}"]) for of in near
+                )
                 lines += wrapped(f"nearest by {row['backbone']}: {', '.join(known)}", "  ", "    ")
     lines.append("")
     legend = "Calibrated probabilities in %; malig: malignant or in situ/premalignant (mel, bcc, akiec)."
@@ -114,21 +108,21 @@ class Parser(argparse.ArgumentParser):
 
     Parameters
     ----------
-    command : str
+    command
         As in ``./run_all.sh COMMAND``.
     """
 
-    def __init__(self, command, description):
+    def __init__(self, command: str, description: str) -> None:
         super().__init__(f"./run_all.sh {command}", description=description)
         self.command = command
         self.add_argument("--study")
         self.add_argument("--backbone", help="one, or several: A,B")
         self.add_argument("--from", dest="base", type=Path, help=argparse.SUPPRESS)  # where the person stands
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise SkinTLError(f"{self.command}: {message}. See `./run_all.sh --help`.")
 
-    def parse(self, arguments):
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Return the options; study is one that `find_study` understands, and backbone a list, empty for all."""
         options = self.parse_args(arguments)
         if options.study and Path(options.study).suffix in (".yaml", ".yml"):
@@ -137,12 +131,12 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
-def as_list(text):
-    """Return the parts of ``A,B`` without the empty ones, list of str."""
+def as_list(text: str | None) -> list[str]:
+    """Return the parts of ``A,B`` without the empty ones."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-def run_command(run):
+def run_command(run: Callable[[], None]) -> int:
     """Call `run`, which is what a command does; return the exit status of its process."""
     try:
         return exit_status(run)
@@ -151,7 +145,7 @@ def run_command(run):
         return INTERRUPTED
 
 
-def show(text):
+def show(text: object) -> None:
     """Print a text; where nobody reads on, as behind ``| head``, what is printed from now on goes nowhere."""
     encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of a name
     try:
@@ -160,7 +154,7 @@ def show(text):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def main(arguments=None, root=ROOT):
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Predict the images that a command line names; return the exit status."""
     parser = Parser("predict", __doc__.split("\n\n")[0])
     parser.add_argument("images", nargs="+", metavar="IMAGE")

@@ -3,37 +3,28 @@
 Takes image files and a study; gives `Predictions`.
 """
 
-import dataclasses
-import functools
-import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from skin_tl.apps.runs import LEFT_OUT, find_study, finished_runs, lacking_runs, load_keras, read_model
+from skin_tl.apps.predictor import SEEN, load_predictor
+from skin_tl.apps.runs import LEFT_OUT, Run, find_study, finished_runs, lacking_runs, load_keras
 from skin_tl.data.images import check_cache, read_image
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, read_json
-from skin_tl.progress import say
-from skin_tl.schema import CLASSES, TUNED
+from skin_tl.files import ROOT
+from skin_tl.schema import CLASSES, DECISIONS, PROBABILITIES
 from skin_tl.study import Study, command_of, load_study
 
 NOT_A_DIAGNOSIS = "Not a diagnosis: this is research software and no medical device."
 
-SEEN = {"train": "learned from", "val": "were chosen by (the validation subset)"}
-"""What models have to do with an image of their training or validation subset."""
-
-BATCH = 32
-"""Images per forward pass."""
-
 N_NEAREST = 5
 """Known lesions that are shown beside an image unless told otherwise."""
 
-SAME_PREDICTION = 0.02
-"""How far a model's probabilities may be from those that its run wrote, in the mean over the validation images: another
-device or precision rounds otherwise, and another model is much farther off."""
+RUN_OF = ["image", "strategy", "backbone"]
+"""Columns that name the answer of one run for one image."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +33,29 @@ class Predictions:
 
     Attributes
     ----------
-    study : skin_tl.study.Study
-    random_weights : bool
+    study
+    random_weights
         Whether backbones that should start from ImageNet's weights had random ones.
-    table : pandas.DataFrame
+    table
         One row per image and backbone: image (the path as it was given), strategy, backbone, predicted (the most
         probable diagnosis), p_akiec … p_vasc (calibrated by the temperature that fits the validation subset),
         p_malignant (mel, bcc and akiec together), ood_score (see `skin_tl.explain.neighbours.ood_score`), limit (what
         99 % of the validation images do not exceed), unlike (bool, whether it is above the limit), and, where the run
         learned from this very image, pixel by pixel, seen (its subset, train or val) and seen_as (its image_id), else
         both empty.  Where something was left out, ood_score and limit are NaN, unlike is False and seen empty.
-    neighbours : pandas.DataFrame
+    neighbours
         The most similar training images, one of each lesion: image, strategy, backbone, rank (from 1), image_id,
         lesion_id, dx, distance (0…2, see `skin_tl.explain.neighbours.nearest`).
-    pixels : dict
+    pixels
         By image, what the models saw: (size, size, 3) uint8.
-    maps : dict
+    maps
         By (image, strategy, backbone), what speaks for the predicted diagnosis: (size, size) float32, 0…1.  Empty
         unless asked for.
-    missing : list of str
+    missing
         What the study lacks to be finished: runs, as ``strategy/backbone``, or else its report.
-    left_out : str
+    left_out
         Why neighbours, ood_score and whether a model has seen an image are left out; empty where they are not.
-    unread : dict
+    unread
         By image that cannot be read and is not predicted, why.
     """
 
@@ -79,16 +70,16 @@ class Predictions:
     unread: dict = field(default_factory=dict)
 
     @property
-    def images(self):
-        """The images in the order in which they were given, list of str."""
+    def images(self) -> list[str]:
+        """The images in the order in which they were given."""
         return list(self.pixels)
 
-    def warnings(self, image=None):
-        """Return sentences that belong beside the predictions of an image, or of all, list of str.
+    def warnings(self, image: str | None = None) -> list[str]:
+        """Return sentences that belong beside the predictions of an image, or of all.
 
         Parameters
         ----------
-        image : str, optional
+        image
             Without one, what holds for all of them.
         """
         if image is None:
@@ -117,24 +108,23 @@ class Predictions:
         return told
 
 
-# --- Reading ----------------------------------------------------------------------------------------------------------
-
-
-def read_files(paths, size, base=None):
+def read_files(
+    paths: Iterable[str | Path], size: int, base: Path | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read image files as the backbones see them.
 
     Parameters
     ----------
-    paths : list of str or pathlib.Path
-    size : int
+    paths
+    size
         Side of the square that each is squashed to, in pixels.
-    base : pathlib.Path, optional
+    base
         Folder that relative paths start from.
 
     Returns
     -------
     pixels : dict
-        By path (as given, str), (size, size, 3) uint8.
+        By path (as given), (size, size, 3) uint8.
     unread : dict
         By path, why it cannot be read.
     """
@@ -147,286 +137,35 @@ def read_files(paths, size, base=None):
     return pixels, unread
 
 
-# --- Predicting -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A run's model with all that its predictions need.
-
-    Attributes
-    ----------
-    whole, body, head : keras.Model
-        From pixels to probabilities; from pixels to features; from features to probabilities.
-    temperature : float
-        See `skin_tl.evaluation.calibration.fit_temperature`.
-    views : int
-        Flips and rotations of an image over which probabilities are averaged, 1 or 8.
-    random_weights : bool
-    left_out : str
-        Why all that follows is None: the images of the data set are not here.  Empty where they are.
-    known : skin_tl.explain.neighbours.Rows
-        Features of the training images.
-    lesions : pandas.DataFrame
-        Of each row of `known`: image_id, lesion_id, dx.
-    pixels : numpy.ndarray
-        (n_images, size, size, 3) uint8 of the whole data set, memory-mapped.
-    subsets : pandas.Series
-        The subset of each of `pixels`, by image_id.
-    limit : float
-        See `skin_tl.explain.neighbours.ood_limit`.
-    """
-
-    whole: object
-    body: object
-    head: object
-    temperature: float
-    views: int
-    random_weights: bool
-    left_out: str = ""
-    known: object = None
-    lesions: pd.DataFrame | None = None
-    pixels: object = None
-    subsets: pd.Series | None = None
-    limit: float | None = None
-
-    def __call__(self, pixels, n_nearest):
-        """Predict (n_images, size, size, 3) uint8.
-
-        Returns
-        -------
-        probabilities : numpy.ndarray
-            (n_images, 7), calibrated.
-        ood_score : numpy.ndarray
-            (n_images,); NaN where it is left out.
-        nearest : list of pandas.DataFrame
-            For each image the `n_nearest` most similar training images of different lesions, with their distance; none
-            where they are left out.
-        """
-        from skin_tl.evaluation.calibration import scale_temperature
-        from skin_tl.explain.neighbours import OOD_NEIGHBOUR, enough_images, nearest, nearest_lesions, ood_score
-
-        features = by_batches(self.body, pixels, BATCH)
-        chances = (
-            by_batches(self.head, features, BATCH) if self.views == 1 else _over_views(self.whole, pixels, self.views)
-        )
-        probabilities = scale_temperature(chances.astype(float), self.temperature)
-        if self.left_out:
-            nothing = pd.DataFrame({"image_id": [], "lesion_id": [], "dx": [], "distance": []})
-            return probabilities, np.full(len(pixels), np.nan), [nothing] * len(pixels)
-        n = min(max(enough_images(self.lesions["lesion_id"], n_nearest), OOD_NEIGHBOUR), len(self.known))
-        distances, rows = nearest(features, self.known, n)
-        tables = [
-            nearest_lesions(self.lesions, row, distance, n_nearest)
-            for row, distance in zip(rows, distances, strict=True)
-        ]
-        return probabilities, ood_score(distances).astype(float), tables
-
-    def seen(self, picture):
-        """Tell whether a picture, (size, size, 3) uint8, is one of the training images, or else of the validation ones.
-
-        Returns
-        -------
-        tuple of str
-            Its subset (train or val) and its image_id; both empty for any other picture.
-        """
-        from skin_tl.explain.neighbours import same_picture
-
-        if self.left_out:
-            return "", ""
-        same = self.subsets.iloc[same_picture(picture, self.pixels)]
-        of_subset = [(subset, image_id) for subset in SEEN for image_id in same.index[same == subset]]
-        return of_subset[0] if of_subset else ("", "")
-
-
-def by_batches(model, values, batch):
-    """Return what a model gives for all rows of an array or of `skin_tl.explain.neighbours.Rows`, `batch` at a time."""
-    from skin_tl.models.backbones import import_keras
-
-    keras = import_keras()
-    parts = [model.predict_on_batch(np.asarray(values[i : i + batch])) for i in range(0, len(values), batch)]
-    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
-
-
-def _over_views(whole, pixels, views):
-    from skin_tl.models.tuning import predict_rows
-
-    return predict_rows(whole, pixels, np.arange(len(pixels)), min(BATCH, len(pixels)), views)
-
-
-@functools.lru_cache(maxsize=8)
-def load_predictor(run):
-    """Read a run's model and what its predictions need, or find it read.
-
-    The images of the data set and their features come from the cache.  Where it lacks them they are computed, which is
-    said; where they cannot be, what needs them is left out.
-
-    Parameters
-    ----------
-    run : Run
-
-    Returns
-    -------
-    Predictor
-
-    Raises
-    ------
-    SkinTLError
-        If the run's data set or split is another by now, its model cannot be read, or does not give the predictions
-        that the run wrote.
-    """
-    from skin_tl.data.preparation import read_splits
-    from skin_tl.data.splits import split_fingerprints
-    from skin_tl.evaluation.calibration import fit_temperature
-    from skin_tl.evaluation.predictions import read_predictions, validation_rows
-    from skin_tl.explain.explanations import explained_head
-    from skin_tl.schema import PROBABILITIES
-    from skin_tl.study import check_study
-
-    folder, record = run.study_folder, read_json(run.folder / "run.json")
-    again = f"Run `{command_of(folder.name)}` again."
-    study = check_study(record.get("parameters", {}), source=run.folder / "run.json")
-    policy, preprocessing, seed = explained_head(study).values()
-    splits, about = read_splits(folder), read_json(folder / "dataset" / "images.json")
-    split = splits[(splits["split_policy"] == policy) & (splits["seed"] == seed)]
-    drawn = split_fingerprints(split).get(policy, {}).get(str(seed))
-    if (about["key"], drawn) != (record["data_fingerprint"], record["split_fingerprints"][policy][str(seed)]):
-        raise SkinTLError(f"{run.folder} was trained with another state of the data set or its split. {again}")
-
-    whole, body, head = read_model(run, about["image_size"])
-    cell = {"arm": "main", "split_policy": policy, "preprocessing": preprocessing, "train_fraction": 1.0}
-    written = validation_rows(read_predictions(run.folder / "predictions.csv"), cell)
-    written = written[written["seed"] == seed].set_index("image_id")
-    predictor = Predictor(
-        whole,
-        body,
-        head,
-        temperature=fit_temperature(written["dx"], written[PROBABILITIES].to_numpy(float)),
-        views=8 if run.strategy in TUNED and study.test_time_augmentation else 1,
-        random_weights=bool(record.get("random_weights")) and run.strategy != "from_scratch",
-    )
-    try:
-        images = _find_images(folder, about)
-    except SkinTLError as error:
-        return dataclasses.replace(predictor, left_out=str(error))
-    return _with_images(predictor, run, images, preprocessing, split, written[PROBABILITIES], again)
-
-
-def _find_images(folder, about):
-    """Return the decoded images of a study, or decode them again, which is said; nothing is downloaded.
-
-    Raises
-    ------
-    SkinTLError
-        If they cannot be had.
-    """
-    from skin_tl.data.images import ImageSet, cache_folder
-    from skin_tl.data.preparation import read_images
-
-    images = ImageSet(about["key"], about["image_size"])
-    if images.folder.is_dir():
-        return images
-    set_here, kept = os.environ.get("SKIN_TL_HAM10000"), cache_folder() / "downloads" / "HAM10000"
-    hint = _cache_hint(folder, Path("images") / images.key)
-    if not about["synthetic"] and not set_here and not kept.is_dir():
-        raise SkinTLError(
-            f"{cache_folder()} has no images of the study {folder.name}, and SKIN_TL_HAM10000 is not set. "
-            f"{hint}, or SKIN_TL_HAM10000 to the folder of the data set."
-        )
-    how = "drawn and decoded" if about["synthetic"] else "decoded"
-    say(
-        f"note: {cache_folder()} has no images of the study {folder.name}: all {about['n_images']:,} are {how} again "
-        f"and kept there. {hint} to avoid it."
-    )
-    return read_images(folder)
-
-
-def _cache_hint(folder, kept):
-    """Say which cache to name: the one that the study was made with, if it still holds what is missing (`kept`)."""
-    about = read_json(folder / "dataset" / "images.json")
-    place = (folder.parent.parent / about.get("folder", "")).resolve().parent.parent
-    return f"Set SKIN_TL_CACHE to {place if (place / kept).exists() else 'the cache that the study was made with'}"
-
-
-def _with_images(predictor, run, images, preprocessing, split, written, again):
-    """Return a predictor with all that needs the images of the data set; check that its model is the run's.
-
-    Parameters
-    ----------
-    predictor : Predictor
-    run : Run
-    images : skin_tl.data.images.ImageSet
-    preprocessing : {'native', 'unit'}
-    split : pandas.DataFrame
-    written : pandas.DataFrame
-        The probabilities of the validation images that the run wrote, by image_id.
-    again : str
-        A sentence that says how to start again.
-    """
-    from skin_tl.data.images import cache_folder
-    from skin_tl.data.preparation import read_metadata_table
-    from skin_tl.explain.neighbours import Rows, ood_limit
-    from skin_tl.models.features import extract, features_key
-
-    ids = np.array(images.ids)
-    kept = Path("features") / features_key(images, predictor.body)
-    if not (cache_folder() / kept / "about.json").is_file():
-        say(
-            f"note: {cache_folder()} has no features by the network of {run.strategy}/{run.backbone}, by which near "
-            f"lesions are found: all {len(ids):,} images pass through it once, which may take minutes; they are kept."
-            + ("" if run.strategy in TUNED else f" {_cache_hint(run.study_folder, kept)} to avoid it.")
-        )
-    features, _ = extract(images, run.backbone, preprocessing, predictor.body)
-    subsets = split.set_index("image_id")["subset"].reindex(ids)
-    rows = {subset: np.flatnonzero(subsets == subset) for subset in SEEN}
-    known, validation = Rows(features, rows["train"]), Rows(features, rows["val"])
-    if predictor.views == 1:
-        given = by_batches(predictor.head, validation, 1024)
-    else:  # a few images tell
-        given = _over_views(predictor.whole, images.pixels[rows["val"][:4]], predictor.views)
-    expected = written.reindex(ids[rows["val"]]).to_numpy(float)
-    if not np.abs(given - expected[: len(given)]).max(1).mean() < SAME_PREDICTION:
-        raise SkinTLError(
-            f"{run.folder / 'model.keras'} does not give the probabilities of {run.folder / 'predictions.csv'}: one of "
-            f"them is of another version. Delete {run.folder / 'run.json'}. {again}"
-        )
-    lesions = read_metadata_table(run.study_folder).set_index("image_id").loc[ids[rows["train"]], ["lesion_id", "dx"]]
-    return dataclasses.replace(
-        predictor,
-        known=known,
-        lesions=lesions.reset_index(),
-        pixels=images.pixels,
-        subsets=subsets,
-        limit=ood_limit(validation, known),
-    )
-
-
 def predict_images(
-    paths, study=None, backbones=None, n_nearest=N_NEAREST, explain=False, root=ROOT, base=None, watch=iter
-):
+    paths: Iterable[str | Path],
+    study: str | Path | None = None,
+    backbones: Sequence[str] | None = None,
+    n_nearest: int = N_NEAREST,
+    explain: bool = False,
+    root: Path = ROOT,
+    base: Path | None = None,
+    watch: Callable[[list[Run]], Iterable[Run]] = iter,
+) -> Predictions:
     """Predict image files with every finished run of a study.
 
     Parameters
     ----------
-    paths : list of str or pathlib.Path
-    study : str or pathlib.Path, optional
+    paths
+    study
         Its name or the path of its ``study.json``; otherwise see `find_study`.
-    backbones : list of str, optional
+    backbones
         Only these.
-    n_nearest : int
+    n_nearest
         Known lesions to look for beside each image.
-    explain : bool
+    explain
         Whether to compute what speaks for each prediction (`skin_tl.explain.gradcam`).
-    root : pathlib.Path, optional
+    root
         Folder that holds ``runs/``.
-    base : pathlib.Path, optional
+    base
         Folder that relative paths start from.
-    watch : callable, optional
+    watch
         Gives the runs one by one, such as a progress bar.
-
-    Returns
-    -------
-    Predictions
 
     Raises
     ------
@@ -444,41 +183,50 @@ def predict_images(
         raise SkinTLError("No image is named. Name at least one image file.")
 
     load_keras()
-    from skin_tl.schema import DECISIONS, PROBABILITIES
-
-    stacked, names, rows, neighbours, maps, random = np.stack(list(pixels.values())), list(pixels), [], [], {}, False
-    left_out = ""
-    malignant = [CLASSES.index(name) for name in DECISIONS["malignant"]]
-    for run in watch(runs):
-        predictor, of_run = load_predictor(run), {"strategy": run.strategy, "backbone": run.backbone}
-        probabilities, ood_score, nearest = predictor(stacked, n_nearest)
-        random |= predictor.random_weights
-        left_out = left_out or predictor.left_out
-        table = pd.DataFrame({"image": names, **of_run, "predicted": np.array(CLASSES)[probabilities.argmax(1)]})
-        table[PROBABILITIES] = probabilities
-        table["p_malignant"] = probabilities[:, malignant].sum(1)
-        limit = np.nan if predictor.limit is None else predictor.limit
-        table = table.assign(ood_score=ood_score, limit=limit, unlike=ood_score > limit)
-        table[["seen", "seen_as"]] = [predictor.seen(picture) for picture in stacked]
-        rows.append(table)
-        for name, found in zip(names, nearest, strict=True):
-            neighbours.append(found.assign(image=name, **of_run, rank=range(1, len(found) + 1)))
-        if explain:
-            from skin_tl.explain.gradcam import gradcam
-
-            shown = gradcam(predictor.whole, stacked, probabilities.argmax(1))
-            maps |= {(name, *of_run.values()): part for name, part in zip(names, shown, strict=True)}
-    order = {name: place for place, name in enumerate(names)}
+    found = [_predict(run, pixels, n_nearest, explain) for run in watch(runs)]
+    order = {name: place for place, name in enumerate(pixels)}
     table, neighbours = (
         pd.concat(parts).sort_values("image", key=lambda part: part.map(order), kind="stable", ignore_index=True)
-        for parts in (rows, neighbours)
+        for parts in ([one.table for one in found], [one.neighbours for one in found])
     )
-    columns = ["image", "strategy", "backbone", "rank", "image_id", "lesion_id", "dx", "distance"]
-    missing = lacking_runs(folder, settings)
-    return Predictions(settings, random, table, neighbours[columns], pixels, maps, missing, left_out, unread)
+    return Predictions(
+        settings,
+        any(one.random_weights for one in found),
+        table,
+        neighbours[[*RUN_OF, "rank", "image_id", "lesion_id", "dx", "distance"]],
+        pixels,
+        maps={key: heat for one in found for key, heat in one.maps.items()},
+        missing=lacking_runs(folder, settings),
+        left_out=next((one.left_out for one in found if one.left_out), ""),
+        unread=unread,
+    )
 
 
-def in_short(unread):
+def _predict(run: Run, pixels: dict[str, np.ndarray], n_nearest: int, explain: bool) -> Predictions:
+    """Predict images with one run."""
+    predictor, of_run = load_predictor(run), {"strategy": run.strategy, "backbone": run.backbone}
+    stacked = np.stack(list(pixels.values()))
+    probabilities, ood_score, nearest = predictor(stacked, n_nearest)
+    table = pd.DataFrame({"image": list(pixels), **of_run, "predicted": np.array(CLASSES)[probabilities.argmax(1)]})
+    table[PROBABILITIES] = probabilities
+    table["p_malignant"] = probabilities[:, [CLASSES.index(name) for name in DECISIONS["malignant"]]].sum(1)
+    table = table.assign(ood_score=ood_score, limit=predictor.limit, unlike=ood_score > predictor.limit)
+    table[["seen", "seen_as"]] = [predictor.seen(picture) for picture in stacked]
+    neighbours = [
+        known.assign(image=name, **of_run, rank=range(1, len(known) + 1))
+        for name, known in zip(pixels, nearest, strict=True)
+    ]
+    maps = {}
+    if explain:
+        from skin_tl.explain.gradcam import gradcam
+
+        shown = gradcam(predictor.whole, stacked, probabilities.argmax(1))
+        maps = {(name, *of_run.values()): part for name, part in zip(pixels, shown, strict=True)}
+    given = (run.study, predictor.random_weights, table, pd.concat(neighbours), pixels, maps)
+    return Predictions(*given, left_out=predictor.left_out)
+
+
+def in_short(unread: dict[str, str]) -> str:
     """Name images that cannot be read, and why, in one line."""
     rest = f"; and {len(unread) - 5} more" if len(unread) > 5 else ""
     return "; ".join(list(unread.values())[:5]) + rest

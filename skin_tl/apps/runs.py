@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from skin_tl.data.preparation import read_splits
-from skin_tl.data.splits import split_fingerprints
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.predictions import validation_rows, where
 from skin_tl.explain.explanations import explained_head
@@ -89,6 +87,9 @@ class Run:
         SkinTLError
             If it is another than the one that the run was trained with.
         """
+        from skin_tl.data.preparation import read_splits
+        from skin_tl.data.splits import split_fingerprints  # which brings scikit-learn
+
         policy, _, seed = explained_head(self.study).values()
         split = where(read_splits(self.study_folder), split_policy=policy, seed=seed)
         drawn, trained = split_fingerprints(split), self.record["split_fingerprints"]

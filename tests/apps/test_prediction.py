@@ -195,7 +195,8 @@ def test_text_and_plain_colours_are_unlike_drawn_lesions_and_lesions_are_not(
     known, validation = (Rows(values, np.flatnonzero(subsets[ids] == name)) for name in ("train", "val"))
     whole = prediction.load_predictor(runs.finished_runs(project / "runs/small")[0])
     limit = ood_limit(validation, known)
-    seen = dataclasses.replace(whole, body=Colours(), head=Undecided(), known=known, limit=limit)
+    coloured = dataclasses.replace(whole.known, features=known)
+    seen = dataclasses.replace(whole, body=Colours(), head=Undecided(), known=coloured, limit=limit)
     monkeypatch.setattr(prediction, "load_predictor", lambda run: seen)
     lesions = prediction.predict_images(said.images, "small", root=project)
     assert lesions.table["unlike"].mean() <= 0.1

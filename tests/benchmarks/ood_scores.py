@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path[:0] = [str(Path(__file__).parent.parent.parent)]
 
-from skin_tl.apps.prediction import BATCH, by_batches, load_predictor
+from skin_tl.apps.predictor import BATCH, by_batches, load_predictor
 from skin_tl.apps.runs import find_study, finished_runs
 from skin_tl.data.preparation import read_images, read_metadata_table, read_splits
 from skin_tl.data.splits import subset_rows
@@ -80,7 +80,7 @@ def main():
     dx = table.loc[images.ids, "dx"].to_numpy()
     for run in finished_runs(folder, options.backbone and [options.backbone]):
         predictor = load_predictor(run)
-        known, features = predictor.known, predictor.known.values
+        known, features = predictor.known.features, predictor.known.features.values
         splits = read_splits(folder)
         rows = subset_rows(splits, *splits.iloc[0][["split_policy", "seed"]], images.ids)
         lesions = [Image.fromarray(images.pixels[row]) for row in rows["test"][: options.lesions]]
