@@ -157,13 +157,11 @@ def predict_images(
     backbones
         Only these.
     n_nearest
-        Known lesions to look for beside each image.
+        Known lesions to show.
     explain
         Whether to compute what speaks for each prediction (`skin_tl.explain.gradcam`).
-    root
-        Folder that holds ``runs/``.
-    base
-        Folder that relative paths start from.
+    root, base
+        Folders that hold ``runs/``, and that relative paths start from.
     watch
         Gives the runs one by one, such as a progress bar.
 
@@ -177,11 +175,9 @@ def predict_images(
     check_cache(written=False)
     settings = load_study(folder / "study.json")
     pixels, unread = read_files(paths, settings.image_size, base)
-    if unread and not pixels:
-        raise SkinTLError(f"{in_short(unread)}. Nothing was predicted.")
     if not pixels:
-        raise SkinTLError("No image is named. Name at least one image file.")
-
+        none = f"{in_short(unread)}. Nothing was predicted." if unread else ""
+        raise SkinTLError(none or "No image is named. Name at least one image file.")
     load_keras()
     found = [_predict(run, pixels, n_nearest, explain) for run in watch(runs)]
     order = {name: place for place, name in enumerate(pixels)}
@@ -195,7 +191,7 @@ def predict_images(
         table,
         neighbours[[*RUN_OF, "rank", "image_id", "lesion_id", "dx", "distance"]],
         pixels,
-        maps={key: heat for one in found for key, heat in one.maps.items()},
+        {key: heat for one in found for key, heat in one.maps.items()},
         missing=lacking_runs(folder, settings),
         left_out=next((one.left_out for one in found if one.left_out), ""),
         unread=unread,

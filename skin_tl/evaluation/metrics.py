@@ -152,7 +152,7 @@ def metric_rows(
     temperatures: Mapping[int, float] | None = None,
     groups: Sequence[str] = tuple(uncertainty.GROUPS),
 ) -> list[dict]:
-    """Compute the rows of one configuration, as dicts without strategy and backbone.
+    """Compute the rows of one configuration, without strategy and backbone.
 
     Parameters
     ----------
@@ -161,7 +161,6 @@ def metric_rows(
     subgroup
         Written into the rows.
     n_boot, seed
-        Draws of the bootstrap, and what seeds them.
     temperatures
         By seed; adds `temperature`, `log_loss_scaled` and `ece_scaled` if it has every seed.
     groups
@@ -170,7 +169,7 @@ def metric_rows(
     Returns
     -------
     list of dict
-        Rows of each seed, then of seed ``all``.
+        Of each seed, then of seed ``all``.
     """
     test = test.sort_values(["seed", "image_id"], ignore_index=True)
     codes = pd.DataFrame(
@@ -192,16 +191,13 @@ def metric_rows(
         draws[name] = _named(uncertainty.draw_metrics(y, probability, lesion, weights, groups))
         if temperatures:
             scaled = scale_temperature(probability, temperatures[name])
-            values[name]["temperature", "all"] = temperatures[name]
-            values[name]["log_loss_scaled", "all"] = log_loss(rows["dx"], scaled)
-            values[name]["ece_scaled", "all"] = expected_calibration_error(rows["dx"], scaled)
+            values[name] |= _scaled_values(rows["dx"], scaled, temperatures[name])
             again = uncertainty.draw_metrics(y, scaled, lesion, weights, ["calibration"])
             draws[name].update(_named(again, "_scaled"))
         parts[name] = part
     values["all"] = {key: mean_over([values[name][key] for name in parts]) for key in next(iter(values.values()))}
-    draws["all"] = {
-        key: uncertainty.nanmean([draws[name][key] for name in parts]) for key in next(iter(draws.values()))
-    }
+    keys = list(next(iter(draws.values())))
+    draws["all"] = {key: uncertainty.nanmean([draws[name][key] for name in parts]) for key in keys}
     parts["all"] = codes
     labels = {**test.loc[0, CELL].to_dict(), "subgroup": subgroup}
     return [
@@ -209,6 +205,14 @@ def metric_rows(
         for name, part in parts.items()
         for row in _with_intervals(part, values[name], draws[name])
     ]
+
+
+def _scaled_values(dx, scaled, temperature):
+    return {
+        ("temperature", "all"): temperature,
+        ("log_loss_scaled", "all"): log_loss(dx, scaled),
+        ("ece_scaled", "all"): expected_calibration_error(dx, scaled),
+    }
 
 
 def _named(draws, suffix=""):

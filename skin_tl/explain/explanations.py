@@ -6,14 +6,24 @@ features; and of all runs the tables that the report takes its words from.  Whic
 probabilities alone, before any map is drawn.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.predictions import read_predictions, read_table
+from skin_tl.evaluation.predictions import main_arm, read_predictions, read_table, where
 from skin_tl.files import write_atomically, write_csv
 from skin_tl.schema import CLASSES, PROBABILITIES, TUNED
 from skin_tl.study import Study, command_of
+
+if TYPE_CHECKING:
+    import keras
+
+    from skin_tl.evaluation.study_files import StudyFiles
 
 N_ERRORS = 6
 """Most confident errors that are shown of each backbone, each of another lesion."""
@@ -50,8 +60,7 @@ def tested_images(predictions: pd.DataFrame, study: Study) -> pd.DataFrame:
     pandas.DataFrame
         image_id, lesion_id, dx, predicted (the most probable diagnosis) and probability (its), sorted by image_id.
     """
-    wanted = {"dataset": "internal", "arm": "main", "train_fraction": 1.0, "subset": "test"} | explained_head(study)
-    table = predictions[(predictions[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    table = where(main_arm(predictions), dataset="internal", subset="test", **explained_head(study))
     chances = table[PROBABILITIES].to_numpy()
     table = table[["image_id", "lesion_id", "dx"]].assign(
         predicted=np.array(CLASSES)[chances.argmax(axis=1)], probability=chances.max(axis=1)
@@ -59,18 +68,13 @@ def tested_images(predictions: pd.DataFrame, study: Study) -> pd.DataFrame:
     return table.sort_values("image_id", ignore_index=True)
 
 
-def choose(tested):
-    """Choose test images to be explained, by rules that leave no choice.
+def choose(tested: pd.DataFrame) -> pd.DataFrame:
+    """Choose images from `tested_images` to be explained, by rules that leave no choice.
 
     Of each diagnosis one that is recognised (``hit``) and one that is not (``miss``): the one with the median
     probability of the predicted diagnosis, the lower of the two middle ones, so neither the best nor the worst.  And
     of all errors the `N_ERRORS` with the highest probability (``error``), one image per lesion.  Equal ones stand in
     the order of their image ids.
-
-    Parameters
-    ----------
-    tested : pandas.DataFrame
-        From `tested_images`.
 
     Returns
     -------
@@ -91,12 +95,12 @@ def choose(tested):
     return table[["kind", *tested.columns]]
 
 
-def share_in_the_middle(maps):
+def share_in_the_middle(maps: np.ndarray) -> np.ndarray:
     """Return how much of each map lies in the middle of the picture, the quarter of its area around the centre.
 
     Parameters
     ----------
-    maps : numpy.ndarray
+    maps
         (n, size, size) not negative.
 
     Returns
@@ -112,13 +116,8 @@ def share_in_the_middle(maps):
         return maps[:, inside, inside].sum(axis=(1, 2)) / total
 
 
-def likeness(maps, others):
-    """Return how alike pairs of maps are, the correlation over their pixels.
-
-    Parameters
-    ----------
-    maps, others : numpy.ndarray
-        (n, size, size).
+def likeness(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return how alike pairs of maps, (n, size, size) each, are: the correlation over their pixels.
 
     Returns
     -------
@@ -131,14 +130,14 @@ def likeness(maps, others):
         return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
 
 
-def drawn_rows(n_images, n_points=N_POINTS, seed=0):
+def drawn_rows(n_images: int, n_points: int = N_POINTS, seed: int = 0) -> np.ndarray:
     """Return which images are laid out, (n,) int, sorted: all, or `n_points` drawn at random where there are more."""
     if n_images <= n_points:
         return np.arange(n_images)
     return np.sort(np.random.default_rng(seed).choice(n_images, n_points, replace=False))
 
 
-def lay_out(features, seed=0):
+def lay_out(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """Lay the features of images out in two dimensions, like ones near each other, by t-SNE.
 
     Source: L. van der Maaten, G. Hinton, Visualizing Data using t-SNE, JMLR 9 (2008); scikit-learn's, after a principal
@@ -146,9 +145,9 @@ def lay_out(features, seed=0):
 
     Parameters
     ----------
-    features : numpy.ndarray
+    features
         (n_images, n_features) float32, of a few thousand images.
-    seed : int
+    seed
 
     Returns
     -------
@@ -170,7 +169,7 @@ def lay_out(features, seed=0):
     return np.round(places.astype(np.float64), 3)
 
 
-def explain(study, strategy, backbone, folder):
+def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
     """Choose test images of a run, compute their maps and the 2-D map of the features, and write ``explanations/``.
 
     ``images.csv`` holds the chosen images, ``maps.npy`` their Grad-CAM for the predicted diagnosis, (n, size, size)
@@ -180,9 +179,9 @@ def explain(study, strategy, backbone, folder):
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    strategy, backbone : str
-    folder : pathlib.Path
+    study
+    strategy, backbone
+    folder
         The study's folder below ``runs/``.
 
     Raises
@@ -192,10 +191,9 @@ def explain(study, strategy, backbone, folder):
     """
     from skin_tl.data.preparation import read_images, read_metadata_table, read_splits
     from skin_tl.explain.gradcam import feature_maps, gradcam, in_batches, shuffle_weights
-    from skin_tl.models.backbones import features_model, import_keras
+    from skin_tl.models.backbones import features_model
     from skin_tl.models.features import find_features
 
-    keras = import_keras()
     run = folder / strategy / backbone
     predictions = read_predictions(run / "predictions.csv", read_splits(folder))
     chosen = choose(tested_images(predictions, study))
@@ -203,13 +201,7 @@ def explain(study, strategy, backbone, folder):
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     pixels = images.pixels[[row_of[image_id] for image_id in chosen["image_id"]]]
     asked = [CLASSES.index(dx) for dx in chosen["predicted"]]
-    try:
-        model = keras.models.load_model(run / "model.keras")
-    except (OSError, ValueError) as error:
-        raise SkinTLError(
-            f"{run / 'model.keras'} cannot be read ({str(error).splitlines()[0]}). Delete it and run "
-            f"`{command_of(study.name)}` again."
-        ) from None
+    model = _read_model(run / "model.keras", study)
     rows = drawn_rows(len(images.ids))
     if strategy in TUNED:  # its backbone is no longer the one whose features were computed
         batches = in_batches(features_model(model), images.pixels, rows)
@@ -235,10 +227,21 @@ def explain(study, strategy, backbone, folder):
         write_csv(part / "points.csv", points)
 
 
+def _read_model(file: Path, study: Study) -> keras.Model:
+    from skin_tl.models.backbones import import_keras
+
+    try:
+        return import_keras().models.load_model(file)
+    except (OSError, ValueError) as error:
+        raise SkinTLError(
+            f"{file} cannot be read ({str(error).splitlines()[0]}). Delete it and run `{command_of(study.name)}` again."
+        ) from None
+
+
 # What the report needs ------------------------------------------------------------------------------------------
 
 
-def read_maps(run, n_images, made_by):
+def read_maps(run: Path, n_images: int, made_by: str) -> np.ndarray:
     """Read the maps of a run's chosen images, (n_images, size, size) float16.
 
     Raises
@@ -256,16 +259,12 @@ def read_maps(run, n_images, made_by):
     return maps
 
 
-def explanation_tables(files):
+def explanation_tables(files: StudyFiles) -> dict[str, pd.DataFrame]:
     """Make the tables of the report that say what was explained.
-
-    Parameters
-    ----------
-    files : skin_tl.evaluation.study_files.StudyFiles
 
     Returns
     -------
-    dict of pandas.DataFrame
+    dict
         ``explanations.csv``: strategy, split_policy, preprocessing, seed, backbone, place (of the map in ``maps.npy``)
         and the columns of ``images.csv``.  ``explained.csv``, one row per run: n_tested, n_wrong, n_confident (errors
         with a probability of `SURE` or more), sure (`SURE`), n_maps, n_hits, n_misses, n_errors (shown), map_side,
@@ -288,7 +287,7 @@ def explanation_tables(files):
                 "writes it again."
             )
         images.append(_labelled(chosen, names))
-        own = files.predictions[(files.predictions[["strategy", "backbone"]] == [strategy, backbone]).all(axis=1)]
+        own = where(files.predictions, strategy=strategy, backbone=backbone)
         summaries.append(names | _summary(tested_images(own, files.study), chosen))
         names = {name: names[name] for name in ("strategy", "preprocessing", "backbone")}
         placed = read_table(folder / "points.csv", command, dtype=text)
@@ -302,11 +301,11 @@ def explanation_tables(files):
     }
 
 
-def _labelled(table, names):
+def _labelled(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame({name: [value] * len(table) for name, value in names.items()}).join(table)
 
 
-def _summary(tested, chosen):
+def _summary(tested: pd.DataFrame, chosen: pd.DataFrame) -> dict[str, float | str]:
     wrong = tested[tested["dx"] != tested["predicted"]]
     kinds = {kind: chosen[chosen["kind"] == kind] for kind in ("hit", "miss", "error")}
     found = {
@@ -330,12 +329,12 @@ def _summary(tested, chosen):
     return found
 
 
-def neighbours(points):
+def neighbours(points: pd.DataFrame) -> dict[str, float]:
     """Say how often the nearest point of another lesion has the same diagnosis, and how often it would by chance.
 
     Parameters
     ----------
-    points : pandas.DataFrame
+    points
         lesion_id, dx, x, y.
 
     Returns

@@ -9,13 +9,20 @@ same: pooling divides by the number of places, a standardisation by the spread, 
 weights, and a layer normalisation (ConvNeXt has one) has a slope of its own at each image.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from skin_tl.errors import SkinTLError
 from skin_tl.models.backbones import import_keras
+
+if TYPE_CHECKING:
+    from keras import Model
 
 keras = import_keras()
 
@@ -26,21 +33,23 @@ WORTH_COMPILING = 4
 """Up to so many batches a network runs layer by layer."""
 
 
-def gradcam(model, pixels, classes, seen=None):
+def gradcam(
+    model: Model, pixels: np.ndarray, classes: Sequence[int] | np.ndarray, seen: Model | None = None
+) -> np.ndarray:
     """Show where an image holds what speaks for a class.
 
     Constant memory: pixels are read one batch at a time.
 
     Parameters
     ----------
-    model : keras.Model
+    model
         Backbone with global average pooling, then a head that ends in dense softmax, as
         `skin_tl.models.heads.save_model` puts them together.
-    pixels : numpy.ndarray
+    pixels
         (n_images, size, size, 3) uint8, maybe memory-mapped.
-    classes : sequence of int
+    classes
         (n_images,) the class, an output of the model, that each image is asked about.
-    seen : keras.Model, optional
+    seen
         What `feature_maps` returned for the model, whose compiled form then serves several calls.
 
     Returns
@@ -54,12 +63,12 @@ def gradcam(model, pixels, classes, seen=None):
     SkinTLError
         If the model is of another form, or gives numbers that are not finite.
     """
-    seen, classes = seen or feature_maps(model), np.asarray(classes)
+    seen, asked = seen or feature_maps(model), np.asarray(classes)
     size = pixels.shape[1:3]
     found = np.zeros((len(pixels), *size), np.float32)
     for rows, maps in in_batches(seen, pixels, np.arange(len(pixels))):
         maps = maps.astype(np.float64)
-        slopes = score_slopes(model, maps.mean(axis=(1, 2)), classes[rows])
+        slopes = score_slopes(model, maps.mean(axis=(1, 2)), asked[rows])
         heat = np.maximum(np.einsum("nhwk,nk->nhw", maps, slopes), 0)
         if not np.isfinite(heat).all():
             raise SkinTLError(
@@ -70,7 +79,7 @@ def gradcam(model, pixels, classes, seen=None):
     return found
 
 
-def in_batches(model, pixels, rows):
+def in_batches(model: Model, pixels: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Give what a model says of some images, batch by batch: their rows and an array.
 
     All batches have one shape, the last one filled up, so that the model is compiled once; for a few batches it is not
@@ -83,7 +92,7 @@ def in_batches(model, pixels, rows):
         yield some, keras.ops.convert_to_numpy(call(batch))[: len(some)]
 
 
-def _enlarged(heat, size):
+def _enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale a map, (height, width) and not negative, to 1 at most, and to the image's size, bilinearly."""
     heat = heat / heat.max() if heat.max() > 0 else heat
     picture = Image.fromarray(heat.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
@@ -91,13 +100,8 @@ def _enlarged(heat, size):
     return heat / heat.max() if heat.max() > 0 else heat
 
 
-def feature_maps(model):
-    """Return the part of a whole model that ends in the maps of the last convolutional block.
-
-    Parameters
-    ----------
-    model : keras.Model
-        As for `gradcam`.
+def feature_maps(model: Model) -> Model:
+    """Return the part of a whole model, as for `gradcam`, that ends in the maps of the last convolutional block.
 
     Returns
     -------
@@ -110,18 +114,18 @@ def feature_maps(model):
     return keras.Model(pixels.input, maps(pixels.output, training=False), name=f"{model.name}_maps")
 
 
-def score_slopes(model, features, classes):
+def score_slopes(model: Model, features: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return how much the score of a class, what enters the softmax, grows with each feature.
 
     A feature is the mean of its map, so that its slope divided by the number of places is that of each place.
 
     Parameters
     ----------
-    model : keras.Model
+    model
         As for `gradcam`.
-    features : numpy.ndarray
+    features
         (n_images, n_features) float, the means of the maps, before anything that the backbone does to them.
-    classes : numpy.ndarray
+    classes
         (n_images,) int.
 
     Returns
@@ -140,18 +144,12 @@ def score_slopes(model, features, classes):
     return slopes
 
 
-def shuffle_weights(model, seed=0):
+def shuffle_weights(model: Model, seed: int = 0) -> None:
     """Shuffle the numbers inside each kernel of a model: it keeps its scales and loses what it learned.
 
     For the check of Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018: a map that says something of what
     the network learned must change.  Vectors (biases, the statistics of batch normalisation) stay, lest numbers
     overflow.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Changed.
-    seed : int
     """
     rng = np.random.default_rng(seed)
     model.set_weights([rng.permutation(w.ravel()).reshape(w.shape) if w.ndim > 1 else w for w in model.get_weights()])

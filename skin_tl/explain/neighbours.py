@@ -6,8 +6,12 @@ not grow with the number of images.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHUNK = 1024
 """Images of either side that are compared at a time."""
@@ -26,34 +30,36 @@ class Rows:
 
     Attributes
     ----------
-    values : numpy.ndarray
+    values
         (n, n_features), as a rule memory-mapped.
-    rows : numpy.ndarray
+    rows
         (n_rows,) int.
     """
 
     values: np.ndarray
     rows: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, part):
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
         return self.values[self.rows[part]]
 
 
-def nearest(features, reference, n=1, chunk=CHUNK):
+def nearest(
+    features: np.ndarray | Rows, reference: np.ndarray | Rows, n: int = 1, chunk: int = CHUNK
+) -> tuple[np.ndarray, np.ndarray]:
     """Find for each image the most similar ones of another set.
 
     Distance is 1 − cosine: a picture of more contrast, all of whose features are stronger, is not farther for that.
 
     Parameters
     ----------
-    features, reference : numpy.ndarray or Rows
+    features, reference
         (n_images, n_features) and (n_reference, n_features) float32.
-    n : int
+    n
         How many to find.
-    chunk : int
+    chunk
         Images of each that are compared at a time.
 
     Returns
@@ -64,7 +70,7 @@ def nearest(features, reference, n=1, chunk=CHUNK):
         (n_images, n) int, rows of `reference`; −1 where the distance is ∞.
     """
 
-    def directions(values):
+    def directions(values: np.ndarray) -> np.ndarray:
         return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
     distances, rows = np.full((len(features), n), np.inf, np.float32), np.full((len(features), n), -1)
@@ -83,21 +89,21 @@ def nearest(features, reference, n=1, chunk=CHUNK):
     return distances, rows
 
 
-def enough_images(lesion_ids, n_lesions):
-    """Return how many nearest images surely hold `n_lesions` lesions, if `lesion_ids` (pandas.Series) has so many."""
+def enough_images(lesion_ids: "pd.Series", n_lesions: int) -> int:
+    """Return how many nearest images surely hold `n_lesions` lesions, if `lesion_ids` has so many."""
     return min(len(lesion_ids), n_lesions * int(lesion_ids.value_counts().max()))
 
 
-def nearest_lesions(known, rows, distances, n_lesions):
+def nearest_lesions(known: "pd.DataFrame", rows: np.ndarray, distances: np.ndarray, n_lesions: int) -> "pd.DataFrame":
     """Return the nearest lesions to one image, each told once, by its nearest image.
 
     Parameters
     ----------
-    known : pandas.DataFrame
+    known
         lesion_id and more of each row of the reference.
-    rows, distances : numpy.ndarray
+    rows, distances
         (n,) one row of what `nearest` returned.
-    n_lesions : int
+    n_lesions
 
     Returns
     -------
@@ -107,7 +113,7 @@ def nearest_lesions(known, rows, distances, n_lesions):
     return known.iloc[rows].assign(distance=distances.astype(float)).drop_duplicates("lesion_id").head(n_lesions)
 
 
-def ood_score(distances):
+def ood_score(distances: np.ndarray) -> np.ndarray:
     """Return how unlike the reference each image is: its distance to the `OOD_NEIGHBOUR`-th nearest one of it.
 
     The method of Sun et al. (*Out-of-distribution detection with deep nearest neighbors*, ICML 2022), who compare
@@ -120,7 +126,7 @@ def ood_score(distances):
 
     Parameters
     ----------
-    distances : numpy.ndarray
+    distances
         (n_images, n) from `nearest`; where n is less, the farthest counts.
 
     Returns
@@ -131,34 +137,27 @@ def ood_score(distances):
     return distances[:, min(OOD_NEIGHBOUR, distances.shape[1]) - 1]
 
 
-def ood_limit(validation, reference):
+def ood_limit(validation: np.ndarray | Rows, reference: np.ndarray | Rows) -> float:
     """Return the OOD score that a share `LIKE` of the validation images does not exceed.
 
-    Parameters
-    ----------
-    validation, reference : numpy.ndarray or Rows
-        Features of the validation and of the training images.
-
-    Returns
-    -------
-    float
+    Both are features, of the validation images and of the training images.
     """
     distances, _ = nearest(validation, reference, min(OOD_NEIGHBOUR, len(reference)))
     return float(np.quantile(ood_score(distances), LIKE))
 
 
-def same_picture(picture, known, chunk=CHUNK):
+def same_picture(picture: np.ndarray, known: np.ndarray, chunk: int = CHUNK) -> list[int]:
     """Find the images of a set that are the very same picture, pixel by pixel.
 
     Features would not do: those of a network that sees nothing are alike for all pictures.
 
     Parameters
     ----------
-    picture : numpy.ndarray
+    picture
         (size, size, 3) uint8.
-    known : numpy.ndarray
+    known
         (n_images, size, size, 3) uint8, as a rule memory-mapped; of most images one line of pixels is read.
-    chunk : int
+    chunk
         Images whose line is compared at a time.
 
     Returns
