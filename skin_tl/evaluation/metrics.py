@@ -183,8 +183,8 @@ def metric_rows(
     )
     weights = uncertainty.lesion_weights(codes["lesion"].max() + 1, n_boot, np.random.default_rng(seed))
     temperatures = temperatures if set(test["seed"]) <= set(temperatures or ()) else None
-    values, draws, parts = {}, {}, {}
-    for name, part in codes.groupby("seed"):
+    values, draws, parts = {}, {}, dict(list(codes.groupby("seed")))
+    for name, part in parts.items():
         rows = test.loc[part.index]
         y, lesion, probability = part["y"].to_numpy(), part["lesion"].to_numpy(), rows[PROBABILITIES].to_numpy(float)
         values[name] = point_metrics(rows, groups)
@@ -194,7 +194,6 @@ def metric_rows(
             values[name] |= _scaled_values(rows["dx"], scaled, temperatures[name])
             again = uncertainty.draw_metrics(y, scaled, lesion, weights, ["calibration"])
             draws[name].update(_named(again, "_scaled"))
-        parts[name] = part
     values["all"] = {key: mean_over([values[name][key] for name in parts]) for key in next(iter(values.values()))}
     keys = list(next(iter(draws.values())))
     draws["all"] = {key: uncertainty.nanmean([draws[name][key] for name in parts]) for key in keys}
