@@ -3,6 +3,8 @@
 Takes paths and content; gives files that another process sees either complete or absent.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import functools
@@ -17,15 +19,21 @@ import shutil
 import socket
 import sys
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from skin_tl.errors import SkinTLError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
-def write_atomically(path):
+def write_atomically(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends without an error.
 
     What a killed process left of an earlier attempt is removed, but not what may be the work of another machine or
@@ -33,7 +41,7 @@ def write_atomically(path):
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         The file or folder to be written.  Its parent folder is made.  A folder that exists is replaced.
 
     Yields
@@ -63,8 +71,8 @@ def write_atomically(path):
             os.replace(part, path)
     except OSError as error:
         of_ours = is_disk_full(error) or str(error.filename) == str(part)
-        if told := disk_message(error, path if of_ours else None):
-            raise SkinTLError(told) from error
+        if advice := disk_message(error, path if of_ours else None):
+            raise SkinTLError(advice) from error
         raise
     finally:
         _remove(part)
@@ -80,7 +88,7 @@ def _here():
 
 
 @contextlib.contextmanager
-def alone(path):
+def alone(path: Path) -> Iterator[None]:
     """Hold the lock ``<path>.lock``, so that one process at a time works on `path`, on all machines that share it.
 
     The lock of a process that ends, however it ends, is free.  `filelock.FileLock` asks the file system (flock), which
@@ -88,7 +96,7 @@ def alone(path):
 
     Parameters
     ----------
-    path : pathlib.Path
+    path
         Its parent folder is made.
     """
     from filelock import FileLock
@@ -98,7 +106,7 @@ def alone(path):
         yield
 
 
-def existing(path):
+def existing(path: Path) -> Path:
     """Return a path, or the nearest of its parent folders that is there."""
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
@@ -120,12 +128,12 @@ def _remove(path):
         path.unlink(missing_ok=True)
 
 
-def is_disk_full(error):
+def is_disk_full(error: BaseException) -> bool:
     """Tell whether an OSError means that no space is left (on the device or in the quota)."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
-def disk_full_message(path):
+def disk_full_message(path: str | Path) -> str:
     """Say that `path` could not be written because the disk is full, and what to do."""
     return (
         f"{path}: no space left on the disk. What was finished before is kept. Free some space (`./run_all.sh clean "
@@ -134,13 +142,12 @@ def disk_full_message(path):
     )
 
 
-def disk_message(error, path=None):
+def disk_message(error: OSError, path: str | Path | None = None) -> str | None:
     """Say what a person can mend of an OSError: a full disk, or a file or folder without permission; else None.
 
     Parameters
     ----------
-    error : OSError
-    path : str or pathlib.Path, optional
+    path
         What is named; otherwise what the error names, or the full folder.
     """
     path = path or error.filename
@@ -151,14 +158,14 @@ def disk_message(error, path=None):
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # one without a name
-        user = os.geteuid()
+        user = str(os.geteuid())
     return (
         f"{path}: this user ({user}) has no permission ({error.strerror}). Have its owner give it, or, if it belongs "
         "to the project, copy the project to a folder of your own and start there."
     )
 
 
-def is_full(folder):
+def is_full(folder: str | Path) -> bool:
     """Tell whether a folder's disk is full but for a few blocks, which no useful file fits."""
     try:
         return shutil.disk_usage(folder).free < 100_000
@@ -166,19 +173,18 @@ def is_full(folder):
         return False
 
 
-def full_folder():
+def full_folder() -> str | Path:
     """Return the folder whose disk is full, where an error does not tell: the cache, the temporary one, the project."""
     candidates = (os.environ.get("SKIN_TL_CACHE"), os.environ.get("TMPDIR"), "/tmp")
     return next((folder for folder in candidates if folder and is_full(folder)), ROOT)
 
 
-def exit_status(run, watch=None):
+def exit_status(run: Callable[[], object], watch: Callable[[str], object] | None = None) -> int:
     """Call `run` and return the exit status of a process: 0, or 1 after one line on what the user can mend.
 
     Parameters
     ----------
-    run : callable
-    watch : callable, optional
+    watch
         Called with the message too.
     """
     try:
@@ -187,25 +193,20 @@ def exit_status(run, watch=None):
     except SkinTLError as error:
         message = str(error)
     except OSError as error:
-        message = disk_message(error)
-        if message is None:
+        if not (advice := disk_message(error)):
             raise
+        message = advice
     print(f"error: {message}", file=sys.stderr)
     if watch:
         watch(message)
     return 1
 
 
-def claim_space(file, n_bytes):
+def claim_space(file: IO, n_bytes: int) -> None:
     """Claim bytes of an open file on the disk before a memory map writes them.
 
     A full disk is an error here; it would be a crash (SIGBUS) when the map is written.  Where the system cannot claim
     bytes (macOS), nothing is done.
-
-    Parameters
-    ----------
-    file : file object
-    n_bytes : int
 
     Raises
     ------
@@ -216,25 +217,25 @@ def claim_space(file, n_bytes):
         os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
-def printable(text):
+def printable(text: str | Path) -> str:
     """Return a name as text for a terminal or JSON: what is no UTF-8 and control characters are escaped."""
     text = os.fsencode(text).decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all."""
     with write_atomically(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path, content):
+def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as sorted, indented JSON, whole or not at all."""
     content = without_nan(content)
     write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def without_nan(content):
+def without_nan(content: Any) -> Any:
     """Return JSON's content with null where a number is not finite, for which JSON has no word."""
     if isinstance(content, dict):
         return {key: without_nan(value) for key, value in content.items()}
@@ -243,7 +244,7 @@ def without_nan(content):
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def read_json(path, made_by="./run_all.sh"):
+def read_json(path: str | Path, made_by: str = "./run_all.sh") -> Any:
     """Read a JSON file that an earlier step wrote.
 
     Raises
@@ -263,20 +264,19 @@ FORMULA = r"[=@\t\r]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$)"
 """How text begins that spreadsheets execute."""
 
 
-def is_formula(cell):
+def is_formula(cell: object) -> bool:
     """Tell whether a cell is text that a spreadsheet would execute, such as ``=1+1``."""
     return isinstance(cell, str) and re.match(FORMULA, cell, re.IGNORECASE) is not None
 
 
-def write_csv(path, table):
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table whole or not at all, with Unix line ends and floats that read back to the same value.
 
     A number that is not finite is an empty cell, and text that a spreadsheet would execute gets an apostrophe.
 
     Parameters
     ----------
-    path : str or pathlib.Path
-    table : pandas.DataFrame
+    table
         Its index is not written.
     """
     numbers, texts = table.select_dtypes("floating"), table.select_dtypes(["object", "string"])
@@ -286,7 +286,7 @@ def write_csv(path, table):
         table.to_csv(part, index=False, lineterminator="\n")
 
 
-def fingerprint(*parts):
+def fingerprint(*parts: Any) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the parts (str, bytes, or anything JSON can hold)."""
     digest = hashlib.sha256()
     for part in parts:
@@ -296,13 +296,13 @@ def fingerprint(*parts):
     return digest.hexdigest()[:16]
 
 
-def file_fingerprint(path):
+def file_fingerprint(path: str | Path) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
-def content_hash(*paths):
+def content_hash(*paths: str | Path) -> str:
     """Return a fingerprint of the names and bytes of files, and of all files below folders, whatever their dates.
 
     Raises

@@ -103,7 +103,7 @@ EXPLAINED = ("images.csv", "maps.npy", "shuffled_maps.npy", "points.csv")
 """Files that the step `explain` writes into ``explanations/`` of a run (`skin_tl.explain.explanations`)."""
 
 
-def kind_of(backbone):
+def kind_of(backbone: str) -> str:
     """Return what a name of a run stands for: backbone, ensemble or baseline."""
     return "baseline" if backbone in BASELINES else "ensemble" if backbone == ENSEMBLE else "backbone"
 

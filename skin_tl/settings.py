@@ -65,12 +65,10 @@ class Settings(BaseModel):
         Names the folders ``runs/<name>`` and ``report/<name>``.
     title
         Heading of the report.
-    dataset
     image_size
         Side of the square images that the backbones see, in pixels.
     backbones
         Names in `skin_tl.registry.BACKBONES`.
-    strategies
     split_policies
         `lesion` keeps all images of a lesion on one side; `image` splits image by image, which leaks.
     preprocessings
@@ -81,7 +79,6 @@ class Settings(BaseModel):
         Shares (above 0, at most 1) of the training lesions, sorted, 1 among them: with each of those below 1, heads and
         networks are trained once more for a learning curve; of each diagnosis at least one lesion is kept.  All results
         but those curves rest on 1.  See `passes_of`.
-    weights
     leakage
         Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.data.leakage`.
     other_splits
@@ -108,7 +105,6 @@ class Settings(BaseModel):
         validation subset chooses one.
     backbone_share
         The share of it that the backbone has.
-    fine_tuning_epochs
     from_scratch_rate, from_scratch_epochs
         The same for `from_scratch`, where all layers learn at one rate; as many rates, so that the search is no wider
         for one strategy than for the other.

@@ -9,48 +9,52 @@ included.  Comments, docstrings, annotations, layout, errors that are raised and
 not count.
 """
 
+from __future__ import annotations
+
 import ast
 import functools
 import json
+from collections.abc import Sequence
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, fingerprint
 
-NO_RESULTS = ("errors", "progress", "reporting.watching", "study.Study")
-NO_RESULTS += ("workflow.start", "workflow.console", "workflow.estimates", "workflow.locks", "workflow.cleaning")
-NO_RESULTS += ("workflow.cli",)
-NO_RESULTS += ("files.write_atomically", "files.claim_space")
+NO_RESULTS: tuple[str, ...] = (
+    *("errors", "progress", "reporting.watching", "study.Study", "files.write_atomically", "files.claim_space"),
+    *("workflow.start", "workflow.console", "workflow.estimates", "workflow.locks", "workflow.cleaning"),
+    "workflow.cli",
+)
 """What no result depends on: what shows what happens, how a file lands, and the settings, which count by value."""
 
 DRAWN = ("reporting.drawing", "reporting.figures", "apps.panels", "apps.panel_parts")
 """Modules and packages that draw: what they give is looked at, and read by no later step but the report."""
 
 
-def step_code(step, notebook=None, drawn=False):
+def step_code(step: str, notebook: str | None = None, drawn: bool = False) -> str:
     """Return what a step of the workflow depends on besides its settings and input: the hash of its code.
 
     Parameters
     ----------
-    step : str
+    step
         Name of a function of `skin_tl.workflow.steps`.
-    notebook : str, optional
+    notebook
         The notebook that it executes, without ending.
-    drawn : bool
+    drawn
         Whether its figures are its result.
     """
     roots = [f"workflow.steps.{step}"] + ([f"notebooks/{notebook}"] if notebook else [])
     return code_hash(*roots, without=NO_RESULTS if drawn else NO_RESULTS + DRAWN)
 
 
-def code_hash(*roots, without=NO_RESULTS + DRAWN):
+def code_hash(*roots: str, without: Sequence[str] = NO_RESULTS + DRAWN) -> str:
     """Return a hash of all definitions that some reach, 16 hexadecimal digits.
 
     Parameters
     ----------
-    *roots : str
+    *roots
         ``module.name`` of a definition of the package, such as ``models.features.extract``; or ``notebooks/name``,
         whose code cells count, but for that of the parameters.
-    without : sequence of str
+    without
         Modules, and definitions as ``module.name``, that are left out, with all that only they reach.
 
     Returns
@@ -63,7 +67,9 @@ def code_hash(*roots, without=NO_RESULTS + DRAWN):
     SkinTLError
         If a notebook is not one.
     """
-    modules, texts, due = {}, {}, []
+    modules: dict[str, tuple] = {}
+    texts: dict[str | tuple[str, str], list[str]] = {}
+    due: list[tuple[str, str]] = []
     for root in roots:
         if root.startswith("notebooks/"):
             code = "\n".join(notebook_code(root.removeprefix("notebooks/")))
@@ -71,7 +77,8 @@ def code_hash(*roots, without=NO_RESULTS + DRAWN):
             texts[root] = [text for of_name in parts.values() for text, _ in of_name]
             due += [use for of_name in parts.values() for _, used in of_name for use in used if use[0]]
         else:
-            due.append(tuple(root.rsplit(".", 1)))
+            module, name = root.rsplit(".", 1)
+            due.append((module, name))
     while due:
         module, name = due.pop()
         if (module, name) in texts or module in without or f"{module}.{name}" in without:
@@ -87,7 +94,7 @@ def code_hash(*roots, without=NO_RESULTS + DRAWN):
     return fingerprint(sorted(text for of_name in texts.values() for text in of_name))
 
 
-def notebook_code(name):
+def notebook_code(name: str) -> list[str]:
     """Return the source of each code cell of a notebook of the project, without the cell of parameters, list of str.
 
     Raises
@@ -119,8 +126,9 @@ def _definitions(source):
     imports : dict
         As from `_imports`.
     """
-    tree, parts = ast.parse(source), {}
-    imports = _imports(ast.Module([node for node in tree.body if isinstance(node, ast.ImportFrom)]))
+    tree = ast.parse(source)
+    parts: dict[str, list] = {}
+    imports = _imports(ast.Module([node for node in tree.body if isinstance(node, ast.ImportFrom)], []))
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names = [node.name]
@@ -195,7 +203,8 @@ class _Bare(ast.NodeTransformer):
     def visit_AnnAssign(self, node):  # of a class, fields are declared so
         if node.value is None or not isinstance(node.target, ast.Name):
             return node
-        return ast.Assign([node.target], self.generic_visit(node).value, lineno=node.lineno)
+        self.generic_visit(node)
+        return ast.Assign([node.target], node.value, lineno=node.lineno)
 
     def visit_If(self, node):
         return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)

@@ -4,9 +4,12 @@ Takes ``studies/<name>.yaml`` and overrides (``--config key=value``); gives a fr
 its files.  A wrong key or value ends in one `SkinTLError` that lists what is allowed.
 """
 
+from __future__ import annotations
+
 import difflib
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -23,7 +26,7 @@ SMOOTHED = 5
 """Epochs over which macro F1 of the validation subset is averaged before it chooses."""
 
 
-def passes_of(fraction):
+def passes_of(fraction: float) -> int:
     """Return how often an epoch shows each training image to a whole network that learns from a share of the lesions.
 
     Shown once, a small part makes few steps, and a learning curve would show what few steps cost as if it were what few
@@ -32,7 +35,7 @@ def passes_of(fraction):
 
     Parameters
     ----------
-    fraction : float
+    fraction
         Above 0, at most 1.
 
     Returns
@@ -43,17 +46,17 @@ def passes_of(fraction):
     return round(fraction**-0.5)
 
 
-def penalties_beyond(l2):
+def penalties_beyond(l2: list[float]) -> tuple[list[float], list[float]]:
     """Return the penalties that may be tried beyond those that a study lists, by factors of ten.
 
     Parameters
     ----------
-    l2 : list of float
+    l2
         As a study lists them.
 
     Returns
     -------
-    below, above : list of float
+    below, above
         `MORE_PENALTIES` each, the nearest first.  Empty where there is no choice (a single penalty), and below 0.
     """
     decades = range(1, MORE_PENALTIES + 1) if len(l2) > 1 else ()
@@ -61,7 +64,7 @@ def penalties_beyond(l2):
     return below, [float(f"{max(l2) * 10**decade:.12g}") for decade in decades]
 
 
-def own_training(study: "Study") -> list[str]:
+def own_training(study: Study) -> list[str]:
     """List the keys of training that a study sets to something else than their defaults and its strategies look at.
 
     Keys that say where a network is trained are left out.
@@ -75,13 +78,13 @@ class Study(Settings):
     """One study: its settings, and what follows from them."""
 
     @property
-    def pseudo_runs(self):
+    def pseudo_runs(self) -> list[tuple[str, str]]:
         """Runs without a network of their own, list of (strategy, name): ensembles of several backbones; baselines."""
         ensembles = [(strategy, ENSEMBLE) for strategy in self.strategies] if len(self.backbones) > 1 else []
         return ensembles + [("baseline", name) for name in BASELINES]
 
     @property
-    def report_files(self):
+    def report_files(self) -> list[str]:
         """Files that the report writes besides `EVALUATED`, list of str."""
         tuned = any(strategy in TUNED for strategy in self.strategies)
         curves = len(self.strategies) > 1 or len(self.train_fractions) > 1
@@ -90,33 +93,33 @@ class Study(Settings):
         return [*REPORTED, *more, "facts.json"]
 
     @property
-    def synthetic(self):
+    def synthetic(self) -> bool:
         """Whether the images are drawn, not photographed."""
         return self.dataset == "synthetic"
 
     @property
-    def releases(self):
+    def releases(self) -> tuple[str, ...]:
         """Releases of photographs that it needs, each found by ``SKIN_TL_<name>`` or downloaded: tuple of str."""
         return (*([] if self.synthetic else ["HAM10000"]), *([self.external.upper()] if self.external else []))
 
     @property
-    def transfers(self):
+    def transfers(self) -> bool:
         """Whether it needs networks that learned from photographs: all but training from random weights does.
 
         One that a command line narrows keeps what its file needs, so that its other runs stay up to date.
         """
         return self.strategies != ["from_scratch"] or self.external is not None or "strategies" in self.overrides
 
-    def rates(self, strategy):
+    def rates(self, strategy: str) -> list[float]:
         """Return the learning rates that a strategy which trains whole networks has to choose from, list of float."""
         return getattr(self, f"{strategy}_rate")
 
-    def run_folder(self, runs="runs"):
+    def run_folder(self, runs: str = "runs") -> Path:
         """Return the folder of the study's runs, below the project's root."""
         return ROOT / runs / self.name
 
     @property
-    def control(self):
+    def control(self) -> str | None:
         """Scaling under which heads are trained on random weights beside the study's own; None without that control.
 
         Native if it is listed, as the conclusions rest on it: one more pass over the images for each backbone.
@@ -125,18 +128,18 @@ class Study(Settings):
             return None
         return "native" if "native" in self.preprocessings else self.preprocessings[0]
 
-    def data_settings(self):
+    def data_settings(self) -> dict[str, Any]:
         """Return what metadata and decoded images depend on, as a dict (the reason to read the data set again)."""
         return {key: getattr(self, key) for key in ("dataset", "image_size", "group_near_duplicates")}
 
-    def split_settings(self):
+    def split_settings(self) -> dict[str, Any]:
         """Return what the splits depend on besides the data, as a dict (the reason to draw them again)."""
         keys = ("split_policies", "seeds", "leakage", "other_splits")
         settings = {key: getattr(self, key) for key in keys}
         # The splits of experiments name the scaling under which they are used.
         return settings | ({"preprocessings": self.preprocessings} if self.leakage or self.other_splits else {})
 
-    def training_settings(self, strategy="feature_extraction"):
+    def training_settings(self, strategy: str = "feature_extraction") -> dict[str, Any]:
         """Return what a training run depends on besides its data, as a dict (the reason to train again)."""
         keys = ["split_policies", "preprocessings", "seeds"]
         if strategy == "feature_extraction":
@@ -147,7 +150,7 @@ class Study(Settings):
         return {key: getattr(self, key) for key in keys}
 
 
-def study_path(name_or_path):
+def study_path(name_or_path: str | Path) -> Path:
     """Return the YAML (or JSON) file of a study named by its name or its path.
 
     Raises
@@ -167,7 +170,7 @@ def study_path(name_or_path):
     )
 
 
-def command_of(name):
+def command_of(name: str) -> str:
     """Return the command that runs the study of a name, for messages; a study kept elsewhere is named by its file."""
     known = (ROOT / "studies" / f"{name}.yaml").is_file()
     return f"./run_all.sh {name}" if known else f"./run_all.sh /path/to/{name}.yaml"
@@ -181,7 +184,7 @@ class _Loader(yaml.BaseLoader):
     """
 
     def construct_mapping(self, node, deep=False):
-        first = {}
+        first: dict[tuple[str, str], yaml.Mark] = {}
         for key, _ in node.value:
             mark = first.setdefault((key.tag, str(key.value)), key.start_mark)
             if mark is not key.start_mark:
@@ -203,19 +206,15 @@ def _read_json(text):
     return json.loads(text, object_pairs_hook=each_once)
 
 
-def load_study(name_or_path, overrides=None):
+def load_study(name_or_path: str | Path, overrides: dict[str, Any] | None = None) -> Study:
     """Read and check a study.
 
     Parameters
     ----------
-    name_or_path : str or pathlib.Path
+    name_or_path
         A name below ``studies/``, or a YAML or JSON file.
-    overrides : dict, optional
+    overrides
         Values that replace the study's own, checked alike; lists may be given as ``"A,B"``.
-
-    Returns
-    -------
-    Study
 
     Raises
     ------
@@ -227,11 +226,10 @@ def load_study(name_or_path, overrides=None):
         text = path.read_text(encoding="utf-8")
         settings = _read_json(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:
-        mark, told = getattr(error, "problem_mark", None), str(error)
-        if mark is not None:
-            told = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-        kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise SkinTLError(f"{path} is not valid {kind}: {' '.join(told.split())}") from None
+        problem, file_format = str(error), "JSON" if path.suffix == ".json" else "YAML"
+        if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+            problem = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+        raise SkinTLError(f"{path} is not valid {file_format}: {' '.join(problem.split())}") from None
     if not isinstance(settings, dict):
         raise SkinTLError(f"{path} must hold `key: value` lines, as studies/demo.yaml does.")
     study = check_study(settings, overrides, path)
@@ -244,7 +242,7 @@ def load_study(name_or_path, overrides=None):
     return study
 
 
-def check_study(settings, overrides=None, source="study"):
+def check_study(settings: dict[str, Any], overrides: dict[str, Any] | None = None, source: object = "study") -> Study:
     """Check settings (a dict) and overrides as `load_study` does; `source` is named in errors."""
     overrides = dict(overrides or {})
     try:
@@ -295,6 +293,6 @@ def _explain(item, overrides):
     return f"{where}: {message} (given: {item['input']!r})"
 
 
-def save_study(study, path):
+def save_study(study: Study, path: str | Path) -> None:
     """Write the effective study (with its overrides) as JSON; `load_study` reads it back."""
     write_json(path, study.model_dump())

@@ -4,8 +4,11 @@ Takes a study (and the environment variable ``SKIN_TL_HAM10000``); gives the che
 every image.  The rest of the package never asks where they came from.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -14,6 +17,9 @@ from skin_tl.data.metadata import find_metadata, read_metadata
 from skin_tl.data.releases import draw_synthetic, find_release
 from skin_tl.files import fingerprint
 
+if TYPE_CHECKING:
+    from skin_tl.study import Study
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -21,13 +27,12 @@ class Dataset:
 
     Attributes
     ----------
-    metadata : pandas.DataFrame
+    metadata
         One row per image, sorted by image id, with the columns `METADATA_COLUMNS`; `age` in years or missing.
-    files : dict
+    files
         Path of the image by image id, for exactly the ids of the table.
-    source : str
+    source
         Where it came from, for people.
-    synthetic : bool
     """
 
     metadata: pd.DataFrame
@@ -36,21 +41,13 @@ class Dataset:
     synthetic: bool
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Fingerprint of the table's content, whatever its row order was."""
         return fingerprint(self.metadata.to_csv(index=False))
 
 
-def open_dataset(study):
+def open_dataset(study: Study) -> Dataset:
     """Find (or draw, or download) and check the data set that a study names.
-
-    Parameters
-    ----------
-    study : skin_tl.study.Study
-
-    Returns
-    -------
-    Dataset
 
     Raises
     ------
@@ -64,20 +61,14 @@ def open_dataset(study):
     return read_folder(folder, source, study.synthetic)
 
 
-def read_folder(folder, source="a folder", synthetic=False):
+def read_folder(folder: str | Path, source: str = "a folder", synthetic: bool = False) -> Dataset:
     """Read a data set from a folder in the layout of Dataverse, of Kaggle, or flat.
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder
         Holds the metadata table (``HAM10000_metadata`` with .csv, .tab, .txt or no ending, comma- or tab-separated)
         and the images in any sub-folder, whatever the case of the names.
-    source : str
-    synthetic : bool
-
-    Returns
-    -------
-    Dataset
 
     Raises
     ------

@@ -33,7 +33,7 @@ SAME = 1e-4
 """Distance up to which two images are the same, whatever else there is."""
 
 
-def descriptors(pixels):
+def descriptors(pixels: np.ndarray) -> np.ndarray:
     """Describe images by histograms of oriented gradients.
 
     A histogram has one bin for each of `ORIENTATIONS` signed directions, between which a gradient is shared, and there
@@ -42,7 +42,7 @@ def descriptors(pixels):
 
     Parameters
     ----------
-    pixels : numpy.ndarray
+    pixels
         (n_images, height, width, 3) uint8, read one image at a time.
 
     Returns
@@ -62,7 +62,9 @@ def descriptors(pixels):
     return np.sqrt(found.reshape(len(pixels), -1))
 
 
-def nearest_of_other_lesions(values, reference, lesions, own=None, chunk=256):
+def nearest_of_other_lesions(
+    values: np.ndarray, reference: np.ndarray, lesions: np.ndarray, own: np.ndarray | None = None, chunk: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the most similar image of another lesion, and by how much it is nearer than images of any third lesion.
 
     Distance is 1 − cosine of the principal components of `reference`, each scaled to a variance of 1.  The ratio of the
@@ -72,22 +74,22 @@ def nearest_of_other_lesions(values, reference, lesions, own=None, chunk=256):
 
     Parameters
     ----------
-    values : numpy.ndarray
+    values
         (n_images, n_values) float32, from `descriptors`.
-    reference : numpy.ndarray
+    reference
         (n_reference, n_values) float32 of the images to search.
-    lesions : numpy.ndarray
+    lesions
         (n_reference,) int, of `reference`.
-    own : numpy.ndarray, optional
+    own
         (n_images,) int, lesions of `values` by the same numbers, which are left out.
-    chunk : int
+    chunk
         Images that are compared at a time.
 
     Returns
     -------
-    rows : numpy.ndarray
+    rows
         (n_images,) int, rows of `reference`.
-    ratio : numpy.ndarray
+    ratio
         (n_images,) float, 0…1, of the distance to that row and the distance to the nearest image of a third lesion; 0
         for the same picture, 1 where there is no third lesion.
     """
@@ -112,14 +114,14 @@ def nearest_of_other_lesions(values, reference, lesions, own=None, chunk=256):
     return rows, ratio
 
 
-def near_duplicates(pixels, metadata):
+def near_duplicates(pixels: np.ndarray, metadata: pd.DataFrame) -> pd.DataFrame:
     """List pairs of lesions that have near-duplicate images.
 
     Parameters
     ----------
-    pixels : numpy.ndarray
+    pixels
         (n_images, height, width, 3) uint8, in the order of the rows of `metadata`.
-    metadata : pandas.DataFrame
+    metadata
         Columns image_id, lesion_id and `PATIENT_DATA`.
 
     Returns

@@ -7,6 +7,11 @@ Its labels are published in two forms, and both are read: a table with HAM10000'
 one column of 0 and 1 for each diagnosis, which tells nothing of lesions or patients.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
 import pandas as pd
 
 from skin_tl.data.dataset import Dataset
@@ -29,12 +34,8 @@ Source: the challenge's scoring code (ImageMarkup/isic-challenge-scoring), which
 # --- Reading --------------------------------------------------------------------------------------------------------
 
 
-def open_isic2018():
+def open_isic2018() -> Dataset:
     """Find (or download) and check the ISIC 2018 test set.
-
-    Returns
-    -------
-    skin_tl.data.dataset.Dataset
 
     Raises
     ------
@@ -50,12 +51,8 @@ def open_isic2018():
     return Dataset(labels, images_of(labels, folder, table), source, synthetic=False)
 
 
-def read_labels(path):
+def read_labels(path: str | Path) -> pd.DataFrame:
     """Read and check the labels in either form.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
 
     Returns
     -------
@@ -103,12 +100,12 @@ def _decoded(marks, path):
 # --- Images that are in the training data too -------------------------------------------------------------------------
 
 
-def refuse_known(image_ids, known_ids):
+def refuse_known(image_ids: Iterable[str], known_ids: Iterable[str]) -> None:
     """Refuse images that are in the data set that heads are trained with, by their ids, whatever the case.
 
     Parameters
     ----------
-    image_ids, known_ids : iterable of str
+    image_ids, known_ids
         Of the external test set and of the data set.
 
     Raises

@@ -3,15 +3,23 @@
 Takes a folder and image ids; gives one path for each id, and refuses what is missing, packed or in doubt.
 """
 
+from __future__ import annotations
+
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from skin_tl.errors import SkinTLError
 from skin_tl.progress import say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PACKED_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
@@ -19,16 +27,16 @@ SYSTEM_FOLDERS = (".", "@", "#", "$", "~", "__")
 """How names of folders begin that are hidden or the system's (.Trash-1000, @eaDir, __MACOSX): nothing is read there."""
 
 
-def images_of(metadata, folder, table):
+def images_of(metadata: pd.DataFrame, folder: Path, table: Path) -> dict[str, str]:
     """Return the path of each image of a table, and say how many image files are not of it.
 
     Parameters
     ----------
-    metadata : pandas.DataFrame
+    metadata
         Its column image_id is used.
-    folder : pathlib.Path
+    folder
         Holds the images, in any sub-folder.
-    table : pathlib.Path
+    table
         What errors and notes call the table.
 
     Returns
@@ -50,7 +58,7 @@ def images_of(metadata, folder, table):
     return files
 
 
-def files_below(folder):
+def files_below(folder: str | Path) -> Iterator[str]:
     """Yield the path of every file below a folder, sorted.
 
     Links to folders are followed, each folder once and none that leads back up; `SYSTEM_FOLDERS` and hidden files are
@@ -67,16 +75,16 @@ def files_below(folder):
         yield from (os.path.join(root, name) for name in sorted(names) if not name.startswith("."))
 
 
-def packed_files(folder):
+def packed_files(folder: str | Path) -> str:
     """Say which archives still lie packed below a folder, and to unpack them; else nothing."""
     names = [os.path.relpath(path, folder) for path in files_below(folder) if path.lower().endswith(PACKED_SUFFIXES)]
     more = " …" if len(names) > 5 else ""
     return f" Archives are still packed there: {', '.join(names[:5])}{more}. Unpack them." if names else ""
 
 
-def find_images(folder):
+def find_images(folder: str | Path) -> dict[str, list[str]]:
     """Return the paths of all image files below a folder by image id (their name without ending), both sorted."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for path in files_below(folder):
         stem, suffix = os.path.splitext(os.path.basename(path))
         if suffix.lower() in IMAGE_SUFFIXES:
@@ -84,15 +92,13 @@ def find_images(folder):
     return dict(sorted(found.items()))
 
 
-def match_images(image_ids, found, folder):
+def match_images(image_ids: Iterable[str], found: dict[str, list[str]], folder: str | Path) -> dict[str, list[str]]:
     """Return the files that bear the id of each image of a table, whatever its case where one id alone claims them.
 
     Parameters
     ----------
-    image_ids : iterable of str
-    found : dict
+    found
         From `find_images`.
-    folder : str or pathlib.Path
 
     Returns
     -------
@@ -104,7 +110,8 @@ def match_images(image_ids, found, folder):
     SkinTLError
         If images are missing; the message counts them and names the first.
     """
-    image_ids, by_lower = list(image_ids), {}
+    image_ids = list(image_ids)
+    by_lower: dict[str, list[str]] = {}
     for stem, paths in found.items():
         by_lower.setdefault(stem.lower(), []).extend(paths)
     claims = Counter(image_id.lower() for image_id in image_ids)
@@ -125,7 +132,7 @@ def match_images(image_ids, found, folder):
     return files
 
 
-def choose_images(files, folder):
+def choose_images(files: dict[str, list[str]], folder: str | Path) -> dict[str, str]:
     """Return the one picture of each image.
 
     Black-and-white masks are no pictures; files of the same content are one.  Whatever else bears the same id is a
@@ -133,9 +140,8 @@ def choose_images(files, folder):
 
     Parameters
     ----------
-    files : dict
+    files
         From `match_images`.
-    folder : str or pathlib.Path
 
     Returns
     -------
@@ -165,7 +171,7 @@ def choose_images(files, folder):
 
 
 def _pictures(paths):
-    distinct = []
+    distinct: list[str] = []
     for path in paths:
         if not _is_mask(path) and not any(_same(path, other) for other in distinct):
             distinct.append(path)

@@ -4,11 +4,14 @@ Takes image files; gives an `ImageSet`, whose pixels are a memory-mapped array (
 the order of the sorted image ids, kept below the cache under a key made of the files' content.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,17 +42,17 @@ OTHER_FORMATS = {
 """Formats of images that are not read, by how their files begin."""
 
 
-def cache_folder():
+def cache_folder() -> Path:
     """Return the folder of everything that can be computed again: ``SKIN_TL_CACHE``, or ``cache/``."""
     return Path(os.environ.get("SKIN_TL_CACHE") or ROOT / "cache")
 
 
-def check_cache(written=True):
+def check_cache(written: bool = True) -> None:
     """Refuse a ``SKIN_TL_CACHE`` that is no folder and cannot become one, without leaving anything there.
 
     Parameters
     ----------
-    written : bool
+    written
         Whether a folder that is there has to be writable too.
 
     Raises
@@ -76,9 +79,9 @@ class ImageSet:
 
     Attributes
     ----------
-    key : str
+    key
         Fingerprint of the files' content and of how they were decoded.
-    size : int
+    size
         Side in pixels.
     """
 
@@ -86,34 +89,30 @@ class ImageSet:
     size: int
 
     @property
-    def folder(self):
+    def folder(self) -> Path:
         """The folder that holds the array and its index."""
         return cache_folder() / "images" / self.key
 
     @property
-    def ids(self):
+    def ids(self) -> list[str]:
         """Image ids in row order, list of str."""
         return pd.read_csv(self.folder / "index.csv", dtype=str, keep_default_na=False)["image_id"].tolist()
 
     @property
-    def pixels(self):
+    def pixels(self) -> np.ndarray:
         """(n_images, size, size, 3) uint8, memory-mapped, read-only."""
         return np.load(self.folder / "images.npy", mmap_mode="r")
 
 
-def decode(files, size):
+def decode(files: dict[str, str], size: int) -> ImageSet:
     """Decode image files, or find them decoded.
 
     Parameters
     ----------
-    files : dict
+    files
         Path by image id.
-    size : int
+    size
         Side of the square that every image is squashed to (bicubic), in pixels.
-
-    Returns
-    -------
-    ImageSet
 
     Raises
     ------
@@ -122,8 +121,8 @@ def decode(files, size):
     """
     ids = sorted(files)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = pool.map(lambda image_id: _hash(files[image_id]), ids)
-        hashes = list(bar(hashes, total=len(ids), what="checking images", unit="img"))
+        hashed = pool.map(lambda image_id: _hash(files[image_id]), ids)
+        hashes = list(bar(hashed, total=len(ids), what="checking images", unit="img"))
     code = code_hash("data.images.read_image")
     images = ImageSet(fingerprint(LAYOUT, code, size, list(zip(ids, hashes, strict=True))), size)
     if not images.folder.is_dir():
@@ -162,7 +161,7 @@ def _decode(images, files, ids):
         pd.DataFrame({"image_id": ids}).to_csv(part / "index.csv", index=False, lineterminator="\n")
 
 
-def picture_hashes(images):
+def picture_hashes(images: ImageSet) -> dict[str, str]:
     """Return a hash of the pixels of each image of an `ImageSet`, by image id: dict of str."""
     pixels = images.pixels
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -170,12 +169,8 @@ def picture_hashes(images):
         return dict(zip(images.ids, bar(hashes, total=len(pixels), what="comparing images", unit="img"), strict=True))
 
 
-def file_sizes(files):
+def file_sizes(files: Iterable[str | Path]) -> list[dict[str, int]]:
     """Count the sizes of image files, from their headers alone.
-
-    Parameters
-    ----------
-    files : iterable of path
 
     Returns
     -------
@@ -201,7 +196,7 @@ def _hash(path):
         raise SkinTLError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def read_image(path, size):
+def read_image(path: str | Path, size: int) -> np.ndarray:
     """Read one image file as the backbones see it.
 
     It is turned upright by its EXIF orientation.  Samples of 9 to 16 bits are scaled to 8 bits by their bit depth, and
@@ -209,8 +204,7 @@ def read_image(path, size):
 
     Parameters
     ----------
-    path : str or pathlib.Path
-    size : int
+    size
         Side of the square that it is squashed to, in pixels.
 
     Returns
@@ -244,7 +238,7 @@ def read_image(path, size):
         reason = "may not be read: its permissions forbid it"
     except (OSError, EOFError, SyntaxError, ValueError) as error:
         unread = getattr(error, "errno", None)
-        reason = f"cannot be read: {error.strerror}" if unread else f"is damaged ({error})"
+        reason = f"cannot be read: {error.strerror}" if unread else f"is damaged ({error})"  # type: ignore[union-attr]
     raise SkinTLError(f"{printable(path)} {reason}")
 
 

@@ -15,14 +15,14 @@ from skin_tl.errors import SkinTLError
 from skin_tl.schema import ARMS, LEAKAGE_COLUMNS
 
 
-def leakage_splits(metadata, splits):
+def leakage_splits(metadata: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """Draw both arms of the experiment from the lesion splits.
 
     Parameters
     ----------
-    metadata : pandas.DataFrame
+    metadata
         image_id, lesion_id, dx.
-    splits : pandas.DataFrame
+    splits
         ``splits.csv``; only its policy ``lesion`` is used.
 
     Returns

@@ -3,11 +3,14 @@
 Takes a file; gives a table with the columns `skin_tl.schema.METADATA_COLUMNS`, and groups of lesions that are one.
 """
 
+from __future__ import annotations
+
 import codecs
 import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +38,12 @@ DX_TYPE_SPELLINGS = {
 """Other spellings of `DX_TYPES` seen in copies of the table, and the release's own."""
 
 
-def find_metadata(folder, name="HAM10000_metadata"):
+def find_metadata(folder: str | Path, name: str = "HAM10000_metadata") -> Path:
     """Return the path of the metadata table below a folder.
 
     Parameters
     ----------
-    folder : str or pathlib.Path
-    name : str
+    name
         Of the table, without ending; its case does not matter.
 
     Raises
@@ -62,12 +64,8 @@ def find_metadata(folder, name="HAM10000_metadata"):
     return tables[0]
 
 
-def read_metadata(path):
+def read_metadata(path: str | Path) -> pd.DataFrame:
     """Read and check a metadata table.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
 
     Returns
     -------
@@ -94,15 +92,11 @@ def _content(path):
     return table.sort_values(list(table)).to_csv(index=False)
 
 
-def read_table(path):
+def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table of separated values (comma, tab, semicolon or bar) as text.
 
     Every row must have as many fields as the header, but for a separator at the end of all of them.  Decimal commas of
     a table with semicolons become points.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
 
     Returns
     -------
@@ -147,16 +141,16 @@ def read_table(path):
     return table.replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True) if separator == ";" else table
 
 
-def check_metadata(table, path, dx_types=DX_TYPES):
+def check_metadata(table: pd.DataFrame, path: str | Path, dx_types: Sequence[str] = DX_TYPES) -> pd.DataFrame:
     """Check a metadata table as `read_table` gave it, and give its values their types.
 
     Parameters
     ----------
-    table : pandas.DataFrame
+    table
         Of str; further columns are left out.
-    path : str or pathlib.Path
+    path
         What errors call the table.
-    dx_types : sequence of str
+    dx_types
         Values that `dx_type` may have.
 
     Returns
@@ -211,23 +205,25 @@ def check_metadata(table, path, dx_types=DX_TYPES):
     return table.sort_values("image_id", ignore_index=True)
 
 
-def shared_pictures(metadata, hashes):
+def shared_pictures(
+    metadata: pd.DataFrame, hashes: dict[str, str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, ...]]]:
     """Find lesions that share a picture, pixel by pixel.
 
     Lesions of different diagnoses are not linked: one of the two rows is wrong, and nothing here tells which.
 
     Parameters
     ----------
-    metadata : pandas.DataFrame
+    metadata
         Columns image_id, lesion_id, dx; row order does not matter.
-    hashes : dict
+    hashes
         Of the pictures by image id, see `skin_tl.data.images.picture_hashes`.
 
     Returns
     -------
-    links : list of tuple
+    links
         Pairs of lesion ids, for `merge_lesions`.
-    contradictory : list of tuple
+    contradictory
         Image ids of one picture with several diagnoses.
     """
     pictures = metadata["image_id"].map(hashes)
@@ -240,21 +236,21 @@ def shared_pictures(metadata, hashes):
     return links, contradictory
 
 
-def merge_lesions(metadata, links):
+def merge_lesions(metadata: pd.DataFrame, links: Sequence[tuple[str, str]]) -> tuple[pd.DataFrame, dict[str, str]]:
     """Make one lesion of linked lesions, so that no split separates them.
 
     Parameters
     ----------
-    metadata : pandas.DataFrame
+    metadata
         Column lesion_id; row order does not matter.
-    links : list of tuple
+    links
         Pairs of lesion ids; chains of them are one lesion.
 
     Returns
     -------
-    metadata : pandas.DataFrame
+    metadata
         With the first lesion id, in alphabetical order, of each group.
-    merged : dict
+    merged
         The new lesion id by the old one, of lesions that have another now.
     """
     lesions = sorted(metadata["lesion_id"].unique())
@@ -267,7 +263,7 @@ def merge_lesions(metadata, links):
     return metadata.assign(lesion_id=metadata["lesion_id"].replace(merged)), merged
 
 
-def origin(table):
+def origin(table: pd.DataFrame) -> str:
     """Say where a table comes from that stands in the place of HAM10000's, as far as its columns tell, else nothing."""
     if {"mel", "nv"} <= set(table):
         return " This is a table of labels of an ISIC challenge, with one column for each diagnosis."

@@ -3,7 +3,11 @@
 Takes a study and its folder ``runs/<study>``; gives checked metadata, decoded images and splits.
 """
 
+from __future__ import annotations
+
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,20 +26,19 @@ from skin_tl.schema import DUPLICATE_COLUMNS
 from skin_tl.step_code import step_code
 from skin_tl.study import load_study
 
+if TYPE_CHECKING:
+    from skin_tl.data.dataset import Dataset
+    from skin_tl.study import Study
 
-def open_part(study, part, folder):
+
+def open_part(study: Study, part: str, folder: Path) -> Dataset:
     """Open what a part of a study's runs is made from; nothing is downloaded for what was made from a folder.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
     part : {'dataset', 'external'}
-    folder : pathlib.Path
+    folder
         The study's folder below ``runs/``.
-
-    Returns
-    -------
-    skin_tl.data.dataset.Dataset
 
     Raises
     ------
@@ -48,7 +51,7 @@ def open_part(study, part, folder):
     return open_isic2018() if part == "external" else open_dataset(study)
 
 
-def prepare_images(study, folder):
+def prepare_images(study: Study, folder: Path) -> tuple[pd.DataFrame, ImageSet]:
     """Open the data set, decode its images, group lesions that are one, and write the tables of dataset/.
 
     Lesions that share a picture are one lesion from here on (see `skin_tl.data.metadata.merge_lesions`), and with the
@@ -57,9 +60,8 @@ def prepare_images(study, folder):
 
     Returns
     -------
-    metadata : pandas.DataFrame
+    metadata
         As written.
-    images : skin_tl.data.images.ImageSet
     """
     data = open_part(study, "dataset", folder)
     images = decode(data.files, study.image_size)
@@ -89,18 +91,16 @@ def prepare_images(study, folder):
     return metadata, images
 
 
-def write_images(data, metadata, images, name, folder, **more):
+def write_images(data: Dataset, metadata: pd.DataFrame, images: ImageSet, name: str, folder: Path, **more: Any) -> None:
     """Write metadata.csv, and images.json, which says what was decoded from where and how large the files are.
 
     Parameters
     ----------
-    data : skin_tl.data.dataset.Dataset
-    metadata : pandas.DataFrame
+    metadata
         Its metadata, with the lesion ids to use.
-    images : skin_tl.data.images.ImageSet
-    name : str
+    name
         Of the data set, as a study calls it.
-    folder : pathlib.Path
+    folder
         Where the two files go.
     **more
         Further entries of images.json.
@@ -123,17 +123,17 @@ def write_images(data, metadata, images, name, folder, **more):
         remember_source(name.upper(), folder)
 
 
-def step_of(part):
+def step_of(part: str) -> str:
     """Return the hash of the code that decodes a part of a study's runs, ``dataset`` or ``external``."""
     return step_code("images" if part == "dataset" else "external_images")
 
 
-def prepare_splits(study, metadata, folder):
+def prepare_splits(study: Study, metadata: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draw the study's splits and those of its experiments; write dataset/splits.csv and dataset/experiments.csv.
 
     Returns
     -------
-    splits, experiments : pandas.DataFrame
+    splits, experiments
         From `skin_tl.data.splits.draw_splits` and `skin_tl.data.splits.draw_experiments`.
     """
     splits = draw_splits(metadata, study.split_policies, study.seeds)
@@ -143,22 +143,22 @@ def prepare_splits(study, metadata, folder):
     return splits, experiments
 
 
-def read_metadata_table(folder, part="dataset"):
+def read_metadata_table(folder: Path, part: str = "dataset") -> pd.DataFrame:
     """Read dataset/metadata.csv (or external/metadata.csv) back as `write_images` wrote it."""
     return _read_csv(folder / part / "metadata.csv", dtype={"age": float})
 
 
-def read_splits(folder):
+def read_splits(folder: Path) -> pd.DataFrame:
     """Read dataset/splits.csv back as `prepare_splits` wrote it."""
     return _read_csv(folder / "dataset" / "splits.csv")
 
 
-def read_experiments(folder):
+def read_experiments(folder: Path) -> pd.DataFrame:
     """Read dataset/experiments.csv back as `prepare_splits` wrote it."""
     return _read_csv(folder / "dataset" / "experiments.csv")
 
 
-def read_images(folder, part="dataset"):
+def read_images(folder: Path, part: str = "dataset") -> ImageSet:
     """Return the decoded images that dataset/images.json (or external/images.json) names.
 
     Where the cache no longer holds them, they are decoded again.
@@ -191,19 +191,13 @@ def _read_csv(path, dtype=None):
 # --- The steps --------------------------------------------------------------------------------------------------------
 
 
-def prepare_external(study, folder):
+def prepare_external(study: Study, folder: Path) -> tuple[pd.DataFrame, ImageSet]:
     """Open the external test set, decode its images and write external/metadata.csv and external/images.json.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    folder : pathlib.Path
+    folder
         The study's folder below ``runs/``, with its data set prepared.
-
-    Returns
-    -------
-    metadata : pandas.DataFrame
-    images : skin_tl.data.images.ImageSet
 
     Raises
     ------
@@ -213,19 +207,18 @@ def prepare_external(study, folder):
     data = open_part(study, "external", folder)
     refuse_known(data.metadata["image_id"], read_metadata_table(folder)["image_id"])
     images = decode(data.files, study.image_size)
-    write_images(data, data.metadata, images, study.external, folder / "external")
+    write_images(data, data.metadata, images, str(study.external), folder / "external")
     return data.metadata, images
 
 
-def find_duplicates(study, folder):
+def find_duplicates(study: Study, folder: Path) -> pd.DataFrame:
     """List external images that are near-duplicates of one of the data set in external/duplicates.csv, and say so.
 
     Patient data are not compared: the challenge's labels have none.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    folder : pathlib.Path
+    folder
         The study's folder below ``runs/``.
 
     Returns

@@ -3,9 +3,13 @@
 Takes the name of a release; gives a folder, the state of its source, and records of what a study was made from.
 """
 
+from __future__ import annotations
+
 import os
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from skin_tl.data.image_files import IMAGE_SUFFIXES, find_images, match_images
 from skin_tl.data.images import cache_folder
@@ -26,7 +30,7 @@ DATAVERSE = "https://dataverse.harvard.edu"
 HAM10000_FILES = ("HAM10000_metadata", "HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
 
 
-def find_release(name, **how):
+def find_release(name: str, **how: Any) -> tuple[Path, str]:
     """Return the folder that ``SKIN_TL_<name>`` names, or one that the release is downloaded to.
 
     Parameters
@@ -37,8 +41,7 @@ def find_release(name, **how):
 
     Returns
     -------
-    folder : pathlib.Path
-    source : str
+    source
         Where it came from, for people.
 
     Raises
@@ -54,7 +57,7 @@ def find_release(name, **how):
     return folder, f"the folder named by {variable}"
 
 
-def draw_synthetic():
+def draw_synthetic() -> Path:
     from skin_tl.data import synthetic
 
     folder = cache_folder() / "synthetic" / code_hash("data.synthetic.draw_dataset")
@@ -66,7 +69,7 @@ def draw_synthetic():
     return folder
 
 
-def source_state(name, folder=None):
+def source_state(name: str, folder: str | Path | None = None) -> str:
     """Return a fingerprint of what is in the folder of a release, as far as it can be seen without opening an image.
 
     The workflow checks and decodes again where it differs from last time.
@@ -75,7 +78,7 @@ def source_state(name, folder=None):
     ----------
     name : {'HAM10000', 'ISIC2018'}
         The variable ``SKIN_TL_<name>`` names the folder.
-    folder : str or pathlib.Path, optional
+    folder
         Holds the source.json that was written when the data set was last decoded.
 
     Returns
@@ -102,7 +105,7 @@ def source_state(name, folder=None):
     return last["state"] if state in last["same"] else state
 
 
-def check_source(name):
+def check_source(name: str) -> None:
     """Refuse a folder that cannot be the release, without opening an image.
 
     Parameters
@@ -123,12 +126,12 @@ def check_source(name):
         match_images(read_metadata(table)["image_id"], find_images(folder), folder)
 
 
-def last_source(folder):
+def last_source(folder: str | Path | None) -> dict[str, Any]:
     """Return what a release was last decoded from.
 
     Parameters
     ----------
-    folder : str or pathlib.Path, optional
+    folder
         Holds source.json, if the release was decoded before.
 
     Returns
@@ -141,7 +144,7 @@ def last_source(folder):
     return read_json(file) if file and file.is_file() else {"state": DOWNLOAD, "same": [], "place": ""}
 
 
-def remember_source(name, folder):
+def remember_source(name: str, folder: str | Path) -> None:
     """Write what a release is decoded from to source.json, see `last_source`."""
     place = os.environ.get(f"SKIN_TL_{name}") or ""
     last, state = last_source(folder), source_state(name, folder)
@@ -149,20 +152,20 @@ def remember_source(name, folder):
     write_json(Path(folder) / "source.json", about | {"place": place and os.path.abspath(place)})
 
 
-def remember_same(name, folder):
+def remember_same(name: str, folder: str | Path) -> None:
     """Write to source.json that the release as it is offered now is the one that was decoded last."""
     last = last_source(folder)
     states = [*last["same"], source_state(name)]
     write_json(Path(folder) / "source.json", last | {"same": sorted({*states} - {last["state"]})})
 
 
-def refuse_download(name, folder):
+def refuse_download(name: str, folder: Path) -> None:
     """Refuse to download a release for a study that was made from a folder.
 
     Parameters
     ----------
     name : {'HAM10000', 'ISIC2018'}
-    folder : pathlib.Path
+    folder
         See `last_source`.
 
     Raises
@@ -178,7 +181,13 @@ def refuse_download(name, folder):
         )
 
 
-def download(folder, server=None, files=HAM10000_FILES, name="HAM10000", check=read_metadata):
+def download(
+    folder: Path,
+    server: str | None = None,
+    files: Sequence[str] = HAM10000_FILES,
+    name: str = "HAM10000",
+    check: Callable[[Path], object] = read_metadata,
+) -> Path:
     """Download files of the release from Harvard Dataverse, check them, and unpack the archives.
 
     What is there already is not fetched again.  The list of files, their ids and hashes come from the DOI at run
@@ -187,15 +196,15 @@ def download(folder, server=None, files=HAM10000_FILES, name="HAM10000", check=r
 
     Parameters
     ----------
-    folder : pathlib.Path
+    folder
         Where the files go.
-    server : str, optional
+    server
         Address of the Dataverse; the environment variable ``SKIN_TL_DATAVERSE`` or Harvard's where it is not given.
-    files : sequence of str
+    files
         Names in the release; one without ending stands for whatever form the server keeps.
     name : {'HAM10000', 'ISIC2018'}
         What errors call it, and of the variable that they tell to set.
-    check : callable
+    check
         Takes the path of the table, and raises a SkinTLError if it is not as it should be.
 
     Returns
@@ -301,7 +310,7 @@ def _fetch(server, entry, folder, name, check, by_hand):
     Path(file).unlink(missing_ok=True)
 
 
-def unpack_images(archive, folder):
+def unpack_images(archive: str | Path, folder: Path) -> None:
     """Unpack the images of a zip archive into one flat folder, whole or not at all.
 
     Only a member's last name counts, so that no archive can write outside of `folder`.

@@ -5,6 +5,11 @@ the experiments that a study asks for beside.  Both are drawn once and are the s
 smaller training subsets of learning curves.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
@@ -14,20 +19,23 @@ from skin_tl.errors import SkinTLError
 from skin_tl.files import fingerprint
 from skin_tl.schema import CLASSES, EXPERIMENT, SHARES, SUBSETS
 
+if TYPE_CHECKING:
+    from skin_tl.study import Study
+
+
 FIRST_OTHER_SEED = 1001
 """Seed of the first of a study's `other_splits`, beyond those that a study is likely to list."""
 
 
-def draw_splits(metadata, policies, seeds):
+def draw_splits(metadata: pd.DataFrame, policies: Sequence[str], seeds: Iterable[int]) -> pd.DataFrame:
     """Draw 60/20/20 splits, stratified by diagnosis.
 
     Parameters
     ----------
-    metadata : pandas.DataFrame
+    metadata
         Columns image_id, lesion_id, dx; row order does not matter.
-    policies : list of {'lesion', 'image'}
+    policies : {'lesion', 'image'}
         `lesion` draws lesions and takes all their images along; `image` draws images.
-    seeds : list of int
 
     Returns
     -------
@@ -42,7 +50,7 @@ def draw_splits(metadata, policies, seeds):
     return pd.concat([_draw(metadata, policy, seed) for policy in policies for seed in seeds], ignore_index=True)
 
 
-def draw_experiments(study, metadata):
+def draw_experiments(study: Study, metadata: pd.DataFrame) -> pd.DataFrame:
     """Draw the splits of the experiments that a study asks for beside its own training.
 
     `leakage` gives the two arms of `skin_tl.data.leakage`, under native scaling where the study has it, with its seeds.
@@ -51,8 +59,7 @@ def draw_experiments(study, metadata):
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    metadata : pandas.DataFrame
+    metadata
         Columns image_id, lesion_id, dx; row order does not matter.
 
     Returns
@@ -119,16 +126,14 @@ def _too_few(units, policy, scarce, subset):
     )
 
 
-def subset_rows(splits, policy, seed, image_ids):
+def subset_rows(splits: pd.DataFrame, policy: str, seed: int, image_ids: Sequence[str]) -> dict[str, np.ndarray]:
     """Return where the images of each subset stand in a list of ids.
 
     Parameters
     ----------
-    splits : pandas.DataFrame
+    splits
         From `draw_splits`.
-    policy : str
-    seed : int
-    image_ids : sequence of str
+    image_ids
         In the order of the array that the rows index.
 
     Returns
@@ -141,18 +146,17 @@ def subset_rows(splits, policy, seed, image_ids):
     return {name: np.flatnonzero(subset == name) for name in SUBSETS}
 
 
-def draw_fraction(lesions, fraction, seed):
+def draw_fraction(lesions: pd.DataFrame, fraction: float, seed: int) -> set[str]:
     """Draw a part of the training lesions: whole lesions, the same share of each diagnosis, at least one of each.
 
     A smaller part is in every larger one of the same lesions and seed.
 
     Parameters
     ----------
-    lesions : pandas.DataFrame
+    lesions
         Columns lesion_id and dx, of training images or lesions; neither row order nor repeated lesions matter.
-    fraction : float
+    fraction
         Above 0, at most 1.
-    seed : int
 
     Returns
     -------
@@ -167,17 +171,17 @@ def draw_fraction(lesions, fraction, seed):
     return drawn
 
 
-def fraction_rows(rows, metadata, fraction, seed):
+def fraction_rows(
+    rows: dict[str, np.ndarray], metadata: pd.DataFrame, fraction: float, seed: int
+) -> dict[str, np.ndarray]:
     """Keep the training rows of the lesions that `draw_fraction` draws; validation and test stay as they are.
 
     Parameters
     ----------
-    rows : dict
+    rows
         From `subset_rows`.
-    metadata : pandas.DataFrame
+    metadata
         lesion_id and dx, one row per row that is indexed.
-    fraction : float
-    seed : int
 
     Returns
     -------
@@ -189,9 +193,9 @@ def fraction_rows(rows, metadata, fraction, seed):
     return rows | {"train": rows["train"][train["lesion_id"].astype(str).isin(drawn).to_numpy()]}
 
 
-def split_fingerprints(splits):
+def split_fingerprints(splits: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Return ``{split_policy: {seed: fingerprint}}`` for a table of `draw_splits`."""
-    prints = {}
+    prints: dict[str, dict[str, str]] = {}
     for (policy, seed), part in splits.groupby(["split_policy", "seed"]):
         rows = part.sort_values("image_id")[["image_id", "subset"]].to_csv(index=False)
         prints.setdefault(policy, {})[str(seed)] = fingerprint(rows)

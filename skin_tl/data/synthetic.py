@@ -3,12 +3,15 @@
 Takes a seed; gives image files, a metadata table and a note of where they come from, the same for the same seed.
 """
 
+from __future__ import annotations
+
 import csv
 import math
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -54,11 +57,11 @@ class _Camera:
 
     Attributes
     ----------
-    cast : numpy.ndarray, (3,)
+    cast
         What it makes of white.
-    light, gamma : float
+    light, gamma
         Exposure and tone curve; 1 changes nothing.
-    edge, softness : float
+    edge, softness
         Where its tube begins to show and over which distance, in units of the picture's height from the middle.
     """
 
@@ -126,23 +129,19 @@ def _accessories(rng, picture):
             pen.line([tuple(foot), tuple(tip)], fill=(20, 18, 20, 220), width=max(1, round(2.5 * unit)))
 
 
-def draw_lesion(dx, rng, size=(600, 450)):
+def draw_lesion(dx: str, rng: np.random.Generator, size: tuple[int, int] = (600, 450)) -> np.ndarray:
     """Draw one picture of a new lesion.
 
     Parameters
     ----------
-    dx : str
+    dx
         A key of `TYPES`.
-    rng : numpy.random.Generator
+    rng
         Two generators are spawned from it: one for the lesion, one for the picture.
-    size : tuple of int
+    size
         Width and height in pixels.  The picture is drawn 4:3 and squashed to any other shape.
-
-    Returns
-    -------
-    numpy.ndarray, (height, width, 3) uint8
     """
-    return np.asarray(_picture(dx, *rng.spawn(2), size))
+    return np.asarray(_picture(dx, rng.spawn(1)[0], rng.spawn(1)[0], size))
 
 
 def _picture(dx, lesion_rng, view_rng, size):
@@ -166,7 +165,14 @@ def _picture(dx, lesion_rng, view_rng, size):
     return picture
 
 
-def draw_dataset(folder, n_lesions=520, seed=0, size=(600, 450), workers=None, on_image=None):
+def draw_dataset(
+    folder: str | Path,
+    n_lesions: int = 520,
+    seed: int = 0,
+    size: tuple[int, int] = (600, 450),
+    workers: int | None = None,
+    on_image: Callable[[], object] | None = None,
+) -> Path:
     """Draw a whole data set into a folder laid out as HAM10000 is.
 
     Every picture has its own random generators, made of the seed, its lesion and its number: the files are the same
@@ -174,19 +180,19 @@ def draw_dataset(folder, n_lesions=520, seed=0, size=(600, 450), workers=None, o
 
     Parameters
     ----------
-    folder : str or pathlib.Path
+    folder
         Written whole or not at all; replaced if it exists.
-    n_lesions : int
+    n_lesions
         At least 35.  The types get HAM10000's shares, but at least ``min(15, n_lesions // 7)`` lesions each.
         About 1.35 times as many pictures are drawn.
-    seed : int
+    seed
         Not negative.
-    size : tuple of int
+    size
         Width and height of the pictures, in pixels.
-    workers : int, optional
+    workers
         Processes to draw with; by default as many as there are processors to use.  1 draws in this process; more
         are started afresh, so that a script needs its ``if __name__ == "__main__":``.
-    on_image : callable, optional
+    on_image
         Called without arguments after each picture.
 
     Returns
@@ -224,7 +230,7 @@ def draw_dataset(folder, n_lesions=520, seed=0, size=(600, 450), workers=None, o
     return folder
 
 
-def count_images(n_lesions=520, seed=0):
+def count_images(n_lesions: int = 520, seed: int = 0) -> int:
     """Return how many pictures `draw_dataset` draws: what a progress bar needs to know."""
     return len(_table(n_lesions, seed))
 
@@ -267,7 +273,7 @@ def _table(n_lesions, seed):
     return rows
 
 
-def lesions_per_type(n_lesions):
+def lesions_per_type(n_lesions: int) -> dict[str, int]:
     """Share `n_lesions` out over the types: HAM10000's shares, and no type under ``min(15, n_lesions // 7)``.
 
     Returns
@@ -310,4 +316,10 @@ def _follow_parent():
     """Make this worker leave interrupts to its parent, and end with it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    assert parent is not None  # as this is a worker
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()

@@ -4,12 +4,20 @@ Takes a random generator; gives `View` (where each pixel lies on the skin), `Out
 each (HEIGHT, WIDTH) float32.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 
 WIDTH, HEIGHT = 320, 240
 """Size in which pictures are drawn, in pixels; the finished picture is resized from it."""
@@ -26,7 +34,11 @@ SCAR = np.array([0.97, 0.91, 0.90], np.float32)
 """Red-green-blue: bare skin (0..1), what a unit of melanin or blood absorbs, what veil, keratin, scar show (0..1)."""
 
 
-def ramp(values, low, high):
+Line = tuple[np.ndarray, float, float]
+"""Points (n, 2) in skin coordinates, width in units of skin, strength in 0..1."""
+
+
+def ramp(values: np.ndarray, low: float, high: float | np.ndarray) -> np.ndarray:
     """Rise smoothly from 0 at `low` to 1 at `high`."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
@@ -40,11 +52,11 @@ class View:
 
     Attributes
     ----------
-    u, v : numpy.ndarray, (HEIGHT, WIDTH) float32
+    u, v
         Skin coordinates of the pixels.
     """
 
-    def __init__(self, rng):
+    def __init__(self, rng: np.random.Generator):
         self.scale = HEIGHT * math.exp(rng.normal(0, 0.12))
         angle = rng.normal(0, 0.2)
         self._cos, self._sin = math.cos(angle), math.sin(angle)
@@ -55,30 +67,29 @@ class View:
         self.u = x * self._cos + y * self._sin
         self.v = y * self._cos - x * self._sin
 
-    def pixels(self, points):
+    def pixels(self, points: np.ndarray) -> np.ndarray:
         """Turn skin coordinates (n, 2) into pixel coordinates (n, 2)."""
         u, v = np.asarray(points, float).T
         x = u * self._cos - v * self._sin
         y = u * self._sin + v * self._cos
         return np.stack([x, y], axis=1) * self.scale + self._centre
 
-    def noise(self, rng, frequency, stretch=1.0, angle=0.0):
+    def noise(self, rng: np.random.Generator, frequency: float, stretch: float = 1.0, angle: float = 0.0) -> np.ndarray:
         """Smooth random field of about unit spread, (HEIGHT, WIDTH) float32.
 
         Parameters
         ----------
-        rng : numpy.random.Generator
-        frequency : float
+        frequency
             Grid points per unit of skin.
-        stretch : float
+        stretch
             How many times longer its features are along `angle` (radians) than across.
         """
         step = self._step(frequency)
         return self._enlarged(self._sampled(rng, frequency, step, stretch, angle))
 
-    def clouds(self, rng, frequency, octaves=3):
+    def clouds(self, rng: np.random.Generator, frequency: float, octaves: int = 3) -> np.ndarray:
         """Sum of noises, each of twice the frequency and half the strength, of about unit spread."""
-        fields = {}
+        fields: dict[int, Any] = {}
         for k in range(octaves):
             step = self._step(frequency * 2**k)
             fields[step] = fields.get(step, 0) + self._sampled(rng, frequency * 2**k, step) * 0.5**k
@@ -111,27 +122,27 @@ class View:
             return field
         return np.asarray(Image.fromarray(field).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
-    def honeycomb(self, rng, period, disorder):
+    def honeycomb(self, rng: np.random.Generator, period: float, disorder: float) -> np.ndarray:
         """Holes in a net: 1 in the middle of a hole, 0 on the net's knots, (HEIGHT, WIDTH) float32.
 
         Parameters
         ----------
-        period : float
+        period
             Distance between holes in units of skin.
-        disorder : float
+        disorder
             How far the net is warped, in periods; 0.3 looks regular, above 1 torn.
         """
         coarse, fine = 0.25 / period, 0.9 / period
         u = self.u + period * (disorder * self.noise(rng, coarse) + 0.13 * self.noise(rng, fine))
         v = self.v + period * (disorder * self.noise(rng, coarse) + 0.13 * self.noise(rng, fine))
         turn = rng.uniform(0, math.pi)
-        waves = 0
+        waves = np.zeros_like(u)
         for angle in (turn, turn + math.pi / 3 * 2, turn + math.pi / 3 * 4):
             k = 4 * math.pi / (math.sqrt(3) * period)
             waves += np.cos(u * (k * math.cos(angle)) + v * (k * math.sin(angle)))
         return (waves + 1.5) / 4.5
 
-    def ink(self, lines):
+    def ink(self, lines: Iterable[Line]) -> Image.Image:
         """Draw lines, each (points (n, 2), width, strength 0..1), on a Pillow image of (2 WIDTH, 2 HEIGHT)."""
         canvas, pen = self._canvas()
         for points, width, strength in lines:
@@ -140,22 +151,30 @@ class View:
             pen.line(path, fill=int(255 * strength), width=thick, joint="curve")
         return canvas
 
-    def strokes(self, lines, soft=0.0):
+    def strokes(self, lines: Iterable[Line], soft: float = 0.0) -> np.ndarray:
         """Draw lines as a map in 0..1, (HEIGHT, WIDTH) float32, blurred by `soft` units of skin."""
         return self._developed(self.ink(lines), soft)
 
-    def blots(self, rng, centres, radii, strengths=1.0, wobble=0.15, soft=0.0):
+    def blots(
+        self,
+        rng: np.random.Generator,
+        centres: ArrayLike,
+        radii: ArrayLike,
+        strengths: ArrayLike = 1.0,
+        wobble: float = 0.15,
+        soft: float = 0.0,
+    ) -> np.ndarray:
         """Draw roundish spots as a map in 0..1, (HEIGHT, WIDTH) float32.
 
         Parameters
         ----------
-        centres : array-like, (n, 2)
+        centres
             In skin coordinates.
-        radii, strengths : float or array-like, (n,)
+        radii, strengths
             Radii in units of skin, strengths in 0..1.
-        wobble : float
+        wobble
             How far the spots are from circles.
-        soft : float
+        soft
             Spread of their blur in units of skin.
         """
         canvas, pen = self._canvas()
@@ -187,16 +206,15 @@ class Outline:
 
     Parameters
     ----------
-    rng : numpy.random.Generator
-    radius : float
+    radius
         Mean radius in units of skin.
-    dents : float
+    dents
         Strength of the dents; 0.1 is regular, 0.3 is not.
-    elongation : float
+    elongation
         Long axis over short axis.
     """
 
-    def __init__(self, rng, radius, dents, elongation=1.2):
+    def __init__(self, rng: np.random.Generator, radius: float, dents: float, elongation: float = 1.2):
         self.radius = radius
         self._stretch = math.sqrt(elongation)
         turn = rng.uniform(0, math.pi)
@@ -215,11 +233,11 @@ class Outline:
         b = (v * self._cos - u * self._sin) * self._stretch
         return 1 - np.hypot(a, b) / self._edge(np.arctan2(b, a))
 
-    def depth(self, view):
+    def depth(self, view: View) -> np.ndarray:
         """How far inside each pixel lies: 1 in the middle, 0 on the outline, negative outside."""
         return self._depth(view.u, view.v)
 
-    def at(self, angles, distances):
+    def at(self, angles: ArrayLike, distances: ArrayLike) -> np.ndarray:
         """Skin coordinates (n, 2) of points given by angle and by distance in parts of the outline's radius."""
         angles = np.asarray(angles, float)
         reach = self._edge(angles) * distances
@@ -227,12 +245,14 @@ class Outline:
         b = np.sin(angles) * reach / self._stretch
         return np.stack([a * self._cos - b * self._sin, a * self._sin + b * self._cos], axis=1)
 
-    def scatter(self, rng, n, inner=0.0, outer=0.9):
+    def scatter(self, rng: np.random.Generator, n: int, inner: float = 0.0, outer: float = 0.9) -> np.ndarray:
         """Draw `n` points between two parts of the outline's radius, evenly over the area, (n, 2)."""
         distances = np.sqrt(rng.uniform(inner**2, outer**2, n))
         return self.at(rng.uniform(0, 2 * np.pi, n), distances)
 
-    def lattice(self, rng, spacing, jitter=0.25, outer=0.95):
+    def lattice(
+        self, rng: np.random.Generator, spacing: float, jitter: float = 0.25, outer: float = 0.95
+    ) -> np.ndarray:
         """Draw points about `spacing` units apart all over the lesion, (n, 2)."""
         reach = 2.2 * self.radius
         n = int(2 * reach / spacing) + 1
@@ -248,11 +268,11 @@ class Look:
 
     Attributes
     ----------
-    pigment, redness : float
+    pigment, redness
         How much melanin and blood the lesion's ground holds.
-    radius : float
+    radius
         In units of skin.
-    clarity : float
+    clarity
         How plainly the lesion shows the features of its type, 0..1.
     """
 
@@ -262,7 +282,7 @@ class Look:
     clarity: float
 
 
-def draw_look(rng):
+def draw_look(rng: np.random.Generator) -> Look:
     return Look(
         pigment=min(max(rng.lognormal(-0.25, 0.5), 0.2), 1.9),
         redness=min(max(rng.lognormal(-1.2, 0.6), 0.05), 1.0),
@@ -281,7 +301,7 @@ class Tissue:
     keratin: np.ndarray
     scar: np.ndarray
 
-    def colour(self, tint):
+    def colour(self, tint: np.ndarray) -> np.ndarray:
         """Colour of the lit tissue, (3, HEIGHT, WIDTH) float32 in 0..1.
 
         `tint` (3,) multiplies what melanin absorbs: browns differ from lesion to lesion.
@@ -300,7 +320,7 @@ class Tissue:
         return np.stack(planes)
 
 
-def bare_skin(rng, view, grain):
+def bare_skin(rng: np.random.Generator, view: View, grain: np.ndarray) -> Tissue:
     """Skin without a lesion: its tone, mottling, creases, freckles, follicles and small vessels."""
     tone = min(max(rng.gamma(1.6, 0.07), 0.02), 0.7)
     flush = min(max(rng.gamma(2.2, 0.07), 0.03), 0.5)
@@ -331,21 +351,31 @@ def bare_skin(rng, view, grain):
     return Tissue(melanin, blood, veil=np.zeros_like(blood), keratin=np.zeros_like(blood), scar=scar)
 
 
-def stain(rng, view, outline, fade, rough, frequency=9, octaves=2):
+def stain(
+    rng: np.random.Generator,
+    view: View,
+    outline: Outline,
+    fade: float | np.ndarray,
+    rough: float,
+    frequency: float = 9,
+    octaves: int = 2,
+) -> tuple[np.ndarray, np.ndarray]:
     """The lesion's ground: 1 inside, 0 outside, over a border that is `fade` wide (in radii) and `rough`."""
     depth = outline.depth(view)
     edge = depth + rough * view.clouds(rng, frequency, octaves)
     return depth, ramp(edge, 0, fade)
 
 
-def pigment_network(view, rng, period, disorder, thick):
+def pigment_network(view: View, rng: np.random.Generator, period: float, disorder: float, thick: float) -> np.ndarray:
     """The brown lines of a pigment network in 0..1, `thick` from 0 (hair-thin) to 1 (holes closed)."""
     holes = view.honeycomb(rng, period, disorder)
     middle = 0.12 + 0.38 * thick
     return 1 - ramp(holes, middle - 0.12, middle + 0.22)
 
 
-def wander(rng, start, heading, length, bend, step=0.012):
+def wander(
+    rng: np.random.Generator, start: np.ndarray, heading: float, length: float, bend: float, step: float = 0.012
+) -> np.ndarray:
     """A line that wanders: points (n, 2) from `start` along `heading` (radians), `length` units long."""
     n = max(3, int(length / step))
     headings = heading + np.cumsum(rng.normal(0, bend, n))

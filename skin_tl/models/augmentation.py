@@ -3,12 +3,21 @@
 Takes decoded images, (n_images, size, size, 3) uint8, and rows; gives batches and the layer that transforms them.
 """
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skin_tl.models.backbones import import_keras
 from skin_tl.schema import CLASSES
+
+if TYPE_CHECKING:
+    import keras
+
+    from skin_tl.study import Study
+
 
 keras = import_keras()
 ops = keras.ops
@@ -26,14 +35,14 @@ FOCUS = 2.0
 # --- What a step sees -------------------------------------------------------------------------------------------------
 
 
-def draw_views(n, rng, augment=True):
+def draw_views(n: int, rng: np.random.Generator, augment: bool = True) -> np.ndarray:
     """Draw how images are to be changed, (n, 8) float32, one row for each.
 
     Columns: transposed (0 or 1); scale along height and width, negative where mirrored; shift along both, as a share of
     the side; brightness (added, of 255), contrast and saturation (factors).  Transposing and mirroring at random give
     all eight flips and right-angle rotations alike.  Without `augment`, every row leaves its image as it is.
     """
-    views = np.tile(np.float32([0, 1, 1, 0, 0, 0, 1, 1]), (n, 1))
+    views = np.tile(np.array([0, 1, 1, 0, 0, 0, 1, 1], np.float32), (n, 1))
     if augment:
         views[:, 0] = rng.integers(0, 2, n)
         views[:, 1:3] = rng.uniform(1 - ZOOM, 1 + ZOOM, (n, 1)) * rng.choice([-1, 1], (n, 2))
@@ -44,7 +53,7 @@ def draw_views(n, rng, augment=True):
     return views
 
 
-def augment(pixels, views):
+def augment(pixels: keras.KerasTensor, views: keras.KerasTensor) -> keras.KerasTensor:
     """Change images as `draw_views` drew it.
 
     Scale, shift and mirroring are separable, so that they are two products with matrices of interpolation (bilinear;
@@ -52,9 +61,9 @@ def augment(pixels, views):
 
     Parameters
     ----------
-    pixels : tensor
+    pixels
         (n, size, size, 3) uint8.
-    views : tensor
+    views
         (n, 8) float32.
 
     Returns
@@ -86,7 +95,7 @@ def _interpolation(scale, shift, size):
 class Augmentation(keras.layers.Layer):
     """`augment` as a layer of pixels and views."""
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         return augment(*inputs)
 
 
@@ -96,11 +105,11 @@ class FrozenMode(keras.layers.Layer):
     A layer of its own, as Keras hands ``training=True`` down to a network that was called with ``training=False``.
     """
 
-    def __init__(self, network):
+    def __init__(self, network: keras.Model):
         super().__init__()
         self.network = network
 
-    def call(self, images):
+    def call(self, images: Any) -> Any:
         return self.network(images, training=False)
 
 
@@ -109,18 +118,16 @@ class Batches(keras.utils.PyDataset):
 
     Parameters
     ----------
-    pixels : numpy.ndarray
+    pixels
         (n_images, size, size, 3) uint8, memory-mapped.
-    labels : numpy.ndarray
+    labels
         (n_images,) int.
-    rows : numpy.ndarray
+    rows
         Of the training subset; a row that is there twice is shown twice.
-    study : skin_tl.study.Study
-    seed, epoch : int
     """
 
-    def __init__(self, pixels, labels, rows, study, seed, epoch):
-        super().__init__(workers=min(4, os.cpu_count()), max_queue_size=8)
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, rows: np.ndarray, study: Study, seed: int, epoch: int):
+        super().__init__(workers=min(4, os.cpu_count() or 1), max_queue_size=8)
         self.pixels, self.labels, self.study, self.draw = pixels, labels, study, (seed, epoch)
         counts = np.bincount(labels[rows], minlength=len(CLASSES))
         share = 1 / counts[labels[rows]]

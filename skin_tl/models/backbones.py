@@ -5,6 +5,8 @@ Takes a backbone's name, a preprocessing and a source of weights; gives a Keras 
 network is built, so that reading the registry costs nothing.
 """
 
+from __future__ import annotations
+
 import contextlib
 import http.client
 import json
@@ -15,11 +17,17 @@ import threading
 import urllib.error
 import urllib.request
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import file_fingerprint, fingerprint, is_disk_full, read_json
 from skin_tl.registry import BACKBONES, check_image_size, transform_of
+
+if TYPE_CHECKING:
+    import keras
+
 
 WEIGHTS_HUB = "https://storage.googleapis.com/tensorflow/keras-applications/"
 """Where `keras.applications` downloads ImageNet weights from."""
@@ -37,7 +45,7 @@ _WEIGHTS_BY_SIZE = ("mobilenet", "mobilenet_v2")
 taken for all, so that a study's numbers do not depend on where its weights come from."""
 
 
-def import_keras():
+def import_keras() -> Any:
     """Import Keras with what results rest on, whatever a person's own ``keras.json`` says; return it.
 
     All modules of the package get Keras by this function.
@@ -49,7 +57,7 @@ def import_keras():
     return keras
 
 
-def weights_file(backbone):
+def weights_file(backbone: str) -> Path | None:
     """Return the path that `SKIN_TL_WEIGHTS` promises for a backbone, or None where the variable is not set.
 
     Raises
@@ -68,13 +76,12 @@ def weights_file(backbone):
     return Path(folder).resolve() / f"{backbone.lower()}_notop.weights.h5"
 
 
-def weights_state(backbone, record):
+def weights_state(backbone: str, record: Path) -> str:
     """Return what tells a backbone's weights from others: the fingerprint of its file, or ``hub``.
 
     Parameters
     ----------
-    backbone : str
-    record : pathlib.Path
+    record
         A study's ``weights.json``, if it is there: a file that has not changed since is not read again.
     """
     file = weights_file(backbone)
@@ -87,12 +94,11 @@ def weights_state(backbone, record):
     return file_fingerprint(file)
 
 
-def resolve_weights(backbones, mode):
+def resolve_weights(backbones: list[str], mode: str) -> dict[str, Any]:
     """Find the weights of every backbone of a study before anything is computed.
 
     Parameters
     ----------
-    backbones : list of str
     mode : {'imagenet', 'imagenet_or_random', 'random', 'none'}
         With ``imagenet_or_random`` the hub gets one attempt of `PATIENCE_WITH_HUB` seconds to answer; unless the
         weights of all backbones are there then, all get random ones.  ``none`` is for a study that transfers nothing:
@@ -161,7 +167,7 @@ def _download(backbones):
     return ""
 
 
-def hub_answers():
+def hub_answers() -> bool:
     """Tell whether the hub of the weights answers within `PATIENCE_WITH_HUB` seconds, name look-up included."""
     answered = threading.Event()
 
@@ -259,19 +265,21 @@ def _as_with_imagenet(network):
     return keras.models.clone_model(network, call_function=call, clone_function=lambda layer: layer)
 
 
-def build_backbone(name, preprocessing, image_size, weights, seed=RANDOM_WEIGHTS_SEED):
+def build_backbone(
+    name: str, preprocessing: str, image_size: int, weights: dict[str, Any], seed: int = RANDOM_WEIGHTS_SEED
+) -> keras.Model:
     """Build a backbone that takes raw pixels and gives one vector of features per image.
 
     Parameters
     ----------
-    name : str
+    name
         A key of `BACKBONES`.
     preprocessing : {'native', 'unit'}
-    image_size : int
+    image_size
         Side of the images, in pixels.
-    weights : dict
+    weights
         The backbone's entry in what `resolve_weights` returned.
-    seed : int
+    seed
         Of random weights.
 
     Returns
@@ -314,7 +322,7 @@ def _where_it_is_now(name, weights):
     )
 
 
-def scale_pixels(pixels, name, preprocessing):
+def scale_pixels(pixels: keras.KerasTensor, name: str, preprocessing: str) -> keras.KerasTensor:
     """Scale pixels, (n_images, size, size, 3) float32 from 0 to 255, as a backbone gets them."""
     keras = import_keras()
 
@@ -324,14 +332,14 @@ def scale_pixels(pixels, name, preprocessing):
     return keras.applications.imagenet_utils.preprocess_input(pixels, mode=transform)
 
 
-def network_of(model):
+def network_of(model: keras.Model) -> keras.Model:
     """Return the network of `keras.applications` inside what `build_backbone` made, or a whole model made of it."""
     keras = import_keras()
 
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
-def all_layers(model):
+def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     """Yield the layers of a model and of the models among them, which are yielded themselves too."""
     keras = import_keras()
 
@@ -341,17 +349,17 @@ def all_layers(model):
             yield from all_layers(layer)
 
 
-def head_layers(whole):
+def head_layers(whole: keras.Model) -> list[keras.layers.Layer]:
     """Return the layers of a whole model, backbone and head, that follow its network, in order."""
     return whole.layers[whole.layers.index(network_of(whole)) + 1 :]
 
 
-def features_model(whole):
+def features_model(whole: keras.Model) -> keras.Model:
     """Return the part of a whole model that ends in the backbone's features; it shares all weights.
 
     Parameters
     ----------
-    whole : keras.Model
+    whole
         A run's ``model.keras``: backbone and head.
 
     Returns
@@ -369,12 +377,12 @@ def features_model(whole):
     )
 
 
-def model_fingerprint(model):
+def model_fingerprint(model: keras.Model) -> str:
     """Return a fingerprint of what a Keras model computes: its operations with their constants, and all weights.
 
     Keras numbers the operations of a process: names do not count, and neither does what may be trained.
     """
-    names = {}
+    names: dict[str, str] = {}
 
     def unnamed(part):
         if isinstance(part, dict):
@@ -399,7 +407,7 @@ def _number_names(part, names):
             _number_names(value, names)
 
 
-def count_parameters_with_classifier(name):
+def count_parameters_with_classifier(name: str) -> int:
     """Return how many parameters a network has with its 1,000-class ImageNet classifier; no value of them is drawn."""
     keras = import_keras()
 

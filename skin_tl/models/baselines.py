@@ -7,6 +7,10 @@ validation and test subsets, so that everything that is computed for a backbone 
 boosting); `colour_histogram` how often each colour occurs in the image (logistic regression).
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from sklearn.dummy import DummyClassifier
@@ -31,14 +35,14 @@ BATCH = 64
 """Images of which the histograms are counted at once."""
 
 
-def majority(metadata, splits):
+def majority(metadata: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """Predict the share of each diagnosis in the training subset, for every image.
 
     Parameters
     ----------
-    metadata : pandas.DataFrame
+    metadata
         image_id, lesion_id, dx.
-    splits : pandas.DataFrame
+    splits
         split_policy, seed, image_id, lesion_id, subset.
 
     Returns
@@ -50,15 +54,14 @@ def majority(metadata, splits):
     return _predict(metadata, splits, features, lambda train, val, seed: DummyClassifier(strategy="prior").fit(*train))
 
 
-def metadata_only(metadata, splits):
+def metadata_only(metadata: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """Predict from age, sex and body site by gradient boosting, stopped early on the validation subset.
 
     Parameters
     ----------
-    metadata : pandas.DataFrame
+    metadata
         image_id, lesion_id, dx, age, sex, localization; age may be empty.  Of body sites, the most frequent
         `MAX_SITES` count; the others are one.
-    splits : pandas.DataFrame
     """
     site = metadata["localization"].fillna("unknown").astype(str)
     frequent = sorted(site.value_counts().items(), key=lambda item: (-item[1], item[0]))[:MAX_SITES]
@@ -74,28 +77,30 @@ def metadata_only(metadata, splits):
     return _predict(metadata, splits, features, _boost)
 
 
-def colour_histogram(metadata, splits, images, image_ids):
+def colour_histogram(
+    metadata: pd.DataFrame, splits: pd.DataFrame, images: np.ndarray, image_ids: Sequence[str]
+) -> pd.DataFrame:
     """Predict from the colours of the pixels by logistic regression, its penalty chosen on the validation subset.
 
     Parameters
     ----------
-    metadata, splits : pandas.DataFrame
-    images : (n_images, height, width, 3) uint8 array
+    images
         Read in batches; may be memory-mapped.
-    image_ids : sequence of str
+    image_ids
         Image of each row of `images`.
     """
     features = pd.DataFrame(colour_histograms(images), index=pd.Index(image_ids, dtype=str))
     return _predict(metadata, splits, features, _regress)
 
 
-def colour_histograms(images, levels=COLOUR_LEVELS):
+def colour_histograms(images: np.ndarray, levels: int = COLOUR_LEVELS) -> np.ndarray:
     """Count the colours of each image.
 
     Parameters
     ----------
-    images : (n_images, height, width, 3) uint8 array
-    levels : int
+    images
+        (n_images, height, width, 3) uint8 array.
+    levels
         Levels per channel, of equal width.
 
     Returns

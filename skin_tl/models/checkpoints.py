@@ -3,9 +3,13 @@
 Takes the state of a network and what it was trained with; gives a file, and refuses one of other code or data.
 """
 
+from __future__ import annotations
+
 import importlib.metadata
 import json
 import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +20,10 @@ from skin_tl.models.backbones import import_keras
 from skin_tl.models.devices import precision_of
 from skin_tl.step_code import code_hash
 from skin_tl.study import SMOOTHED, passes_of
+
+if TYPE_CHECKING:
+    from skin_tl.models.heads import HeadName, Job
+
 
 keras = import_keras()
 
@@ -31,7 +39,7 @@ FORMAT = 4
 CODE = code_hash("models.tuning.train_networks")
 
 
-def identity(job, name, rows):
+def identity(job: Job, name: HeadName, rows: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """Return what a checkpoint belongs to, dict of dict: settings of the study, the data, versions."""
     settings = job.study.training_settings(job.strategy)
     for key in ("split_policies", "preprocessings", "seeds", "train_fractions"):
@@ -56,19 +64,20 @@ def identity(job, name, rows):
     }
 
 
-def write_checkpoint(path, about, state, best, progress):
+def write_checkpoint(
+    path: Path, about: dict, state: dict[str, list[np.ndarray]], best: list[np.ndarray], progress: dict
+) -> None:
     """Write all that a run has learned into one file, whole or not at all.
 
     Parameters
     ----------
-    path : pathlib.Path
-    about : dict
+    about
         From `identity`.
-    state : dict
+    state
         From `Network.state`.
-    best : list of numpy.ndarray
+    best
         Weights of the best epoch.
-    progress : dict
+    progress
         What JSON holds: ``history``, ``confusions`` (by epoch, of the validation subset), ``best`` (epoch and macro
         F1), ``seconds``, ``done``.
     """
@@ -77,10 +86,12 @@ def write_checkpoint(path, about, state, best, progress):
     }
     words = json.dumps({"about": about, "progress": progress}).encode()
     with write_atomically(path) as part:
-        np.savez(part, words=np.frombuffer(words, np.uint8), **arrays)
+        np.savez(part, **{"words": np.frombuffer(words, np.uint8), **arrays})  # type: ignore[arg-type]  # no other option
 
 
-def read_checkpoint(path, about):
+def read_checkpoint(
+    path: Path, about: dict
+) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray], dict[str, Any]] | None:
     """Read what `write_checkpoint` wrote; None where there is none.
 
     Returns
@@ -111,7 +122,7 @@ def read_checkpoint(path, about):
                 f"{path} is a checkpoint of {of}: {listed}. Undo the change to go on from it, or delete the file: the "
                 "network is trained from its start then."
             )
-    parts = {}
+    parts: dict[str, list[np.ndarray]] = {}
     for name, value in arrays.items():
         parts.setdefault(name.partition("/")[0], []).append(value)
     return parts, parts.pop("best"), words["progress"]

@@ -3,19 +3,26 @@
 Takes the settings of a study; gives the device, the precision, and the reason why a GPU is not used.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from skin_tl.errors import SkinTLError
 from skin_tl.models.backbones import import_keras
 
+if TYPE_CHECKING:
+    from skin_tl.study import Study
+
+
 keras = import_keras()
 
 
-def gpus():
+def gpus() -> list[str]:
     """Return the GPUs that Keras's backend finds, list of str."""
     try:
         return [name for name in keras.distribution.list_devices("gpu") if name.lower().startswith(("gpu", "cuda"))]
@@ -23,7 +30,7 @@ def gpus():
         return []
 
 
-def why_no_gpu():
+def why_no_gpu() -> str:
     """Return the last that Keras's backend says of GPUs when it looks for them, after a colon; empty if nothing."""
     code = "import keras; keras.distribution.list_devices('gpu')"
     told = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0", "KERAS_BACKEND": keras.backend.backend()}
@@ -32,14 +39,14 @@ def why_no_gpu():
     return ": " + lines[-1].split("] ", 1)[-1].strip().rstrip(".") if lines else ""
 
 
-def precision_of(study):
+def precision_of(study: Study) -> str:
     """Return what a study's networks compute in while they learn on this machine, ``float32`` or ``bfloat16``."""
     if study.precision != "auto":
         return study.precision
     return "bfloat16" if study.device != "cpu" and gpus() else "float32"
 
 
-def on_device(study):
+def on_device(study: Study) -> contextlib.AbstractContextManager:
     """Return a context in which networks are built and trained on the device that a study asks for.
 
     Raises
@@ -55,7 +62,7 @@ def on_device(study):
     return keras.device("cpu") if study.device == "cpu" else contextlib.nullcontext()
 
 
-def hold_to_determinism(study):
+def hold_to_determinism(study: Study) -> None:
     """Let GPUs compute the same bits each time if the study asks for it; to be called before anything is computed.
 
     The backends read these variables of the environment once, when they begin (NVIDIA's and OpenXLA's documentation).
@@ -66,6 +73,6 @@ def hold_to_determinism(study):
         os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, "--xla_gpu_deterministic_ops=true"]))
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: Exception) -> bool:
     told = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED", "MemoryError")  # each backend has a type of its own
     return any(word in f"{type(error).__name__}: {error}" for word in told)

@@ -3,7 +3,11 @@
 Takes a finished run and the decoded external images; gives ``predictions_<external>.csv`` in the run's folder.
 """
 
+from __future__ import annotations
+
 import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,18 +17,19 @@ from skin_tl.errors import SkinTLError
 from skin_tl.files import write_csv
 from skin_tl.schema import TUNED
 
+if TYPE_CHECKING:
+    from skin_tl.study import Study
 
-def predict_external(study, strategy, backbone, folder):
+
+def predict_external(study: Study, strategy: str, backbone: str, folder: Path) -> pd.DataFrame:
     """Predict the external images with every head of a run's arm ``main``; write the run's predictions_isic2018.csv.
 
     Of a strategy that trains whole networks, those are asked, in the way that they predict the study's own images.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
     strategy : {'feature_extraction', 'fine_tuning', 'from_scratch'}
-    backbone : str
-    folder : pathlib.Path
+    folder
         The study's folder below ``runs/``; the run must be trained.
 
     Returns

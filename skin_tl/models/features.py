@@ -5,8 +5,12 @@ order, kept below the cache under a key made of the images, the network with its
 pass.
 """
 
+from __future__ import annotations
+
 import json
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +21,13 @@ from skin_tl.models.backbones import build_backbone, import_keras, model_fingerp
 from skin_tl.progress import bar
 from skin_tl.step_code import code_hash
 
+if TYPE_CHECKING:
+    import keras
+
+    from skin_tl.data.images import ImageSet
+    from skin_tl.study import Study
+
+
 keras = import_keras()
 
 BATCH = 32
@@ -26,30 +37,30 @@ SAVE_EVERY = 20
 """Batches between two notes of how far the work is, so that an interrupted pass goes on from there."""
 
 
-def features_key(images, model):
+def features_key(images: ImageSet, model: keras.Model) -> str:
     """Return the key under which `extract` keeps its result: of the images, the network and the code of a pass."""
     code = code_hash("models.features._compute")
     return fingerprint(images.key, model_fingerprint(model), BATCH, keras.backend.backend(), code)
 
 
-def extract(images, backbone, preprocessing, model):
+def extract(
+    images: ImageSet, backbone: str, preprocessing: str, model: keras.Model
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Compute the features of all images, or find them computed.
 
     Constant memory: pixels are read and features written through memory maps, one batch at a time.
 
     Parameters
     ----------
-    images : skin_tl.data.images.ImageSet
-    backbone : str
     preprocessing : {'native', 'unit'}
-    model : keras.Model
+    model
         From `skin_tl.models.backbones.build_backbone`.
 
     Returns
     -------
-    features : numpy.ndarray
+    features
         (n_images, n_features) float32, memory-mapped, read-only, finite.
-    about : dict
+    about
         ``key``, ``seconds`` that the forward passes took when they were computed, and ``n_images``.
 
     Raises
@@ -72,18 +83,17 @@ def extract(images, backbone, preprocessing, model):
     return np.load(folder / "features.npy", mmap_mode="r"), json.loads((folder / "about.json").read_text())
 
 
-def features_of(study, folder, images, backbone, preprocessing, weights=None):
+def features_of(
+    study: Study, folder: Path, images: ImageSet, backbone: str, preprocessing: str, weights: dict | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Compute the features of images with a study's backbone, or find them computed.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    folder : pathlib.Path
+    folder
         The study's folder below ``runs/``, whose weights.json is read.
-    images : skin_tl.data.images.ImageSet
-    backbone : str
     preprocessing : {'native', 'unit'}
-    weights : dict, optional
+    weights
         Of the backbone, see `skin_tl.models.backbones.build_backbone`; the study's own by default.
 
     Returns
@@ -96,7 +106,7 @@ def features_of(study, folder, images, backbone, preprocessing, weights=None):
     return extract(images, backbone, preprocessing, model)
 
 
-def find_features(study, folder, images, backbone, preprocessing):
+def find_features(study: Study, folder: Path, images: ImageSet, backbone: str, preprocessing: str) -> np.ndarray:
     """Return the features of a study's images that its step computed, without building the network.
 
     Where the step did not run, or the cache no longer holds them, they are computed.
@@ -124,7 +134,7 @@ def _compute(folder, images, model, what, key):
     pixels = images.pixels
     n_images, n_features = len(pixels), model.output_shape[-1]
     array_file, state_file = folder / "features.npy", folder / "state.json"
-    state = json.loads(state_file.read_text()) if state_file.is_file() else {"done": 0, "seconds": 0.0}
+    state: dict[str, Any] = json.loads(state_file.read_text()) if state_file.is_file() else {"done": 0, "seconds": 0.0}
     mode = "r+" if state["done"] else "w+"
     features = np.lib.format.open_memmap(array_file, mode, np.float32, (n_images, n_features))
     with open(array_file, "r+b") as file:

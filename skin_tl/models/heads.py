@@ -4,10 +4,13 @@ Takes features, (n_images, n_features) float32, and rows of the training and val
 tables of probabilities.
 """
 
+from __future__ import annotations
+
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,9 @@ from skin_tl.models.features import extract
 from skin_tl.schema import CLASSES, HISTORY_COLUMNS, RANDOM_WEIGHTS
 from skin_tl.study import SMOOTHED, Study, penalties_beyond
 
+if TYPE_CHECKING:
+    import keras
+
 keras = import_keras()
 
 HeadName = tuple[str, str, str, int, float]
@@ -34,7 +40,7 @@ TrainedHead = tuple[HeadName, pd.DataFrame, dict[str, pd.DataFrame]]
 predictions of the subsets 'val' and 'test', as from `predict`."""
 
 
-def build_head(features, rows):
+def build_head(features: np.ndarray, rows: np.ndarray) -> keras.Model:
     """Build the head: normalisation of each image, standardisation by the training subset, then dense softmax.
 
     The features of a network are of any scale (an untrained deep one's are many orders of magnitude below 1), so
@@ -47,9 +53,9 @@ def build_head(features, rows):
 
     Parameters
     ----------
-    features : numpy.ndarray
+    features
         (n_images, n_features) float32.
-    rows : numpy.ndarray
+    rows
         Rows of the training subset: nothing else is looked at.
 
     Returns
@@ -95,7 +101,9 @@ def _spread(features, rows, through=np.asarray, chunk=4096):
     return mean, np.sqrt(sum(np.square(values - mean).sum(0) for values in chunks()) / len(rows))
 
 
-def train_head(features, labels, rows, study):
+def train_head(
+    features: np.ndarray, labels: np.ndarray, rows: dict[str, np.ndarray], study: Study
+) -> tuple[keras.Model, pd.DataFrame]:
     """Train one head by L-BFGS; the validation subset chooses its penalty and the epoch whose weights are kept.
 
     A head on frozen features is multinomial logistic regression: convex, and best solved by a method that needs no
@@ -109,19 +117,18 @@ def train_head(features, labels, rows, study):
 
     Parameters
     ----------
-    features : numpy.ndarray
+    features
         (n_images, n_features) float32.
-    labels : numpy.ndarray
+    labels
         (n_images,) int.
-    rows : dict
+    rows
         Rows of `features`, (n,) int each, by subset; only 'train' and 'val' are looked at.
-    study : skin_tl.study.Study
+    study
         Its l2, max_epochs and patience are used.
 
     Returns
     -------
-    head : keras.Model
-    history : pandas.DataFrame
+    history
         Of the chosen penalty: columns l2, epoch (from 1), loss (cross-entropy, without the penalty), accuracy, macro_f1
         and the same with `val_`, and `kept` (bool, the epoch whose weights are kept).
     """
@@ -158,7 +165,7 @@ def _best_fit(fit, penalties):
     return max(fits.values(), key=lambda fit: fit["macro_f1"])
 
 
-def smoothed_val_f1(history):
+def smoothed_val_f1(history: Sequence[dict[str, Any]]) -> float:
     """Return what the last epoch of a history (list of dict) counts when epochs are compared, see `SMOOTHED`."""
     return float(np.mean([row["val_macro_f1"] for row in history[-SMOOTHED:]]))
 
@@ -179,7 +186,9 @@ def _fit(x, y, x_val, y_val, l2, study):
     """
     wanted = np.eye(len(CLASSES))[y]
     start = np.zeros((x.shape[1] + 1) * len(CLASSES))
-    history, best, seen = [], {"macro_f1": -1.0, "epoch": 0, "weights": start}, {}
+    history: list[dict[str, Any]] = []
+    best: dict[str, Any] = {"macro_f1": -1.0, "epoch": 0, "weights": start}
+    seen: dict[str, np.ndarray] = {}
 
     def log_probabilities(values, weights):
         kernel, bias = _kernel_and_bias(weights)
@@ -231,14 +240,14 @@ def _standardised(head, features, rows, chunk=1024):
     return values
 
 
-def val_scores(log_p, y):
+def val_scores(log_p: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Score predictions of one subset.
 
     Parameters
     ----------
-    log_p : numpy.ndarray
+    log_p
         (n_images, 7) logarithms of probabilities.
-    y : numpy.ndarray
+    y
         (n_images,) int, the diagnoses.
 
     Returns
@@ -255,17 +264,18 @@ def val_scores(log_p, y):
     }
 
 
-def predict(head, features, rows, metadata, chunk=1024):
+def predict(
+    head: keras.Model, features: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame, chunk: int = 1024
+) -> pd.DataFrame:
     """Predict some rows.
 
     Parameters
     ----------
-    head : keras.Model
-    features : numpy.ndarray
+    features
         (n_images, n_features) float32.
-    rows : numpy.ndarray
+    rows
         (n,) int.
-    metadata : pandas.DataFrame
+    metadata
         One row per row of `features`.
 
     Returns
@@ -277,7 +287,7 @@ def predict(head, features, rows, metadata, chunk=1024):
     return prediction_table(np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), rows, metadata)
 
 
-def prediction_table(chances, rows, metadata):
+def prediction_table(chances: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame) -> pd.DataFrame:
     """Put probabilities, (n, 7) float32, beside the images that stand in some rows of `metadata`, as `predict` does."""
     table = metadata.loc[rows, ["image_id", "lesion_id", "dx"]].reset_index(drop=True)
     return table.join(pd.DataFrame(chances, columns=[f"p_{name}" for name in CLASSES]))
@@ -286,13 +296,15 @@ def prediction_table(chances, rows, metadata):
 class NoLog:
     """A log of epochs that writes nothing; `skin_tl.reporting.watching.EpochLog` has the same methods."""
 
-    def __init__(self, folder, backbone, history=(), confusions=()):
+    def __init__(
+        self, folder: Path, backbone: str, history: Sequence[dict[str, Any]] = (), confusions: Sequence[list] = ()
+    ):
         pass
 
-    def add(self, row, confusion):
+    def add(self, row: dict[str, Any], confusion: np.ndarray) -> None:
         """Log an epoch."""
 
-    def close(self):
+    def close(self) -> None:
         """End the log."""
 
 
@@ -302,22 +314,19 @@ class Job:
 
     Attributes
     ----------
-    study : skin_tl.study.Study
-    strategy, backbone : str
-    images : skin_tl.data.images.ImageSet
-    metadata : pandas.DataFrame
+    metadata
         One row per row of the images' pixels.
-    weights : dict
+    weights
         The backbone's entry in what `skin_tl.models.backbones.resolve_weights` returned.
-    folder : pathlib.Path
+    folder
         Of the run.
-    timings : dict
+    timings
         Seconds by step, filled while it is trained.
-    sizes : dict
+    sizes
         ``n_parameters`` of the backbone and ``n_features``, filled likewise.
-    on_epoch : callable, optional
+    on_epoch
         Called after each epoch of a whole network with its epochs so far, as `last_stage` has them.
-    epoch_log : callable
+    epoch_log
         Makes the log of a whole network's epochs; called as `NoLog` is.
     """
 
@@ -333,7 +342,7 @@ class Job:
     on_epoch: Callable | None = None
     epoch_log: Callable = NoLog
 
-    def features(self, preprocessing, control=False):
+    def features(self, preprocessing: str, control: bool = False) -> tuple[keras.Model, np.ndarray]:
         """Compute the backbone's features of all images, or find them computed; return model and features.
 
         Those of its control are of the same backbone with random weights.
@@ -346,13 +355,13 @@ class Job:
         return model, features
 
 
-def without_preprocessing(name):
+def without_preprocessing(name: HeadName) -> tuple[str, str, int, float]:
     """Return the name of a head without its preprocessing, which may be another word for the same transform."""
     arm, policy, _, seed, fraction = name
     return arm, policy, seed, fraction
 
 
-def timing_key(what, name):
+def timing_key(what: str, name: HeadName) -> str:
     """Return under which key the seconds stand that `what`, ``heads`` or ``networks``, of such a name took.
 
     Those that learn from a part of the training lesions have a key of their own, and so has the control.
@@ -362,14 +371,14 @@ def timing_key(what, name):
     return f"{what}_{name[2]}{'' if name[-1] == 1 else '_fractions'}_s"
 
 
-def last_stage(history):
+def last_stage(history: pd.DataFrame) -> pd.DataFrame:
     """Keep the epochs of a run's own arm, on all training lesions, in its last stage: of a network that is fine-tuned,
     not those of its head."""
     own = main_arm(history)
     return own[own["stage"] == own["stage"].iloc[-1]]
 
 
-def head_file(arm, policy, preprocessing, seed, train_fraction=1.0):
+def head_file(arm: str, policy: str, preprocessing: str, seed: int, train_fraction: float = 1.0) -> str:
     """Return the name of a head's file below ``heads/``, a Keras model from features to probabilities.
 
     That of a whole network below ``models/`` is the same; it takes raw pixels.  One that learned from a part of the
@@ -380,12 +389,12 @@ def head_file(arm, policy, preprocessing, seed, train_fraction=1.0):
     return name if arm == "main" else f"{arm}_{name}"
 
 
-def labels_of(metadata):
+def labels_of(metadata: pd.DataFrame) -> np.ndarray:
     """Return each row's diagnosis as an index into `CLASSES`, (n_images,) int64."""
     return pd.Categorical(metadata["dx"], categories=CLASSES).codes.astype(np.int64)
 
 
-def save_model(backbone_model, head, path):
+def save_model(backbone_model: keras.Model, head: keras.Model, path: str | Path) -> None:
     """Write backbone and head as one model from raw pixels to probabilities, made of Keras's own layers alone."""
     whole = keras.Model(backbone_model.input, head(backbone_model.output), name=backbone_model.name)
     with write_atomically(path) as part:

@@ -3,8 +3,12 @@
 Takes a job and the settings of its study; gives `Network`, with optimiser and averaged weights.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +29,13 @@ from skin_tl.models.heads import (
 from skin_tl.registry import BACKBONES
 from skin_tl.schema import CLASSES
 
+if TYPE_CHECKING:
+    import keras
+
+    from skin_tl.models.heads import HeadName, Job
+    from skin_tl.study import Study
+
+
 keras = import_keras()
 ops = keras.ops
 
@@ -35,7 +46,7 @@ PLAIN_MOMENTUM = 0.9
 # --- What it learns from them -----------------------------------------------------------------------------------------
 
 
-def make_loss(study, counts):
+def make_loss(study: Study, counts: np.ndarray) -> Callable[[Any, Any], Any]:
     """Return the loss that a network is trained with, a function of wanted probabilities and logits, both (n, 7).
 
     Cross-entropy, with the study's label smoothing.  `imbalance` may change it: ``focal`` multiplies it by
@@ -44,8 +55,7 @@ def make_loss(study, counts):
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    counts : numpy.ndarray
+    counts
         (7,) training images of each diagnosis.
     """
     prior = np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32)
@@ -63,7 +73,7 @@ def make_loss(study, counts):
     return loss
 
 
-def make_schedule(peak, n_steps, n_warmup):
+def make_schedule(peak: float, n_steps: int, n_warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """Return the learning rate by step: from 0 to `peak` in a line, then back to 0 along a cosine at `n_steps`."""
     warmup = {"warmup_target": peak, "warmup_steps": n_warmup} if n_warmup else {}
     return keras.optimizers.schedules.CosineDecay(0.0 if n_warmup else peak, n_steps - n_warmup, **warmup)
@@ -76,32 +86,38 @@ class AdamW(keras.optimizers.Adam):
     ----------
     rate
         A learning rate or its schedule.
-    shares : list of float
+    shares
         Of `rate`, one for each variable that it is built with.
-    decays : list of float
+    decays
         How much of a variable decays per step at a learning rate of 1, likewise.
-    momentum : float
+    momentum
         Of the weights' moving average; 0 keeps none.
-    clip_norm : float
     """
 
-    def __init__(self, rate, shares, decays, momentum, clip_norm):
+    def __init__(
+        self,
+        rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        shares: Sequence[float],
+        decays: Sequence[float],
+        momentum: float,
+        clip_norm: float,
+    ):
         averaged = {"use_ema": True, "ema_momentum": momentum} if momentum else {}
         super().__init__(rate, global_clipnorm=clip_norm, **averaged)
         self.shares, self.decays = tuple(shares), tuple(decays)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)
         rate = ops.cast(learning_rate, variable.dtype) * self.shares[index]
         if self.decays[index]:
             self.assign_sub(variable, variable * (rate * self.decays[index]))
         super().update_step(gradient, variable, rate)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Leave the weights alone at the end of `fit`, which is called for one epoch at a time."""
 
     @contextlib.contextmanager
-    def averaged(self, variables):
+    def averaged(self, variables: Sequence[keras.Variable]) -> Iterator[None]:
         """Put the moving averages in the place of the variables for a while."""
         own = _values(variables)
         # Copies: JAX would let a variable and its average share memory, which predicting gives away.
@@ -117,13 +133,13 @@ class Network:
 
     Attributes
     ----------
-    training : keras.Model
+    training
         From ``pixels`` and ``views`` to logits, (n, 7); compiled.
-    whole : keras.Model
+    whole
         From pixels, (n, size, size, 3) uint8, to probabilities, (n, 7); made of Keras's own layers alone.
     """
 
-    def __init__(self, job, preprocessing, seed, head, counts):
+    def __init__(self, job: Job, preprocessing: str, seed: int, head: keras.Model | None, counts: np.ndarray):
         study, tuned = job.study, job.strategy == "fine_tuning"
         # A head was trained on features, so its backbone is that of the features, even if its weights are random.
         own = {} if tuned else {"seed": seed}
@@ -131,12 +147,12 @@ class Network:
         job.sizes.update(n_parameters=model.count_params(), n_features=model.output_shape[-1])
         network = network_of(model)
         keras.utils.set_random_seed(seed)
-        before = head.layers[:-1] if tuned else []
+        before = head.layers[:-1] if head is not None else []
         logits = keras.layers.Dense(len(CLASSES), name="diagnosis")
         layers = [*before, logits, keras.layers.Softmax(name="probabilities")]
         part = keras.Sequential([keras.Input(model.output_shape[1:], name="features"), *layers], name="head")
         self.whole = keras.Model(model.input, part(model.output), name=model.name)
-        if tuned:
+        if head is not None:
             logits.set_weights(head.layers[-1].get_weights())
         _unfreeze(network, BACKBONES[job.backbone].last_block if tuned and study.unfreeze == "last_block" else None)
 
@@ -176,7 +192,7 @@ class Network:
         self.training.compile(self.optimizer, make_loss(study, counts), metrics=metrics)
 
     @contextlib.contextmanager
-    def mixed_precision(self):
+    def mixed_precision(self) -> Iterator[None]:
         """Let the network's layers compute for a while as the study asks for it; all else is float32 at any time."""
         for layer in self.mixed:
             layer.dtype_policy = "mixed_bfloat16"  # its weights stay float32
@@ -186,14 +202,14 @@ class Network:
             for layer in self.mixed:
                 layer.dtype_policy = "float32"
 
-    def with_averages(self):
+    def with_averages(self) -> contextlib.AbstractContextManager:
         """Return a context in which the weights are those that predict."""
         if not self.has_averages:
             return contextlib.nullcontext()
         return self.optimizer.averaged(self.training.trainable_variables)
 
     @property
-    def parts(self):
+    def parts(self) -> dict[str, list[keras.Variable]]:
         """All that changes while it is trained, lists of variables by name."""
         return {
             "trainable": self.training.trainable_variables,
@@ -201,20 +217,20 @@ class Network:
             "optimizer": self.optimizer.variables,
         }
 
-    def state(self):
+    def state(self) -> dict[str, list[np.ndarray]]:
         """Return the values of `parts`, lists of arrays by name."""
         return {name: _values(variables) for name, variables in self.parts.items()}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, list[np.ndarray]]) -> None:
         """Put back what `state` returned."""
         for name, variables in self.parts.items():
             _assign(variables, state.get(name, []))
 
-    def weights(self):
+    def weights(self) -> list[np.ndarray]:
         """Return all weights that predictions depend on, list of arrays."""
         return _values(self.whole.weights)
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: list[np.ndarray]) -> None:
         """Put back what `weights` returned."""
         _assign(self.whole.weights, weights)
 
@@ -256,7 +272,9 @@ def _unfreeze(network, last_block):
         )
 
 
-def begin_network(job, name, rows, shown_rows, head):
+def begin_network(
+    job: Job, name: HeadName, rows: dict[str, np.ndarray], shown_rows: np.ndarray, head: keras.Model | None
+) -> Network:
     """Build a network to be trained, from a trained head or, where its weights come from elsewhere, from a new one."""
     counts = np.bincount(labels_of(job.metadata)[shown_rows], minlength=len(CLASSES))
     if head is None and job.strategy == "fine_tuning":
@@ -264,5 +282,5 @@ def begin_network(job, name, rows, shown_rows, head):
     return Network(job, name[2], name[3], head, counts)
 
 
-def epochs_of(study, strategy):
+def epochs_of(study: Study, strategy: str) -> int:
     return study.fine_tuning_epochs if strategy == "fine_tuning" else study.from_scratch_epochs

@@ -3,12 +3,16 @@
 Takes a study and its folder ``runs/<study>``; gives what a training run needs (`Prepared`), made or read back.
 """
 
+from __future__ import annotations
+
 import importlib.metadata
 import os
 import platform
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -25,6 +29,10 @@ from skin_tl.data.splits import split_fingerprints
 from skin_tl.files import ROOT, read_json, write_csv, write_json
 from skin_tl.models.backbones import resolve_weights
 
+if TYPE_CHECKING:
+    from skin_tl.study import Study
+
+
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "pandas", "pillow", "skin-tl")
 """Packages whose versions a run's record names."""
 
@@ -35,13 +43,11 @@ class Prepared:
 
     Attributes
     ----------
-    metadata : pandas.DataFrame
+    metadata
         The checked table, sorted by image id.
-    splits : pandas.DataFrame
-    experiments : pandas.DataFrame
+    experiments
         Splits of what the study trains beside its own heads, see `skin_tl.data.splits.draw_experiments`.
-    images : skin_tl.data.images.ImageSet
-    weights : dict
+    weights
         What `skin_tl.models.backbones.resolve_weights` returned; empty where a workflow trains from random weights
         before it.
     """
@@ -53,48 +59,42 @@ class Prepared:
     weights: dict
 
 
-def prepare(study, folder, made=False):
+def prepare(study: Study, folder: Path, made: bool = False) -> Prepared:
     """Return what a training run needs.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    folder : pathlib.Path
+    folder
         The study's folder below ``runs/``.
-    made : bool
+    made
         True reads what earlier steps of the workflow wrote; False makes it (what the cache holds is not computed
         again).
-
-    Returns
-    -------
-    Prepared
     """
     if made:
         metadata, images = read_metadata_table(folder), read_images(folder)
         splits, experiments = read_splits(folder), read_experiments(folder)
-        weights = folder / "weights.json"  # for which training from random weights does not wait
-        return Prepared(metadata, splits, experiments, images, read_json(weights) if weights.is_file() else {})
+        file = folder / "weights.json"  # for which training from random weights does not wait
+        return Prepared(metadata, splits, experiments, images, read_json(file) if file.is_file() else {})
     weights = prepare_weights(study, folder)
     metadata, images = prepare_images(study, folder)
     splits, experiments = prepare_splits(study, metadata, folder)
     return Prepared(metadata, splits, experiments, images, weights)
 
 
-def prepare_weights(study, folder):
+def prepare_weights(study: Study, folder: Path) -> dict[str, Any]:
     """Resolve the weights of the study's backbones and write weights.json."""
     weights = resolve_weights(study.backbones, study.weights if study.transfers else "none")
     write_json(folder / "weights.json", weights)
     return weights
 
 
-def weights_note(weights, strategy="feature_extraction"):
+def weights_note(weights: dict, strategy: str = "feature_extraction") -> str:
     """Say in one sentence which weights a run begins with.
 
     Parameters
     ----------
-    weights : dict
+    weights
         What `skin_tl.models.backbones.resolve_weights` returned.
-    strategy : str
     """
     if strategy == "from_scratch":
         return "Random weights: nothing is transferred."
@@ -103,17 +103,16 @@ def weights_note(weights, strategy="feature_extraction"):
     return "ImageNet weights."
 
 
-def run_record(study, strategy, backbone, data_fingerprint, splits, started):
+def run_record(
+    study: Study, strategy: str, backbone: str, data_fingerprint: str, splits: pd.DataFrame, started: datetime
+) -> dict[str, Any]:
     """Return what every ``run.json`` holds, as a dict.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    strategy, backbone : str
-    data_fingerprint : str
+    data_fingerprint
         Key of the decoded images.
-    splits : pandas.DataFrame
-    started : datetime.datetime
+    started
         In UTC.
     """
     return {
@@ -132,19 +131,20 @@ def run_record(study, strategy, backbone, data_fingerprint, splits, started):
     }
 
 
-def write_pseudo_run(study, folder, strategy, name, predictions, started):
+def write_pseudo_run(
+    study: Study, folder: Path, strategy: str, name: str, predictions: pd.DataFrame, started: datetime
+) -> None:
     """Write the run of a baseline or an ensemble: predictions.csv and run.json, as a backbone's run has them.
 
     Parameters
     ----------
-    study : skin_tl.study.Study
-    folder : pathlib.Path
+    folder
         The study's folder below ``runs/``.
-    strategy, name : str
+    strategy, name
         Of `skin_tl.study.Study.pseudo_runs`.
-    predictions : pandas.DataFrame
+    predictions
         Columns of ``predictions.csv``.
-    started : datetime.datetime
+    started
         In UTC.
     """
     run = folder / strategy / name
@@ -154,7 +154,7 @@ def write_pseudo_run(study, folder, strategy, name, predictions, started):
     write_json(run / "run.json", record | {"timings": {"heads_s": round(seconds, 3)}})
 
 
-def git_commit():
+def git_commit() -> str:
     """Return the project's commit, with ``-dirty`` where tracked files differ, or ``unknown`` outside git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
@@ -163,7 +163,7 @@ def git_commit():
         return "unknown"
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:

@@ -52,8 +52,8 @@ from skin_tl.study import Study, passes_of
 if TYPE_CHECKING:
     import keras
     from tqdm import tqdm
-else:
-    keras = import_keras()
+
+keras = import_keras()
 
 
 class NotANumberError(Exception):
@@ -71,9 +71,9 @@ class Watch(keras.callbacks.Callback):
         super().__init__()
         self.shown, self.bad, self.async_safe = shown, math.inf, True
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self.shown.update()
-        if not math.isfinite(logs["loss"]):  # the mean so far: once it is NaN, it stays so
+        if not math.isfinite((logs or {})["loss"]):  # the mean so far: once it is NaN, it stays so
             self.bad = min(self.bad, batch + 1)
             self.model.stop_training = True
 
@@ -176,8 +176,8 @@ def train_networks(job: Job, due: dict[HeadName, dict[str, np.ndarray]]) -> Iter
             whole, history, tables, tried = trained[same]
             job.sizes.setdefault("rates", []).extend({**dict(zip(HEAD, name, strict=True)), **rate} for rate in tried)
             for file in (models / head_file(*name), *([job.folder / "model.keras"] if name == next(iter(due)) else [])):
-                with write_atomically(file) as part:
-                    whole.save(part)
+                with write_atomically(file) as partial:
+                    whole.save(partial)
             yield name, history, tables
             left[same] -= 1
             if not left[same]:
