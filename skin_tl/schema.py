@@ -6,13 +6,7 @@ Takes nothing; gives constants.  A column or a name that two modules use stands 
 from typing import Literal, get_args
 
 PAIR_COLUMNS = [
-    "image_id",
-    "lesion_id",
-    "dx",
-    "nearest_image_id",
-    "nearest_lesion_id",
-    "nearest_dx",
-    "ratio",
+    *("image_id", "lesion_id", "dx", "nearest_image_id", "nearest_lesion_id", "nearest_dx", "ratio"),
     "same_patient_data",
 ]
 
@@ -27,22 +21,8 @@ CELL = ["dataset", "arm", "split_policy", "preprocessing", "train_fraction"]
 """Columns that tell one trained configuration from another; seeds repeat it."""
 
 METRIC_COLUMNS = [
-    "dataset",
-    "arm",
-    "strategy",
-    "backbone",
-    "split_policy",
-    "preprocessing",
-    "train_fraction",
-    "seed",
-    "subgroup",
-    "class",
-    "metric",
-    "value",
-    "ci_low",
-    "ci_high",
-    "n_images",
-    "n_lesions",
+    *("dataset", "arm", "strategy", "backbone", "split_policy", "preprocessing", "train_fraction", "seed"),
+    *("subgroup", "class", "metric", "value", "ci_low", "ci_high", "n_images", "n_lesions"),
 ]
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -79,15 +59,8 @@ ENSEMBLE = "ensemble"
 
 
 EVALUATED = (
-    "metrics.csv",
-    "comparisons.csv",
-    "effects.csv",
-    "decisions.csv",
-    "roc.csv",
-    "subgroups.csv",
-    "calibration.csv",
-    "other_splits.csv",
-    "external.csv",
+    *("metrics.csv", "comparisons.csv", "effects.csv", "decisions.csv", "roc.csv", "subgroups.csv"),
+    *("calibration.csv", "other_splits.csv", "external.csv"),
 )
 """Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.evaluation.scoring`)."""
 
@@ -129,17 +102,8 @@ HEAD = [*EXPERIMENT, "train_fraction"]
 
 EXTERNAL_COLUMNS = [
     *CELL[1:],
-    "strategy",
-    "backbone",
-    "metric",
-    "dataset",
-    "internal",
-    "external",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "n_images_internal",
-    "n_images_external",
+    *("strategy", "backbone", "metric", "dataset", "internal", "external", "difference", "ci_low", "ci_high"),
+    *("n_images_internal", "n_images_external"),
 ]
 
 DECISIONS = {"melanoma": ("mel",), "malignant": ("mel", "bcc", "akiec")}
@@ -153,38 +117,18 @@ SENSITIVITY = 0.95
 
 DECISION_COLUMNS = [
     *[column for column in METRIC_COLUMNS if column not in ("subgroup", "class", "n_images")],
-    "decision",
-    "point",
+    *("decision", "point"),
 ]
 
 ROC_COLUMNS = [
     *CELL,
-    "strategy",
-    "backbone",
-    "seed",
-    "decision",
-    "false_positive_rate",
-    "true_positive_rate",
-    "threshold",
+    *("strategy", "backbone", "seed", "decision", "false_positive_rate", "true_positive_rate", "threshold"),
 ]
 
 CONTRAST_COLUMNS = [
-    "dataset",
-    "strategy",
-    "backbone",
-    "column",
-    "a",
-    "b",
+    *("dataset", "strategy", "backbone", "column", "a", "b"),
     *[column for column in CELL if column != "dataset"],
-    "metric",
-    "value_a",
-    "value_b",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "p",
-    "n_images",
-    "n_lesions",
+    *("metric", "value_a", "value_b", "difference", "ci_low", "ci_high", "p", "n_images", "n_lesions"),
 ]
 
 DUPLICATE_COLUMNS = ["image_id", "nearest_image_id", "ratio"]

@@ -12,18 +12,19 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from skin_tl.data.image_files import (
-    files_below,
-    packed_files,
-)
+from skin_tl.data.image_files import files_below, packed_files
 from skin_tl.errors import SkinTLError
 from skin_tl.files import is_formula
 from skin_tl.schema import CLASSES, DX_TYPES, METADATA_COLUMNS
+
+if TYPE_CHECKING:
+    import pandera.pandas as pa
 
 MISSING = ("", "na", "n/a", "nan", "<na>", "null", "none", "unknown")
 """What stands for a missing value in lower case, besides an empty cell."""
@@ -180,8 +181,25 @@ def check_metadata(table: pd.DataFrame, path: str | Path, dx_types: Sequence[str
     bad_ages = table.index[ages.notna() & table["age"].isna()]
     if len(bad_ages):
         raise SkinTLError(f"{path}, line {bad_ages[0]}: age {ages[bad_ages[0]]!r} is not a number of years.")
+    try:
+        _table_schema(dx_types).validate(table, lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        raise SkinTLError(_explain(path, errors.failure_cases, dx_types)) from None
+    several = table.groupby("lesion_id")["dx"].nunique()
+    if (several > 1).any():
+        lesion = several.index[several > 1][0]
+        raise SkinTLError(
+            f"{path}: lesion {lesion} has images with different diagnoses. A lesion has one `dx`: correct its rows."
+        )
+    return table.sort_values("image_id", ignore_index=True)
+
+
+def _table_schema(dx_types: Sequence[str]) -> pa.DataFrameSchema:
+    """Return what each column of a metadata table may hold."""
+    import pandera.pandas as pa
+
     plain = pa.Check(lambda cell: not is_formula(cell), element_wise=True)
-    schema = pa.DataFrameSchema(
+    return pa.DataFrameSchema(
         {
             "lesion_id": pa.Column(str, [pa.Check.str_length(min_value=1), plain]),
             "image_id": pa.Column(str, [pa.Check.str_matches(r"^[\w.-]+$"), plain], unique=True),
@@ -192,17 +210,6 @@ def check_metadata(table: pd.DataFrame, path: str | Path, dx_types: Sequence[str
             "localization": pa.Column(str, plain),
         }
     )
-    try:
-        schema.validate(table, lazy=True)
-    except pa.errors.SchemaErrors as errors:
-        raise SkinTLError(_explain(path, errors.failure_cases, dx_types)) from None
-    several = table.groupby("lesion_id")["dx"].nunique()
-    if (several > 1).any():
-        lesion = several.index[several > 1][0]
-        raise SkinTLError(
-            f"{path}: lesion {lesion} has images with different diagnoses. A lesion has one `dx`: correct its rows."
-        )
-    return table.sort_values("image_id", ignore_index=True)
 
 
 def shared_pictures(

@@ -271,8 +271,8 @@ def _short(error):
         requests.Timeout: "no answer in time",
         requests.ConnectionError: "no connection",
     }
-    for kind, words in known.items():
-        if isinstance(error, kind):
+    for error_type, words in known.items():
+        if isinstance(error, error_type):
             return words
     return " ".join(str(error).split())[:200] or type(error).__name__
 

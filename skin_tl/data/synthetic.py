@@ -36,15 +36,15 @@ def _seeded(seed, *path):
 
 def _hairs(rng, view, size):
     """Hairs of the patch of skin as a mask for the finished picture, and their colour; None for bare skin."""
-    kind = rng.choice(["none", "few", "many", "stubble"], p=[0.5, 0.28, 0.1, 0.12])
-    count = {"none": 0, "few": rng.integers(1, 7), "many": rng.integers(12, 30), "stubble": rng.integers(15, 60)}[kind]
+    hair = rng.choice(["none", "few", "many", "stubble"], p=[0.5, 0.28, 0.1, 0.12])
+    count = {"none": 0, "few": rng.integers(1, 7), "many": rng.integers(12, 30), "stubble": rng.integers(15, 60)}[hair]
     if not count:
         return None
     width = rng.uniform(0.004, 0.009)
     heading = rng.uniform(0, 2 * math.pi)
     lines = []
     for _ in range(count):
-        length = rng.uniform(0.04, 0.12) if kind == "stubble" else rng.uniform(0.4, 1.4)
+        length = rng.uniform(0.04, 0.12) if hair == "stubble" else rng.uniform(0.4, 1.4)
         line = wander(rng, rng.uniform(-1, 1, 2), heading + rng.normal(0, 0.4), length, 0.05, step=0.025)
         lines.append((line, width, rng.uniform(0.6, 0.92)))
     dark = np.array([45, 32, 28]) + rng.uniform(0, 1) ** 2 * np.array([110, 85, 60])
@@ -173,7 +173,7 @@ def draw_dataset(
     workers: int | None = None,
     on_image: Callable[[], object] | None = None,
 ) -> Path:
-    """Draw a whole data set into a folder laid out as HAM10000 is.
+    """Draw a whole data set into a folder laid out as HAM10000 is; return the folder.
 
     Every picture has its own random generators, made of the seed, its lesion and its number: the files are the same
     bytes with any number of workers.
@@ -194,11 +194,6 @@ def draw_dataset(
         are started afresh, so that a script needs its ``if __name__ == "__main__":``.
     on_image
         Called without arguments after each picture.
-
-    Returns
-    -------
-    pathlib.Path
-        `folder`.
 
     Raises
     ------
@@ -254,19 +249,19 @@ def _table(n_lesions, seed):
     rng.shuffle(diagnoses)
     rows = []
     for lesion, dx in enumerate(diagnoses.tolist()):
-        kind = TYPES[dx]
-        age = 5 * round(float(np.clip(rng.normal(*kind.age), 5, 85)) / 5)
-        sex = "male" if rng.random() < kind.male else "female"
+        about = TYPES[dx]
+        age = 5 * round(float(np.clip(rng.normal(*about.age), 5, 85)) / 5)
+        sex = "male" if rng.random() < about.male else "female"
         person = {
             "lesion_id": f"HAM_{9000001 + lesion}",
             "image_id": None,
             "dx": dx,
-            "dx_type": _pick(rng, kind.dx_type),
+            "dx_type": _pick(rng, about.dx_type),
             "age": "" if rng.random() < 0.008 else f"{age:.1f}",
             "sex": "unknown" if rng.random() < 0.006 else sex,
-            "localization": _pick(rng, kind.sites),
+            "localization": _pick(rng, about.sites),
         }
-        n_views = int(_pick(rng, dict(enumerate(kind.views, 1))))
+        n_views = int(_pick(rng, dict(enumerate(about.views, 1))))
         rows += [person | {"lesion": lesion, "view": view} for view in range(n_views)]
     for row, number in zip(rows, rng.permutation(len(rows)).tolist(), strict=True):
         row["image_id"] = f"ISIC_{9000001 + number}"
@@ -282,7 +277,7 @@ def lesions_per_type(n_lesions: int) -> dict[str, int]:
         Number of lesions by diagnosis; they add up to `n_lesions`.
     """
     least = min(15, n_lesions // 7)
-    counts = {dx: max(least, int(kind.share * n_lesions)) for dx, kind in TYPES.items()}
+    counts = {dx: max(least, int(about.share * n_lesions)) for dx, about in TYPES.items()}
     counts["nv"] += n_lesions - sum(counts.values())  # the commonest by far: it pays for the rest
     return counts
 

@@ -41,17 +41,17 @@ def _nevus(rng, view, skin, look):
     atypical = rng.random() < 0.25  # dysplastic nevi look a little like melanomas
     outline = Outline(rng, look.radius, 0.13 if atypical else 0.06, rng.uniform(1.0, 1.6))
     depth, ground = stain(rng, view, outline, rng.uniform(0.2, 0.6), 0.09 if atypical else 0.045)
-    kind = rng.choice(["network", "globules", "plain"], p=[0.6, 0.2, 0.2])
+    pattern = rng.choice(["network", "globules", "plain"], p=[0.6, 0.2, 0.2])
     pigment = max(look.pigment, 0.35) * ground
     centre = rng.uniform(-0.25, 0.5)  # the second brown: a darker or paler middle
     pigment *= 1 + centre * ramp(depth + 0.1 * view.clouds(rng, 6, 2), 0.2, 0.8)
     if atypical:
         pigment *= 1 + 0.3 * view.clouds(rng, 5, 3)
-    if kind == "network":
+    if pattern == "network":
         net = pigment_network(view, rng, rng.uniform(0.028, 0.046), 0.3, rng.uniform(0.2, 0.6))
         share = (0.25 + 0.5 * look.clarity) * ramp(view.clouds(rng, 5, 2), -1.6, 0.4)
         pigment *= 1 - 0.75 * share + 1.4 * share * net
-    elif kind == "globules":
+    elif pattern == "globules":
         points = outline.lattice(rng, rng.uniform(0.03, 0.05))
         dots = view.blots(rng, points, rng.uniform(0.009, 0.014), wobble=0.1, soft=0.003)
         pigment *= 0.65 + (0.4 + 0.6 * look.clarity) * dots
@@ -135,12 +135,12 @@ def _keratosis(rng, view, skin, look):
     outline = Outline(rng, look.radius * 1.05, 0.09, rng.uniform(1.0, 1.6))
     depth, ground = stain(rng, view, outline, rng.uniform(0.05, 0.16), 0.05, 14, octaves=3)
     turn = rng.uniform(0, math.pi)
-    kind = rng.choice(["ridges", "fingerprint", "smooth"], p=[0.45, 0.25, 0.3])
+    pattern = rng.choice(["ridges", "fingerprint", "smooth"], p=[0.45, 0.25, 0.3])
     texture = 0.0
-    if kind == "ridges":
+    if pattern == "ridges":
         folds = view.noise(rng, 11) + 0.5 * view.noise(rng, 22)
         texture = np.exp(-((folds / 0.35) ** 2)) - 0.35
-    elif kind == "fingerprint":
+    elif pattern == "fingerprint":
         bent = view.u * math.cos(turn) + view.v * math.sin(turn) + 0.04 * view.noise(rng, 6)
         lines = np.cos(bent * (2 * math.pi / rng.uniform(0.026, 0.04)))
         texture = 0.6 * lines * ramp(view.clouds(rng, 6, 2), -1, 0.8)

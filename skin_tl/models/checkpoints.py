@@ -113,8 +113,8 @@ def read_checkpoint(
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise SkinTLError(f"{path} is damaged ({error}). Delete it: the network is trained from its start.") from None
     wanted = json.loads(json.dumps(about))
-    for kind, of in (("study", "another study"), ("data", "other data"), ("version", "another version")):
-        was, now = words["about"].get(kind, {}), wanted[kind]
+    for part, of in (("study", "another study"), ("data", "other data"), ("version", "another version")):
+        was, now = words["about"].get(part, {}), wanted[part]
         other = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
         if other:
             listed = "; ".join(f"{key} was {was.get(key)}, is {now.get(key)}" for key in other)

@@ -33,8 +33,8 @@ def gpus() -> list[str]:
 def why_no_gpu() -> str:
     """Return the last that Keras's backend says of GPUs when it looks for them, after a colon; empty if nothing."""
     code = "import keras; keras.distribution.list_devices('gpu')"
-    told = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0", "KERAS_BACKEND": keras.backend.backend()}
-    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, errors="replace")
+    env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0", "KERAS_BACKEND": keras.backend.backend()}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, errors="replace")
     lines = [line for line in done.stderr.splitlines() if re.search("gpu|cuda", line, re.IGNORECASE)]
     return ": " + lines[-1].split("] ", 1)[-1].strip().rstrip(".") if lines else ""
 
@@ -65,7 +65,7 @@ def on_device(study: Study) -> contextlib.AbstractContextManager:
 def hold_to_determinism(study: Study) -> None:
     """Let GPUs compute the same bits each time if the study asks for it; to be called before anything is computed.
 
-    The backends read these variables of the environment once, when they begin (NVIDIA's and OpenXLA's documentation).
+    The backends read these variables of the env once, when they begin (NVIDIA's and OpenXLA's documentation).
     """
     if study.deterministic:
         os.environ["TF_DETERMINISTIC_OPS"] = "1"
@@ -74,5 +74,5 @@ def hold_to_determinism(study: Study) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    told = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED", "MemoryError")  # each backend has a type of its own
-    return any(word in f"{type(error).__name__}: {error}" for word in told)
+    names = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED", "MemoryError")  # each backend has a type of its own
+    return any(word in f"{type(error).__name__}: {error}" for word in names)

@@ -287,10 +287,10 @@ def predict(
     return prediction_table(np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), rows, metadata)
 
 
-def prediction_table(chances: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame) -> pd.DataFrame:
+def prediction_table(probabilities: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame) -> pd.DataFrame:
     """Put probabilities, (n, 7) float32, beside the images that stand in some rows of `metadata`, as `predict` does."""
     table = metadata.loc[rows, ["image_id", "lesion_id", "dx"]].reset_index(drop=True)
-    return table.join(pd.DataFrame(chances, columns=[f"p_{name}" for name in CLASSES]))
+    return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in CLASSES]))
 
 
 class NoLog:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,16 +98,7 @@ def train_run(
         curves(None)
     write_csv(folder / "history.csv", history)
     write_csv(folder / "predictions.csv", predictions)
-    record = run_record(study, strategy, backbone, prepared.images.key, prepared.splits, started) | {
-        **job.sizes,
-        "n_parameters_with_classifier": count_parameters_with_classifier(backbone),
-        "weights": weights,
-        "random_weights": weights["source"] == "random",
-        **_record_of_control(due),
-        "device": device(cpu=strategy != "feature_extraction" and study.device == "cpu"),
-        "timings": job.timings,
-    }
-    write_json(folder / "run.json", record)
+    write_json(folder / "run.json", _record(job, prepared, due, started))
     if not keep_checkpoints:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return predictions, history
@@ -173,10 +165,21 @@ def _passes(heads):
     return list(dict.fromkeys((name[2], name[0] == RANDOM_WEIGHTS) for name in heads))
 
 
-def _record_of_control(heads):
-    """Return what ``run.json`` says of the heads on random weights; nothing where there are none."""
-    scalings = [preprocessing for preprocessing, control in _passes(heads) if control]
-    return {"random_control": {"preprocessing": scalings[0], "seed": RANDOM_WEIGHTS_SEED}} if scalings else {}
+def _record(
+    job: Job, prepared: Prepared, due: dict[HeadName, dict[str, np.ndarray]], started: datetime
+) -> dict[str, Any]:
+    """Return what ``run.json`` says of a run."""
+    study, strategy = job.study, job.strategy
+    control = [preprocessing for preprocessing, control in _passes(due) if control]
+    return run_record(study, strategy, job.backbone, prepared.images.key, prepared.splits, started) | {
+        **job.sizes,
+        "n_parameters_with_classifier": count_parameters_with_classifier(job.backbone),
+        "weights": job.weights,
+        "random_weights": job.weights["source"] == "random",
+        **({"random_control": {"preprocessing": control[0], "seed": RANDOM_WEIGHTS_SEED}} if control else {}),
+        "device": device(cpu=strategy != "feature_extraction" and study.device == "cpu"),
+        "timings": job.timings,
+    }
 
 
 def _side_by_side(calls):
