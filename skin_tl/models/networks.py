@@ -266,7 +266,7 @@ def _unfreeze(network, last_block):
         else:
             return
         raise SkinTLError(
-            f"skin_tl/backbones.py: `last_block` {last_block!r} of {network.name} {problem}. It must say how the names "
+            f"skin_tl/registry.py: `last_block` {last_block!r} of {network.name} {problem}. It must say how the names "
             "begin of all layers with weights from the last block's first one to the network's end (its `summary()` "
             "lists them), and of none before."
         )
