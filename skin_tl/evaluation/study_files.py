@@ -181,9 +181,9 @@ def read_study_files(study: str | Path, root: Path = ROOT) -> StudyFiles:
             runs[strategy, backbone] = read_json(run / "run.json", command)
             predictions.append(run_predictions(asked.model_dump(), run, splits, command).assign(**names))
             history.append(read_table(run / "history.csv", command).assign(**names))
-    for strategy, name in asked.pseudo_runs:
-        file = folder / strategy / name / "predictions.csv"
-        predictions.append(read_predictions(file, splits, command).assign(strategy=strategy, backbone=name))
+    for group, name in asked.pseudo_runs:
+        file = folder / group / name / "predictions.csv"
+        predictions.append(read_predictions(file, splits, command).assign(strategy=group, backbone=name))
     return StudyFiles(
         root=root,
         study=asked,
