@@ -17,7 +17,7 @@ def test_the_import_contracts_hold():
 
 @pytest.mark.parametrize(
     "command",
-    ["ruff check .", "ruff format --check .", "shellcheck run_all.sh .ci/run"],
+    ["ruff check .", "ruff format --check .", "mypy", "shellcheck run_all.sh .ci/run"],
 )
 def test_linters_find_nothing(command):
     program, *arguments = command.split()

@@ -28,8 +28,6 @@ from skin_tl.evaluation import uncertainty
 from skin_tl.evaluation.calibration import expected_calibration_error, fit_temperature, log_loss, scale_temperature
 from skin_tl.evaluation.metric_list import MEANS_OF_CLASSES, METRICS, of_confusion
 from skin_tl.evaluation.predictions import class_codes, configurations, validation_rows
-from skin_tl.evaluation.predictions import ensemble as ensemble  # for the step `ensemble`
-from skin_tl.evaluation.predictions import main_arm as main_arm
 from skin_tl.schema import CELL, CLASSES, METRIC_COLUMNS, PROBABILITIES
 
 N_BOOT = 2000

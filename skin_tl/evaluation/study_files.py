@@ -179,7 +179,7 @@ def read_study_files(study: str | Path, root: Path = ROOT) -> StudyFiles:
         for backbone in asked.backbones:
             run, names = folder / strategy / backbone, {"strategy": strategy, "backbone": backbone}
             runs[strategy, backbone] = read_json(run / "run.json", command)
-            predictions.append(run_predictions(asked.model_dump(), run, splits, command).assign(**names))
+            predictions.append(run_predictions(asked, run, splits, command).assign(**names))
             history.append(read_table(run / "history.csv", command).assign(**names))
     for group, name in asked.pseudo_runs:
         file = folder / group / name / "predictions.csv"
@@ -197,7 +197,7 @@ def read_study_files(study: str | Path, root: Path = ROOT) -> StudyFiles:
     )
 
 
-def run_predictions(study: dict, run: Path, splits: pd.DataFrame, made_by: str) -> pd.DataFrame:
+def run_predictions(study: Study, run: Path, splits: pd.DataFrame, made_by: str) -> pd.DataFrame:
     """Read and check the predictions of a backbone's run: on the study's own images, and on each external test set.
 
     Parameters
@@ -210,8 +210,7 @@ def run_predictions(study: dict, run: Path, splits: pd.DataFrame, made_by: str) 
     made_by
         The command that errors name.
     """
-    external = study["external"]
-    names = ["predictions.csv", *([f"predictions_{external}.csv"] if external else [])]
+    names = ["predictions.csv", *([f"predictions_{study.external}.csv"] if study.external else [])]
     return pd.concat([read_predictions(run / name, splits, made_by) for name in names], ignore_index=True)
 
 

@@ -18,7 +18,7 @@ from scipy import optimize, special
 
 from skin_tl.data.images import ImageSet, cache_folder
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.metrics import main_arm
+from skin_tl.evaluation.predictions import main_arm
 from skin_tl.evaluation.uncertainty import confusion_metrics
 from skin_tl.files import claim_space, disk_full_message, is_disk_full, write_atomically
 from skin_tl.models.backbones import build_backbone, import_keras

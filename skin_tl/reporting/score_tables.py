@@ -13,7 +13,8 @@ import pandas as pd
 
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metric_list import names_of
-from skin_tl.evaluation.metrics import approximate, main_arm
+from skin_tl.evaluation.metrics import approximate
+from skin_tl.evaluation.predictions import main_arm
 from skin_tl.evaluation.study_files import Setup, StudyFiles
 from skin_tl.evaluation.subgroups import UNKNOWN
 from skin_tl.schema import BASELINES, CLASSES, RANDOM_WEIGHTS, SETUP, kind_of

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.metrics import main_arm
+from skin_tl.evaluation.predictions import main_arm
 from skin_tl.evaluation.scoring import read_evaluation
 from skin_tl.evaluation.study_files import TEXTS, Setup, read_study_files
 from skin_tl.explain.explanations import LEAST_SIDE, explained_head, explanation_tables

@@ -139,14 +139,14 @@ def ensemble(study: Study, folder: Path, options: Namespace) -> None:
     from datetime import UTC, datetime
 
     from skin_tl.data.preparation import read_splits
-    from skin_tl.evaluation.metrics import ensemble as average
-    from skin_tl.evaluation.metrics import main_arm
+    from skin_tl.evaluation.predictions import ensemble as average
+    from skin_tl.evaluation.predictions import main_arm
     from skin_tl.evaluation.study_files import run_predictions
     from skin_tl.models.runs import write_pseudo_run
 
     started, splits, of_strategy = datetime.now(UTC), read_splits(folder), folder / options.strategy
     predictions = {
-        backbone: main_arm(run_predictions(study.model_dump(), of_strategy / backbone, splits, "./run_all.sh"))
+        backbone: main_arm(run_predictions(study, of_strategy / backbone, splits, "./run_all.sh"))
         for backbone in study.backbones
     }
     write_pseudo_run(study, folder, options.strategy, ENSEMBLE, average(predictions), started)
