@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import ImageFile
 
 from skin_tl import progress
 from skin_tl.errors import SkinTLError
@@ -179,6 +180,11 @@ def test_missing_pango_is_named_before_anything_runs(ready, asked):
     for remedy in ("sudo apt install libpango-1.0-0", "brew install pango", "conda install -c conda-forge pango"):
         assert remedy in done.stderr
     assert not (ready / "runs").exists()
+
+
+def test_the_look_for_pango_leaves_damaged_images_refused():
+    start.check_pango()
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_a_stopped_installation_is_done_over(project, tmp_path):
