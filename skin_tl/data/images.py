@@ -6,19 +6,20 @@ the order of the sorted image ids, kept below the cache under a key made of the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, alone, claim_space, existing, fingerprint, is_disk_full, printable, write_atomically
@@ -194,6 +195,16 @@ def _hash(path):
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise SkinTLError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+@contextlib.contextmanager
+def damaged_refused() -> Iterator[None]:
+    """Leave Pillow as strict at the end of the block as it was: WeasyPrint lets it read damaged files when imported."""
+    allowed = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = allowed
 
 
 def read_image(path: str | Path, size: int) -> np.ndarray:

@@ -20,6 +20,7 @@ import nbformat
 from nbconvert.exporters import TemplateExporter
 from nbformat import NotebookNode
 
+from skin_tl.data.images import damaged_refused
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, write_atomically, write_text
 
@@ -132,7 +133,8 @@ def to_html(notebook: NotebookNode) -> str:
 
 def lay_out(page: str) -> weasyprint.Document:
     """Lay an HTML page out on paper; only data URIs and matplotlib's fonts are fetched."""
-    import weasyprint
+    with damaged_refused():
+        import weasyprint
     from weasyprint.text.fonts import FontConfiguration
     from weasyprint.urls import URLFetcher
 

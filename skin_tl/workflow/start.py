@@ -16,9 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import ImageFile
-
-from skin_tl.data.images import check_cache
+from skin_tl.data.images import check_cache, damaged_refused
 from skin_tl.errors import INTERRUPTED, SkinTLError
 from skin_tl.files import ROOT, read_json, write_json
 from skin_tl.registry import check_image_size
@@ -177,10 +175,9 @@ def check_gpu(study: Study, folder: Path) -> None:
 
 def check_pango() -> None:
     """Refuse to start where the PDF could not be printed at the end."""
-    strict = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
-        importlib.import_module("weasyprint")
-        ImageFile.LOAD_TRUNCATED_IMAGES = strict  # which WeasyPrint changes: a damaged image must not be decoded
+        with damaged_refused():
+            importlib.import_module("weasyprint")
     except OSError as error:
         raise SkinTLError(
             f"Pango, the system library that prints the PDF of the report, cannot be loaded "

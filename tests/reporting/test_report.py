@@ -24,6 +24,7 @@ from skin_tl.evaluation.study_files import TEXTS
 from skin_tl.files import ROOT, write_csv
 from skin_tl.models import runs
 from skin_tl.registry import BACKBONES
+from skin_tl.data.images import damaged_refused
 from skin_tl.reporting import figures, rendering
 from skin_tl.reporting.facts import Facts
 from skin_tl.reporting.report import Report
@@ -199,7 +200,8 @@ def test_same_notebook_same_bytes(rendered, tmp_path):
 
 @pytest.mark.parametrize("library", [True, False])
 def test_fonts_in_the_pdf_have_no_date(monkeypatch, library):
-    import weasyprint.pdf.fonts
+    with damaged_refused():
+        import weasyprint.pdf.fonts
 
     if library and not weasyprint.pdf.fonts.harfbuzz_subset:
         pytest.skip("needs the system's library libharfbuzz-subset")
