@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from pages import parse, typed_words
 from sklearn import metrics as skm
 
+from skin_tl.data.images import damaged_refused
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.study_files import TEXTS
 from skin_tl.files import ROOT, write_csv
 from skin_tl.models import runs
 from skin_tl.registry import BACKBONES
-from skin_tl.data.images import damaged_refused
 from skin_tl.reporting import figures, rendering
 from skin_tl.reporting.facts import Facts
 from skin_tl.reporting.report import Report
