@@ -581,8 +581,8 @@ def test_lesions_are_saved_only_against_networks_that_learned(make, monkeypatch,
 
     assert little not in words_of(report, "conclusion")
     flat = real(report.facts, "ending.from_scratch.flat")
-    monkeypatch.setitem(report.facts._facts, "ending.from_scratch.late_gain", replace(flat, value=0.05))
-    monkeypatch.setitem(report.facts._facts, "ending.from_scratch.flat", replace(flat, value=False))
+    monkeypatch.setitem(report.facts, "ending.from_scratch.late_gain", replace(flat, value=0.05))
+    monkeypatch.setitem(report.facts, "ending.from_scratch.flat", replace(flat, value=False))
     assert larger in words_of(report, "transfer_buys") and larger not in told
     monkeypatch.setattr(Facts, "__getitem__", bad)
     assert words_of(report, "transfer_buys").count(nothing) == len(backbones)
