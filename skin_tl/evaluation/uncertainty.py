@@ -12,11 +12,12 @@ nine of ten samples.  The draws therefore give the variance, and the interval is
 lesions that has this variance (`wilson_interval`).  ``tests/benchmarks/interval_coverage.py`` measures both.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from skin_tl.evaluation.calibration import calibration_gaps, image_log_loss
 from skin_tl.evaluation.metric_list import METRICS, Metric, of_confusion
@@ -118,6 +119,12 @@ def ranking_metrics(drawn: np.ndarray, positive: np.ndarray, score: np.ndarray) 
     return roc_auc, average_precision
 
 
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Find the numerical libraries of the process once: looking for them takes longer than many a draw."""
+    return ThreadpoolController()
+
+
 def draw_metrics(
     y: np.ndarray,
     probability: np.ndarray,
@@ -147,7 +154,7 @@ def draw_metrics(
     """
     parts: list[dict] = []
     # Small products: one thread is faster than many, and gives the same bytes on any number of cores.
-    with threadpool_limits(1, "blas"):
+    with _libraries().limit(limits=1, user_api="blas"):
         for start in range(0, weights.shape[1], CHUNK):
             drawn = weights[lesion, start : start + CHUNK]
             parts.append({})

@@ -231,7 +231,7 @@ def test_a_disk_that_fills_while_images_are_decoded_is_told(project, small_study
     """What a step says; a study on drawn images has no check beforehand."""
     save_study(small_study, project / "runs" / "small" / "study.json")
     (project / "cache").mkdir()
-    step = [sys.executable, "-m", "skin_tl", "images", "--study", "runs/small/study.json"]
+    step = [sys.executable, "-m", "skin_tl", "step", "images", "--study", "runs/small/study.json"]
     environment = os.environ | {"PYTHONPATH": str(project), "SKIN_TL_CACHE": str(project / "cache")}
     done = subprocess.run(
         [*disks(size, project / "cache"), *step], cwd=project, env=environment, text=True, capture_output=True
