@@ -17,7 +17,7 @@ case "$what" in
         fi
         ln -sfn "$folder/slurm.conf" "$conf"
         host=$(hostname -s)
-        cores=$(nproc)
+        cores=$(nproc --all) # without it, OMP_NUM_THREADS counts
         memory=$(awk '/MemTotal/ { print int($2 / 1024 * 0.9) }' /proc/meminfo)
         cat >"$folder/slurm.conf" <<TEXT
 ClusterName=test
