@@ -28,7 +28,8 @@ OPTIONS = ("--profile", "profiles/slurm", "--max-threads", "2", "--slurm-status-
 def cluster():
     folder = Path("/tmp") / f"skin-tl-slurm-{os.getpid()}"
     done = subprocess.run([SLURM, "start", folder], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    if done.returncode:
+        pytest.skip(f"Slurm does not start on this host: {done.stderr}")
     yield folder
     subprocess.run([SLURM, "stop", folder], check=True)
     shutil.rmtree(folder, ignore_errors=True)
