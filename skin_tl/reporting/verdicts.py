@@ -163,7 +163,7 @@ class Verdicts:
     # What may mislead
 
     @cached_property
-    def accuracy_flatters(self) -> bool:
+    def accuracy_overstates(self) -> bool:
         """Whether the selected backbone's accuracy is higher than its macro F1."""
         main = self._report.main
         accuracy = self._value(f"score.{main.key}.{self._report.best(main)}.accuracy")

@@ -796,16 +796,16 @@ def test_what_is_said_of_transfer_rests_on_intervals(make, monkeypatch, skill, o
     assert ("Yes." in of_slides, "Hardly" in of_slides) == (expected == 2, expected == 0)
 
 
-def test_with_balanced_diagnoses_accuracy_does_not_flatter(make, monkeypatch):
+def test_with_balanced_diagnoses_accuracy_does_not_overstate_performance(make, monkeypatch):
     usual = make("fits_one", *STUDIES["one"][:1])
     assert "anything but balanced" in words_of(usual, "data_set")
-    assert "Accuracy flatters" in words_of(usual, "discussion")
+    assert "Accuracy overstates performance" in words_of(usual, "discussion")
     monkeypatch.setattr(fabricated, "N_LESIONS", dict.fromkeys(CLASSES, 20))
     report = make("balanced", {"backbones": ["ResNet50"], "seeds": [1]}, seed=3)
     scores = report.tables["scores.csv"].query("backbone == 'ResNet50'").set_index("metric")["value"]
     assert scores["accuracy"] < scores["macro_f1"]
-    assert "does not flatter" in words_of(report, "discussion")
-    assert "Accuracy flatters" not in words_of(report, "discussion")
+    assert "does not overstate performance" in words_of(report, "discussion")
+    assert "Accuracy overstates performance" not in words_of(report, "discussion")
     share = report.facts["data.nv.share_images"].value
     assert share < 0.2 and f"Nevi are {share:.0%} of these images" in words_of(report, "data_set")
     assert "anything but balanced" not in words_of(report, "data_set")
