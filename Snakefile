@@ -4,6 +4,10 @@
 #   images ──┼────────────┼─ train (once per strategy and backbone) ┴─ ensemble ─┬─ evaluate ─┴─ report ─┬─ render
 #   dataset ─┴────────────┴─ baselines ──────────────────────────────────────────┘                        └─ slides
 #
+# where backbones are frozen, the distances of images in their features are known before `evaluate`:
+#
+#   features ── distances ── evaluate
+#
 # and where the study has an external test set, the heads that `train` wrote predict it before `ensemble`:
 #
 #   external_images ─ external_features ─┬─ external
@@ -20,7 +24,7 @@ from pathlib import Path
 
 from skin_tl.files import content_hash, fingerprint
 from skin_tl.models.backbones import weights_state
-from skin_tl.schema import BASELINES, EVALUATED, EXPLAINED, TUNED
+from skin_tl.schema import BASELINES, DISTANCES, EVALUATED, EXPLAINED, TUNED
 from skin_tl.step_code import step_code
 from skin_tl.study import check_study
 from skin_tl.workflow.estimates import has_gpu
@@ -56,10 +60,14 @@ if study.transfers and study.weights != "random":
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
 EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]
+DISTANCE_FILES = [f"{RUNS}/{DISTANCES}"] if "feature_extraction" in study.strategies else []
 EXTERNAL_FILES = []
 if study.external:
     PREDICTIONS += [f"{run}/predictions_{study.external}.csv" for run in ALL_RUNS]
     EXTERNAL_FILES += [f"{RUNS}/external/{name}" for name in ("metadata.csv", "images.json", "duplicates.csv")]
+
+
+FEATURE_FILES = ["features/", *(["external/features_"] if study.external else [])]
 
 
 def depends(**settings):
@@ -177,6 +185,26 @@ rule random_features:
     log: f"{RUNS}/logs/random_features_{{backbone}}_{{preprocessing}}.log"
     resources: **needs(8000, 240, GPUS)
     shell: run("random_features", "wildcards.backbone", "wildcards.preprocessing")
+
+if DISTANCE_FILES:
+
+    rule distances:
+        message: "computing distances in feature space"
+        input:
+            rules.dataset.output[0],
+            rules.images.output.images,
+            expand(
+                [f"{RUNS}/{place}{{backbone}}_{{preprocessing}}.json" for place in FEATURE_FILES],
+                backbone=study.backbones,
+                preprocessing=study.preprocessings,
+            ),
+        output: DISTANCE_FILES
+        params:
+            depends=depends(backbones=study.backbones, preprocessings=study.preprocessings, external=study.external),
+            code=step_code("distances"),
+        log: f"{RUNS}/logs/distances.log"
+        resources: **needs(4000, 120)
+        shell: run("distances")
 
 rule train:
     message: "training {wildcards.backbone}, {wildcards.strategy} (notebook 2_train)"
@@ -304,6 +332,7 @@ rule evaluate:
         rules.weights.output,
         rules.images.output.metadata,
         rules.dataset.output[0],
+        DISTANCE_FILES,
     output: [f"{REPORT}/{name}" for name in EVALUATED]
     params:
         depends=depends(backbones=study.backbones, strategies=study.strategies),

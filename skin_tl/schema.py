@@ -60,7 +60,8 @@ ENSEMBLE = "ensemble"
 
 EVALUATED = (
     *("metrics.csv", "comparisons.csv", "effects.csv", "decisions.csv", "roc.csv", "subgroups.csv"),
-    *("calibration.csv", "other_splits.csv", "external.csv"),
+    *("calibration.csv", "other_splits.csv", "external.csv", "abstention.csv", "risk_coverage.csv", "conformal.csv"),
+    *("shift.csv", "priors.csv"),
 )
 """Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.evaluation.scoring`)."""
 
@@ -132,3 +133,34 @@ CONTRAST_COLUMNS = [
 ]
 
 DUPLICATE_COLUMNS = ["image_id", "nearest_image_id", "ratio"]
+
+DISTANCES = "features/distances.csv"
+"""File of the step `distances` below a study's runs (`skin_tl.explain.distances`)."""
+
+DISTANCE_COLUMNS = ["backbone", "preprocessing", "dataset", "split_policy", "seed", "image_id", "distance"]
+
+CONFIDENCES = ("max_probability", "entropy", "disagreement", "distance")
+"""Scores of confidence by which a network may abstain (`skin_tl.evaluation.abstention`)."""
+
+ABSTENTION_COLUMNS = [
+    *CELL,
+    *("strategy", "backbone", "seed", "score", "metric", "value", "ci_low", "ci_high", "n_lesions"),
+]
+
+RISK_COVERAGE_COLUMNS = [*CELL, *("strategy", "backbone", "score", "coverage", "risk")]
+
+COVERAGE = 0.9
+"""Nominal coverage of conformal prediction sets.  At 0.95, a diagnosis needs 19 validation lesions before any set
+can leave it out; dermatofibroma has 15 in HAM10000."""
+
+CONFORMAL_COLUMNS = [
+    *CELL,
+    *("strategy", "backbone", "seed", "class", "metric", "value", "ci_low", "ci_high", "n_lesions", "verdict"),
+]
+
+SHIFT_COLUMNS = [
+    *CELL,
+    *("strategy", "backbone", "metric", "part", "value", "ci_low", "ci_high"),
+]
+
+PRIOR_COLUMNS = [*CELL, *("strategy", "backbone", "dx", "internal", "external", "estimated")]

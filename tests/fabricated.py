@@ -19,7 +19,15 @@ from skin_tl.evaluation.study_files import read_study_files
 from skin_tl.explain.explanations import choose, likeness, share_in_the_middle, tested_images
 from skin_tl.files import alone, fingerprint, write_csv, write_json
 from skin_tl.models import baselines
-from skin_tl.schema import CLASSES, EXPERIMENT, PREDICTION_COLUMNS, PROBABILITIES, STRATEGIES
+from skin_tl.schema import (
+    CLASSES,
+    DISTANCE_COLUMNS,
+    DISTANCES,
+    EXPERIMENT,
+    PREDICTION_COLUMNS,
+    PROBABILITIES,
+    STRATEGIES,
+)
 from skin_tl.study import check_study
 
 SHARED = Path(os.environ.get("SKIN_TL_TEST_SHARED") or tempfile.mkdtemp())
@@ -162,6 +170,8 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
             own = {name: table.query("arm == 'main' and train_fraction == 1") for name, table in predictions.items()}
             own = {name: pd.concat([table, *([elsewhere[name]] if elsewhere else [])]) for name, table in own.items()}
             write_csv(folder / strategy / "ensemble" / "predictions.csv", ensemble(own))
+    if "feature_extraction" in study["strategies"]:
+        write_csv(folder / DISTANCES, _distances(folder, study, np.random.default_rng(seed + 3)))
     noise = rng.integers(0, 255, (len(metadata), 4, 4, 3), dtype=np.uint8)
     for name, pixels in (("majority", ()), ("metadata_only", ()), ("colour_histogram", (noise, metadata["image_id"]))):
         table = getattr(baselines, name)(metadata, splits, *pixels)
@@ -259,6 +269,18 @@ def _cells(study):
         for policy in study["split_policies"]
         for seed in study["seeds"]
     ]
+
+
+def _distances(folder, study, rng):
+    """Draw how far each predicted image lies from the training images: the farther, the less sure the network is."""
+    parts = []
+    for backbone in study["backbones"]:
+        for file in sorted((folder / "feature_extraction" / backbone).glob("predictions*.csv")):
+            table = pd.read_csv(file)
+            table = table[(table["arm"] == "main") & (table["train_fraction"] == 1)].assign(backbone=backbone)
+            sure = table[PROBABILITIES].max(axis=1)
+            parts.append(table.assign(distance=(1.2 - sure + rng.exponential(0.3, len(table))).round(6)))
+    return pd.concat(parts, ignore_index=True)[DISTANCE_COLUMNS]
 
 
 def _predictions(metadata, splits, experiments, study, strategy, backbone, rng, alike, pretrained):

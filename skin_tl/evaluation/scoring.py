@@ -14,12 +14,15 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.abstention import abstention_tables
 from skin_tl.evaluation.calibration import reliability
 from skin_tl.evaluation.comparison import compare_backbones, contrast, independent_interval, with_holm
+from skin_tl.evaluation.conformal import conformal_table
 from skin_tl.evaluation.decisions import decisions_table, roc_points
 from skin_tl.evaluation.metric_list import COMPARED
 from skin_tl.evaluation.metrics import N_BOOT, metrics_table
 from skin_tl.evaluation.predictions import main_arm, read_table
+from skin_tl.evaluation.shift import shift_tables
 from skin_tl.evaluation.study_files import StudyFiles, published_results
 from skin_tl.evaluation.subgroups import subgroup_table
 from skin_tl.files import write_csv
@@ -96,6 +99,9 @@ def evaluate_study(files: StudyFiles, n_boot: int = N_BOOT) -> dict[str, pd.Data
         "subgroups.csv": subgroups,
         "other_splits.csv": _other_splits(metrics),
         "external.csv": _external(metrics),
+        "conformal.csv": _of_runs(files, partial(conformal_table, n_boot=n_boot)),
+        **_abstention(files, n_boot),
+        **_shift(files, n_boot),
     }
 
 
@@ -144,14 +150,42 @@ def _of_runs(files, compute, kinds=("backbone", "ensemble"), arms=False):
     return pd.concat(parts, ignore_index=True)
 
 
+def _by_strategy(files: StudyFiles, kinds: tuple[str, ...]) -> dict[str, dict[str, pd.DataFrame]]:
+    """Return the predictions of the study's own training by strategy and backbone."""
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for strategy, backbone, table in _runs(files, kinds):
+        found.setdefault(strategy, {})[backbone] = main_arm(table)
+    return found
+
+
 def _comparisons(files, n_boot):
     """Compare all pairs of backbones within each strategy; `real` says whether p_holm is below `SIGNIFICANCE`."""
-    by_strategy: dict[str, dict[str, pd.DataFrame]] = {}
-    for strategy, backbone, table in _runs(files, ("backbone",)):
-        by_strategy.setdefault(strategy, {})[backbone] = main_arm(table)
+    by_strategy = _by_strategy(files, ("backbone",))
     parts = [compare_backbones(tables, strategy, n_boot) for strategy, tables in by_strategy.items()]
     table = pd.concat(parts, ignore_index=True)
     return table.assign(real=table["p_holm"] < SIGNIFICANCE)
+
+
+def _abstention(files, n_boot):
+    """Compute what abstaining is worth, for the backbones of each strategy and their ensemble."""
+    nothing, known = files.distances.iloc[:0], files.distances
+    found = [
+        abstention_tables(tables, known if strategy == "feature_extraction" else nothing, strategy, n_boot)
+        for strategy, tables in _by_strategy(files, ("backbone", "ensemble")).items()
+    ]
+    parts = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
+    return dict(zip(("abstention.csv", "risk_coverage.csv"), parts, strict=True))
+
+
+def _shift(files, n_boot):
+    """Divide the differences between external and own images into their parts, for each backbone and ensemble."""
+    found = [
+        shift_tables(table, strategy, backbone, n_boot)
+        for strategy, tables in _by_strategy(files, ("backbone", "ensemble")).items()
+        for backbone, table in tables.items()
+    ]
+    parts = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
+    return dict(zip(("shift.csv", "priors.csv"), parts, strict=True))
 
 
 def _effects(files, n_boot):

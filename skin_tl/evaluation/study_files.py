@@ -14,7 +14,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metrics import point_metrics
 from skin_tl.evaluation.predictions import main_arm, read_predictions, read_table
 from skin_tl.files import ROOT, read_json
-from skin_tl.schema import SETUP, TUNED
+from skin_tl.schema import DISTANCE_COLUMNS, DISTANCES, SETUP, TUNED
 from skin_tl.study import Study, check_study, command_of
 
 TEXTS = ROOT / "report" / "text"
@@ -143,6 +143,17 @@ class StudyFiles:
         """How many external images look like images of the study; 0 without an external test set."""
         file = self.folder / "external" / "duplicates.csv"
         return len(pd.read_csv(file)) if self.study.external else 0
+
+    @cached_property
+    def distances(self) -> pd.DataFrame:
+        """How far images lie from the training images in feature space, columns `DISTANCE_COLUMNS`.
+
+        Empty for a study without frozen backbones, and where a run of an earlier version did not compute them.
+        """
+        file = self.folder / DISTANCES
+        if not file.is_file():
+            return pd.DataFrame(columns=DISTANCE_COLUMNS)
+        return read_table(file, command_of(self.study.name))
 
     @property
     def random_weights(self) -> bool:

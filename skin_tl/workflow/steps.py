@@ -77,6 +77,13 @@ def _write_features(
     write_json(folder / f"{where}{options.backbone}_{options.preprocessing}{ending}.json", about)
 
 
+def distances(study: Study, folder: Path, options: Namespace) -> None:
+    """Compute how unlike its training images each image is, in the features of each backbone."""
+    from skin_tl.explain.distances import write_distances
+
+    write_distances(study, folder)
+
+
 def train(study: Study, folder: Path, options: Namespace) -> None:
     """Execute the training notebook for one backbone and strategy."""
     run = folder / options.strategy / options.backbone
@@ -252,8 +259,18 @@ def execute(name: str, target: Path, study: Study, folder: Path, **parameters: s
 STEPS = {
     step.__name__: step
     for step in (
-        *(weights, images, dataset, features, random_features, train, explain, baselines, ensemble),
-        *(external_images, external_features, external_duplicates, external, evaluate, report, render, slides),
+        *(weights, images, dataset, features, random_features, distances, train, explain, baselines),
+        *(
+            ensemble,
+            external_images,
+            external_features,
+            external_duplicates,
+            external,
+            evaluate,
+            report,
+            render,
+            slides,
+        ),
     )
 }
 

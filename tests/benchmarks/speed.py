@@ -17,11 +17,14 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.par
 
 from simulated import CODES, predictions
 
+from skin_tl.evaluation.abstention import abstention_tables
 from skin_tl.evaluation.comparison import compare_backbones
+from skin_tl.evaluation.conformal import conformal_table
 from skin_tl.evaluation.decisions import decisions_table, roc_points
 from skin_tl.evaluation.metrics import metrics_table
 from skin_tl.evaluation.predictions import check_predictions
 from skin_tl.evaluation.subgroups import subgroup_table
+from skin_tl.schema import DISTANCE_COLUMNS
 
 
 def backbone_predictions(skill):
@@ -46,6 +49,14 @@ def metadata_of(table):
     )
 
 
+def distances_of(tables):
+    """Make distances in feature space of all images of all backbones."""
+    rng, keys = np.random.default_rng(0), DISTANCE_COLUMNS[:-1]
+    return pd.concat(
+        [table.assign(backbone=name)[keys].assign(distance=rng.random(len(table))) for name, table in tables.items()]
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=2000)
@@ -57,19 +68,21 @@ def main():
         "decisions": lambda table, name: decisions_table(table, "s", name, draws),
         "ROC points": lambda table, name: roc_points(table, "s", name),
         "subgroups": lambda table, name: subgroup_table(table, metadata, "s", name, draws),
+        "prediction sets": lambda table, name: conformal_table(table, "s", name, draws),
     }
     steps = {
         step: lambda make=make: [make(table, name) for name, table in tables.items()] for step, make in each.items()
     }
     steps["comparisons"] = lambda: compare_backbones(tables, "s", draws)
+    steps["abstention"] = lambda: abstention_tables(tables, distances_of(tables), "s", draws)
     total = np.zeros(2)
     for step, run in steps.items():
         started = np.array([time.process_time(), time.perf_counter()])
         run()
         taken = np.array([time.process_time(), time.perf_counter()]) - started
         total += taken
-        print(f"{step:12} {taken[0]:6.1f} s of a processor, {taken[1]:6.1f} s on the clock", flush=True)
-    print(f"{'together':12} {total[0]:6.1f} s of a processor, {total[1]:6.1f} s on the clock")
+        print(f"{step:15} {taken[0]:6.1f} s of a processor, {taken[1]:6.1f} s on the clock", flush=True)
+    print(f"{'together':15} {total[0]:6.1f} s of a processor, {total[1]:6.1f} s on the clock")
 
 
 if __name__ == "__main__":
