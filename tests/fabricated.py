@@ -128,6 +128,7 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
     write_json(folder / "study.json", study)
     write_csv(folder / "dataset" / "metadata.csv", metadata)
     write_csv(folder / "dataset" / "splits.csv", splits)
+    write_csv(folder / "dataset" / "near_duplicates.csv", _near_duplicates(metadata))
     elsewhere = _fabricate_external(folder, study, np.random.default_rng(seed + 1))
     key = _write_images(root / "cache" / "images", sorted(metadata["image_id"]), study["image_size"], rng)
     about = {"key": key, "folder": f"cache/images/{key}", "n_images": len(metadata), "image_size": study["image_size"]}
@@ -213,6 +214,14 @@ def fabricate_metadata(rng):
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def _near_duplicates(metadata):
+    """Make three pairs of near-duplicate lesions, of which two are grouped: three lesion ids that are one lesion."""
+    first, last = metadata["lesion_id"].iloc[[0, -1]]
+    pairs = [(f"{first}_a", first, True), (f"{first}_b", f"{first}_a", True), (last, first, False)]
+    table = pd.DataFrame(pairs, columns=["lesion_id", "nearest_lesion_id", "grouped"])
+    return table.assign(image_id=table["lesion_id"], nearest_image_id=table["nearest_lesion_id"], dx="nv", ratio=0.2)
 
 
 def _write_images(folder, ids, size, rng):

@@ -398,6 +398,25 @@ class Recomputation:
             counts.append(count | {"n_images_known": known, "share_known": known / len(part)})
         return np.mean([count[ending] for count in counts])
 
+    def of_flow(self, stage, ending):
+        about = json.loads((self.runs / "dataset" / "images.json").read_text(encoding="utf-8"))
+        pairs = pd.read_csv(self.runs / "dataset" / "near_duplicates.csv").query("grouped")
+        together = []  # groups of lesion ids that are one lesion
+        for pair in pairs[["lesion_id", "nearest_lesion_id"]].to_numpy():
+            touched = [group for group in together if group & {*pair}]
+            together = [group for group in together if group not in touched] + [set(pair).union(*touched)]
+        n_near, n_lesions = sum(len(group) - 1 for group in together), self.metadata["lesion_id"].nunique()
+        n_images, n_shared = len(self.metadata), len(about["merged_lesions"])
+        found = {
+            "published": {"n_images": self.stated["n_images"]},
+            "absent": {"n_images": self.stated["n_images"] - n_images},
+            "read": {"n_images": n_images, "n_lesions": n_lesions + n_near + n_shared},
+            "shared_pictures": {"n_lesions": n_shared},
+            "near_duplicates": {"n_lesions": n_near},
+            "study": {"n_images": n_images, "n_lesions": n_lesions},
+        }
+        return found[stage][ending]
+
     def of_setting(self, name):
         study = self.study
         lists = {"n_backbones": "backbones", "n_seeds": "seeds"}

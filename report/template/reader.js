@@ -84,6 +84,15 @@ function followReader() {
   });
 }
 
+// Folds: a link into one opens it.
+
+function openFold() {
+  const fold = document.getElementById(location.hash.slice(1))?.closest("main details");
+  if (!fold || fold.open) return;
+  fold.open = true;
+  document.getElementById(location.hash.slice(1)).scrollIntoView();
+}
+
 // Large: what is shown moves into a dialog and returns when that is closed. The browser keeps the focus inside it, closes it by
 // the Escape key and gives the focus back.
 
@@ -206,6 +215,8 @@ document.addEventListener("DOMContentLoaded", () => {
   document.body.append(said);
   addColours();
   followReader();
+  openFold();
+  addEventListener("hashchange", openFold);
   for (const figure of document.querySelectorAll("figure")) enlarge(figure);
   for (const block of document.querySelectorAll(".table")) {
     const table = block.querySelector("table");

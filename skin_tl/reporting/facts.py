@@ -136,6 +136,7 @@ FAMILIES = (
     Family("dx_type.{value}", "metadata_counts.csv", "share_images", {"field": "dx_type"}),
     Family("image_size.{place}", "image_sizes.csv"),
     Family("subset.{split_policy}.{subset}", "subsets.csv", where={"seed": "all"}),
+    Family("flow.{stage}", "flow.csv"),
     Family("setting.{setting}", "settings.csv"),
     Family("backbone.{backbone}", "backbones.csv", without="transform"),
     Family("score.{setup}.{backbone}.{metric}", "scores.csv", without="kind approximate n_seeds"),
@@ -197,7 +198,8 @@ def collect_facts(tables: dict[str, pd.DataFrame]) -> Facts:
     -------
     Facts
         Keys begin with ``data`` (the data set), ``dx_type`` (images by way of diagnosis), ``image_size`` (of the image
-        files, the most frequent size is 1), ``subset`` (the split), ``setting``, ``backbone``, ``score`` (one backbone
+        files, the most frequent size is 1), ``subset`` (the split), ``flow`` (from the release to the study),
+        ``setting``, ``backbone``, ``score`` (one backbone
         under one set-up), ``class`` (one row of a classification report), ``extreme`` (its easiest and hardest
         diagnosis), ``best`` (who comes first under one set-up), ``contrast`` (two set-ups that differ in one thing),
         ``training``, ``ending`` (how that of whole networks ended), ``published`` and ``literature``; ``pair`` (two

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 TEMPLATE = ROOT / "report" / "template"
 
+APPENDIX = "appendix"
+"""Id of the section whose parts are folded on a screen: details that the answers do not need."""
+
 _HEADING = re.compile(r'<h([1-6])(?: [^>]*?)? ?id="([^"]+)">(.*?)</h\1>', re.DOTALL)
 
 # Fonts that come with matplotlib, so that the PDF looks the same on every machine, also on one without any font.
@@ -122,7 +125,15 @@ def page_of(notebook: NotebookNode) -> dict[str, Any]:
         raise SkinTLError("The notebook shows no report: run all cells of notebooks/3_report.ipynb first.")
     for section in sections:
         section["html"] = "\n".join(section["html"])
+        if section["id"] == APPENDIX:
+            section["html"] = _folded(section["html"])
     return {"page": page, "header": "\n".join(header), "sections": sections}
+
+
+def _folded(html: str) -> str:
+    """Put each part of a section, from one heading of third level to the next, into a fold that shows its heading."""
+    part = r"(<h3 .*?</h3>)(.*?)(?=<h3 |\Z)"
+    return re.sub(part, r"<details>\n<summary>\1</summary>\2</details>\n", html, flags=re.DOTALL)
 
 
 def to_html(notebook: NotebookNode) -> str:

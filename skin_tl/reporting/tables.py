@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from skin_tl.data.metadata import merge_lesions
+from skin_tl.evaluation.predictions import read_table
 from skin_tl.evaluation.study_files import TEXTS, StudyFiles, published_results
 from skin_tl.evaluation.subgroups import MAX_WIDTH, MIN_LESIONS
 from skin_tl.registry import BACKBONES
@@ -36,7 +38,7 @@ from skin_tl.reporting.training_tables import (
     transfer_tables,
 )
 from skin_tl.schema import CLASSES, CONFIDENCE, SENSITIVITY, SIGNIFICANCE, SUBSETS, kind_of
-from skin_tl.study import penalties_beyond
+from skin_tl.study import command_of, penalties_beyond
 
 # Tables of the report, each from the files of the runs ---------------------------------------------------------
 
@@ -70,6 +72,7 @@ def report_tables(files: StudyFiles, evaluated: dict[str, pd.DataFrame]) -> dict
         "image_sizes.csv": image_size_table(files.images),
         "metadata_counts.csv": metadata_counts(files.metadata),
         "subsets.csv": subset_table(files.splits),
+        "flow.csv": flow_table(files),
         "settings.csv": settings_table(files),
         "backbones.csv": backbone_table(files, literature),
         "scores.csv": scores,
@@ -178,6 +181,37 @@ def subset_table(splits: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     means = table.groupby(["split_policy", "subset"], sort=False).mean(numeric_only=True).reset_index()
     return pd.concat([table, means.assign(seed="all")[list(table.columns)]], ignore_index=True)
+
+
+def flow_table(files: StudyFiles) -> pd.DataFrame:
+    """Count images and lesions from the release to what is split.
+
+    Returns
+    -------
+    pandas.DataFrame
+        stage, n_images, n_lesions (empty where a stage has no such number).  Stages: ``published`` and ``absent``
+        (images of the published data set, and those that the table read lacks; not of the synthetic one), ``read`` (and
+        lesion ids in the table), ``shared_pictures`` and ``near_duplicates`` (lesions that count as one with another),
+        ``study``, and ``external`` (the external test set).
+    """
+    folder, command = files.folder / "dataset", command_of(files.study.name)
+    pairs = read_table(folder / "near_duplicates.csv", command, dtype={"nearest_lesion_id": str})
+    links = pairs.loc[pairs["grouped"].astype(bool), ["lesion_id", "nearest_lesion_id"]]
+    ids = pd.DataFrame({"lesion_id": links.to_numpy().ravel()})
+    _, grouped = merge_lesions(ids, list(links.itertuples(index=False, name=None)))
+    n_images, n_lesions = len(files.metadata), files.metadata["lesion_id"].nunique()
+    shared = len(files.images["merged_lesions"])
+    stages: dict[str, tuple[float, float]] = {}
+    if not files.study.synthetic:
+        published = int(pd.read_csv(TEXTS / "literature.csv").set_index("key").loc["n_images", "value"])
+        stages |= {"published": (published, np.nan), "absent": (published - n_images, np.nan)}
+    stages |= {"read": (n_images, n_lesions + shared + len(grouped)), "shared_pictures": (np.nan, shared)}
+    stages |= {"near_duplicates": (np.nan, len(grouped)), "study": (n_images, n_lesions)}
+    if files.study.external:
+        external = files.predictions[files.predictions["dataset"] == files.study.external]
+        stages |= {"external": (external["image_id"].nunique(), np.nan)}
+    table = pd.DataFrame.from_dict(stages, orient="index", columns=["n_images", "n_lesions"], dtype="Int64")
+    return table.rename_axis("stage").reset_index()
 
 
 def settings_table(files: StudyFiles) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from skin_tl.registry import BACKBONES
 from skin_tl.reporting import figures
 from skin_tl.reporting.drawing import GREY, INK, LEARNED_TEXT, NEW_TEXT, SOFT, contrast_of, ink_on
 from skin_tl.reporting.texts import Labels, languages
-from skin_tl.schema import BASELINES, CLASSES, STRATEGIES
+from skin_tl.schema import BASELINES, CLASSES, STRATEGIES, SUBSETS
 
 BACKBONE_NAMES = ["VGG16", "Xception", "ResNet50", "EfficientNetB7"]
 SCORES = ["accuracy", "balanced_accuracy", "macro_f1"]
@@ -48,6 +48,19 @@ def score_rows(values=None, n_seeds=3, names=BACKBONE_NAMES):
     if n_seeds == 1:
         table[["seed_min", "seed_max"]] = np.nan
     return table
+
+
+def flow_tables(policies=("lesion", "image")):
+    """The counts of the flow diagram, with something at each stage."""
+    stages = ["published", "absent", "read", "shared_pictures", "near_duplicates", "study", "external"]
+    images, lesions = [10015, 12, 10003, None, None, 10003, 1511], [None, None, 7470, 3, 20, 7447, None]
+    subsets = [
+        {"split_policy": policy, "subset": subset, "n_images": n, "n_lesions": n - 500.0}
+        for policy in policies
+        for subset, n in zip(SUBSETS, (6001.3, 1996.0, 2018.0), strict=True)
+    ]
+    flow = pd.DataFrame({"stage": stages, "n_images": images, "n_lesions": lesions}, dtype=object)
+    return flow, pd.DataFrame(subsets)
 
 
 def beside_control(table):
@@ -231,6 +244,7 @@ def drawn(labels, metadata):
         "transfer_tuned": figures.transfer(labels, ["fine_tuning", "from_scratch"], **numbers),
         "transfer_both": figures.transfer(labels, ["feature_extraction", "fine_tuning"], **numbers),
         "class_balance": figures.class_balance(metadata, labels),
+        "flow": figures.flow(*flow_tables(), labels),
         "scores_one_seed": figures.scores(score_rows(n_seeds=1), ["macro_f1"], labels),
         "published": figures.published(report_rows(), ["accuracy", "macro_avg", "weighted_avg"], labels),
         "contrast_splits": figures.contrast(contrast_rows("split_policy", ("lesion", "image")), labels),
@@ -279,6 +293,14 @@ def test_no_label_is_cut_off(all_drawings):
                 box = text.get_window_extent()
                 inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
                 assert inside, (name, text.get_text(), box, width, height)
+
+
+def test_the_flow_leaves_out_what_nothing_leaves_by():
+    table, subsets = flow_tables(["lesion"])
+    table.loc[table["stage"] == "absent", "n_images"] = 0
+    words = " | ".join(shown(figures.flow(table[table["stage"] != "external"], subsets)))
+    assert "n = 20 lesions" in words and "n = 6,001 images" in words
+    assert "not in the table" not in words and "external" not in words and "Split by image" not in words
 
 
 def test_no_two_labels_overlap(all_drawings):

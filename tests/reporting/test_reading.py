@@ -38,8 +38,11 @@ def read(executed, browser):
     write_text(deck, slides.to_html(notebook))
 
     @contextmanager
-    def open_page(size="laptop", file=report, before="", allowed=(), **options):
-        """Open a page in a window of its own; fail if it writes to the console or asks the network for anything."""
+    def open_page(size="laptop", file=report, before="", allowed=(), unfolded=True, **options):
+        """Open a page in a window of its own; fail if it writes to the console or asks the network for anything.
+
+        The parts of the appendix are opened, so that all of the page is looked at, unless `unfolded` is false.
+        """
         width, height = SIZES[size]
         options = {"viewport": {"width": width, "height": height}, "locale": language} | options
         context = browser.new_context(reduced_motion="reduce", **options)
@@ -50,6 +53,8 @@ def read(executed, browser):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: complaints.append(request.url) if beyond(request.url, file) else None)
         page.goto(file.as_uri())
+        if unfolded:
+            page.locator("main details").evaluate_all("all => all.forEach(one => { one.open = true; })")
         yield page
         context.close()
         assert not complaints
@@ -134,6 +139,19 @@ def test_the_first_key_leads_past_the_contents(read):
         assert page.evaluate("document.activeElement.className") == "skip"
         page.keyboard.press("Enter")
         assert page.evaluate("location.hash") == "#title"
+
+
+def test_a_link_into_a_fold_opens_it(read):
+    with read(unfolded=False) as page:
+        folds = page.locator("main details")
+        assert folds.count() > 0 and page.locator("main details[open]").count() == 0
+        heading = folds.first.locator("summary h3")
+        assert heading.is_visible() and not folds.first.locator("p, figure").first.is_visible()
+        page.locator(f'.contents.wide a[href="#{heading.get_attribute("id")}"]').click()
+        assert folds.first.locator("p, figure").first.is_visible()
+        assert page.locator("main details[open]").count() == 1
+        heading.click()
+        assert page.locator("main details[open]").count() == 0
 
 
 # Colours ---------------------------------------------------------------------------------------------------------

@@ -117,9 +117,26 @@ def test_headings_are_in_order_and_linked(rendered):
 
 def test_the_sections_stand_in_the_order_of_the_presentation(rendered):
     order = ["plan", "cnns", "transfer-learning", "transfer-in-cnns", "objectives", "data-set", "set-up", "results"]
-    order += ["discussion", "conclusion"]
+    order += ["discussion", "conclusion", "appendix"]
     found = [element.get("id") for element in rendered["soup"].all("h2")]
     assert [name for name in found if name in order] == order
+
+
+def test_parts_of_the_appendix_are_folded_and_nothing_else_is(rendered):
+    main = rendered["soup"].all("main")[0]
+    (appendix,) = [section for section in main.all("section") if section.get("aria-labelledby") == "appendix"]
+    folds = appendix.all("details")
+    assert folds and folds == main.all("details")
+    for fold, heading in zip(folds, appendix.all("h3"), strict=True):
+        assert "open" not in fold.attributes and fold.all("p")
+        assert fold.all("summary")[0].all("h3") == [heading]
+
+
+def test_folds_are_open_on_paper(rendered):
+    """What is folded on a screen is printed."""
+    folded = rendered["soup"].all("details")[-1].all("p")[0].text
+    printed = "".join(b.text for p in rendered["document"].pages for b in _boxes(p._page_box) if hasattr(b, "text"))
+    assert "".join(folded.split()) in "".join(printed.split())
 
 
 def test_tables_say_what_their_cells_belong_to(rendered):

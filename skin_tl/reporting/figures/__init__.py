@@ -21,6 +21,7 @@ from skin_tl.reporting.figures.data_set import (
 )
 from skin_tl.reporting.figures.decisions import calibration, operating_points, roc
 from skin_tl.reporting.figures.explaining import cnn_operations, transfer
+from skin_tl.reporting.figures.flow import flow
 from skin_tl.reporting.figures.scores import class_scores, confusion_matrix, published, published_classes, scores
 from skin_tl.reporting.figures.subgroups import subgroups
 from skin_tl.reporting.figures.training import feature_maps, learning_curves, training_curves
@@ -29,4 +30,4 @@ __all__ = ["DIAGNOSES", "Drawing", "backbone_style", "to_svg"]
 __all__ += ["choose_examples", "class_balance", "cnn_operations", "example_grid", "example_pictures", "transfer"]
 __all__ += ["class_scores", "confusion_matrix", "explained_picture", "published", "scores", "under_map"]
 __all__ += ["calibration", "contrast", "effects", "external", "published_classes", "rank_changes", "split_spread"]
-__all__ += ["feature_maps", "learning_curves", "operating_points", "roc", "subgroups", "training_curves"]
+__all__ += ["feature_maps", "flow", "learning_curves", "operating_points", "roc", "subgroups", "training_curves"]
