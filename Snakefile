@@ -167,7 +167,9 @@ rule features:
         rules.weights.output,
         rules.images.output.images,
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}.json"
-    params: code=step_code("features")
+    params:
+        depends=depends(features=study.features),
+        code=step_code("features"),
     threads: NETWORK_CORES
     priority: 1  # before all heads, which then fill what a last long one leaves
     log: f"{RUNS}/logs/features_{{backbone}}_{{preprocessing}}.log"
@@ -179,7 +181,9 @@ rule random_features:
     input:
         rules.images.output.images,
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}_random.json"
-    params: code=step_code("random_features")
+    params:
+        depends=depends(features=study.features),
+        code=step_code("random_features"),
     threads: NETWORK_CORES
     priority: 1
     log: f"{RUNS}/logs/random_features_{{backbone}}_{{preprocessing}}.log"
@@ -265,7 +269,9 @@ if study.external:
             rules.weights.output,
             rules.external_images.output.images,
         output: f"{RUNS}/external/features_{{backbone}}_{{preprocessing}}.json"
-        params: code=step_code("external_features")
+        params:
+            depends=depends(features=study.features),
+            code=step_code("external_features"),
         threads: NETWORK_CORES
         log: f"{RUNS}/logs/external_features_{{backbone}}_{{preprocessing}}.log"
         resources: **needs(8000, 240, GPUS)

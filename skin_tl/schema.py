@@ -48,6 +48,9 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 TUNED = STRATEGIES[1:]
 """Strategies that train whole networks on images."""
 
+Features = Literal["last", "all_stages"]
+"""What a frozen backbone's head gets: the pooled outputs of the last stage, or of the last three."""
+
 RANDOM_WEIGHTS = "random_weights"
 """Arm of the heads on features of the same backbone with random weights (study key `random_control`)."""
 

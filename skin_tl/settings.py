@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pydantic_core import PydanticCustomError
 
 from skin_tl.registry import BACKBONES
-from skin_tl.schema import STRATEGIES, TUNED, Strategy
+from skin_tl.schema import STRATEGIES, TUNED, Features, Strategy
 
 
 def as_list(value: Any) -> list:
@@ -44,6 +44,7 @@ Rate = Annotated[Real, Field(gt=0, le=1)]
 
 # Keys that some strategies alone look at, with these strategies.
 OF_STRATEGIES = {
+    "features": ("feature_extraction",),
     **dict.fromkeys(("l2", "max_epochs", "patience"), ("feature_extraction", "fine_tuning")),
     **dict.fromkeys(("unfreeze", "fine_tuning_rate", "backbone_share", "fine_tuning_epochs"), ("fine_tuning",)),
     **dict.fromkeys(("from_scratch_rate", "from_scratch_epochs"), ("from_scratch",)),
@@ -75,6 +76,9 @@ class Settings(BaseModel):
         `native` scales pixels as the weights were trained with; `unit` scales them to −1…1 for all.
     seeds
         One split and one head for each.
+    features
+        What the heads of `feature_extraction` get: the pooled outputs of a backbone's last stage, as in the
+        presentation, or of its last three, see `skin_tl.models.backbones.build_backbone`.
     train_fractions
         Shares (above 0, at most 1) of the training lesions, sorted, 1 among them: with each of those below 1, heads and
         networks are trained once more for a learning curve; of each diagnosis at least one lesion is kept.  All results
@@ -145,6 +149,7 @@ class Settings(BaseModel):
     strategies: Listed[Strategy] = ["feature_extraction"]
     split_policies: Listed[Literal["lesion", "image"]] = ["lesion"]
     preprocessings: Listed[Literal["native", "unit"]] = ["native"]
+    features: Features = "last"
     seeds: Listed[Annotated[Whole, Field(ge=0)]]
     train_fractions: Listed[Rate] = [1.0]
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"

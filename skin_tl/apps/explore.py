@@ -191,8 +191,7 @@ def features_of_run(found: Runs, choice: Choice) -> np.ndarray:
     SkinTLError
         If the chosen run has no backbone.
     """
-    from skin_tl.models.backbones import build_backbone
-    from skin_tl.models.features import extract
+    from skin_tl.models.features import extract, features_of
 
     backbone, preprocessing = choice["backbone"], choice["preprocessing"]
     if kind_of(backbone) != "backbone":
@@ -200,12 +199,11 @@ def features_of_run(found: Runs, choice: Choice) -> np.ndarray:
     run = found.folder / choice["strategy"] / backbone
     if choice["strategy"] == "feature_extraction":
         weights = read_json(run / "run.json")["weights"]
-        model = build_backbone(backbone, preprocessing, found.study.image_size, weights)
-    else:
-        from skin_tl.models.heads import head_file
+        return features_of(found.study, found.folder, found.images, backbone, preprocessing, weights)[0]
+    from skin_tl.models.heads import head_file
 
-        network = f"models/{head_file('main', choice['split_policy'], preprocessing, choice['seed'])}"
-        model = read_model(Run(run, choice["strategy"], backbone, ""), found.study.image_size, network)[1]
+    network = f"models/{head_file('main', choice['split_policy'], preprocessing, choice['seed'])}"
+    model = read_model(Run(run, choice["strategy"], backbone, ""), found.study.image_size, network)[1]
     return extract(found.images, backbone, preprocessing, model)[0]
 
 

@@ -216,7 +216,7 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
     shuffled = gradcam(model, pixels, asked, seen).astype(np.float16)
     metadata = read_metadata_table(folder).set_index("image_id").loc[images.ids].reset_index()
     points = metadata.loc[rows, ["image_id", "lesion_id", "dx"]].assign(x=places[:, 0], y=places[:, 1])
-    side = seen.output_shape[1]
+    side = seen.output_shape[0][1]
     middle = share_in_the_middle(maps) if side >= LEAST_SIDE else np.nan
     chosen = chosen.assign(map_side=side, middle=middle, likeness=likeness(maps, shuffled))
     with write_atomically(run / "explanations") as part:

@@ -6,14 +6,16 @@ Source: R. R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks
 2017.  The maps are those that global average pooling takes, the output of the last convolutional block.  What follows
 them has a slope that is known exactly, so nothing is differentiated automatically, and every backend of Keras gives the
 same: pooling divides by the number of places, a standardisation by the spread, the dense layer multiplies by its
-weights, and a layer normalisation (ConvNeXt has one) has a slope of its own at each image.
+weights, and a layer normalisation has a slope of its own at each image.  Of a network whose features come from several
+stages, the maps are those of the last one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -66,9 +68,9 @@ def gradcam(
     seen, asked = seen or feature_maps(model), np.asarray(classes)
     size = pixels.shape[1:3]
     found = np.zeros((len(pixels), *size), np.float32)
-    for rows, maps in in_batches(seen, pixels, np.arange(len(pixels))):
+    for rows, (maps, features) in in_batches(seen, pixels, np.arange(len(pixels))):
         maps = maps.astype(np.float64)
-        slopes = score_slopes(model, maps.mean(axis=(1, 2)), asked[rows])
+        slopes = score_slopes(model, maps.mean(axis=(1, 2)), features, asked[rows])
         heat = np.maximum(np.einsum("nhwk,nk->nhw", maps, slopes), 0)
         if not np.isfinite(heat).all():
             raise SkinTLError(
@@ -79,8 +81,8 @@ def gradcam(
     return found
 
 
-def in_batches(model: Model, pixels: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Give what a model says of some images, batch by batch: their rows and an array.
+def in_batches(model: Model, pixels: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Any]]:
+    """Give what a model says of some images, batch by batch: their rows and an array, or a list of them.
 
     All batches have one shape, the last one filled up, so that the model is compiled once; for a few batches it is not
     compiled at all, which would take longer than they do.
@@ -89,7 +91,8 @@ def in_batches(model: Model, pixels: np.ndarray, rows: np.ndarray) -> Iterator[t
     for first in range(0, len(rows), BATCH):
         some = rows[first : first + BATCH]
         batch = pixels[np.resize(some, min(BATCH, len(rows)))]
-        yield some, keras.ops.convert_to_numpy(call(batch))[: len(some)]
+        values = keras.tree.map_structure(keras.ops.convert_to_numpy, call(batch))
+        yield some, keras.tree.map_structure(itemgetter(slice(len(some))), values)
 
 
 def _enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -106,39 +109,55 @@ def feature_maps(model: Model) -> Model:
     Returns
     -------
     keras.Model
-        From (n_images, size, size, 3) uint8 to (n_images, height, width, n_features) float32.
+        From (n_images, size, size, 3) uint8 to the maps, (n_images, height, width, n_maps) float32, and the backbone's
+        features, (n_images, n_features) float32.
     """
-    network, pooling, _, _ = _parts(model)
-    pixels = _until(model, network)
-    maps = _until(network, pooling)
-    return keras.Model(pixels.input, maps(pixels.output, training=False), name=f"{model.name}_maps")
+    network, pooling = _parts(model)[:2]
+    given = []
+
+    def call(layer, *arguments, **keywords):
+        if layer is pooling:
+            given.append(arguments[0])
+        return layer(*arguments, **keywords)
+
+    seen = keras.models.clone_model(network, call_function=call, clone_function=lambda layer: layer)
+    both, pixels = keras.Model(seen.input, [given[0], seen.output]), _until(model, network)
+    return keras.Model(pixels.input, both(pixels.output, training=False), name=f"{model.name}_maps")
 
 
-def score_slopes(model: Model, features: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return how much the score of a class, what enters the softmax, grows with each feature.
+def score_slopes(model: Model, means: np.ndarray, features: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return how much the score of a class, what enters the softmax, grows with the mean of each map.
 
-    A feature is the mean of its map, so that its slope divided by the number of places is that of each place.
+    Divided by the number of places it is the slope of each place.
 
     Parameters
     ----------
     model
         As for `gradcam`.
+    means
+        (n_images, n_maps) float, the means of the maps, before anything that the backbone does to them.
     features
-        (n_images, n_features) float, the means of the maps, before anything that the backbone does to them.
+        (n_images, n_features) float, the backbone's: the last n_maps of them come from these maps.
     classes
         (n_images,) int.
 
     Returns
     -------
     numpy.ndarray
-        (n_images, n_features) float64.
+        (n_images, n_maps) float64.
     """
-    _, _, steps, dense = _parts(model)
-    values, given = features, []
+    _, _, inside, steps, dense = _parts(model)
+    slopes = keras.ops.convert_to_numpy(dense.kernel).astype(np.float64).T[classes]
+    slopes = _back_through(steps, features, slopes)[:, -means.shape[1] :]
+    return _back_through(inside, means, slopes)
+
+
+def _back_through(steps, values, slopes):
+    """Return slopes by what some layers, called one after the other, are given, from those by what they give."""
+    given = []
     for step in steps:
         given.append(np.asarray(values, np.float64))
         values = keras.ops.convert_to_numpy(step(np.asarray(values, np.float32), training=False))
-    slopes = keras.ops.convert_to_numpy(dense.kernel).astype(np.float64).T[classes]
     for step, values in zip(reversed(steps), reversed(given), strict=True):
         slopes = _SLOPES[type(step)](step, values, slopes)
     return slopes
@@ -156,7 +175,7 @@ def shuffle_weights(model: Model, seed: int = 0) -> None:
 
 
 def _parts(model):
-    """Return backbone, its pooling, the layers between that and the dense layer, and the dense layer."""
+    """Return backbone, its pooling, its layers after that, the head's before its dense layer, and the dense layer."""
     is_backbone = [isinstance(one, keras.Model) and not isinstance(one, keras.Sequential) for one in model.layers]
     if sum(is_backbone) != 1:
         raise _refusal(model, "it is no backbone followed by a head")
@@ -164,7 +183,10 @@ def _parts(model):
     places = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
     if not places:
         raise _refusal(model, f"{network.name} has 0 layers of global average pooling")
-    after = network.layers[places[-1] + 1 :]  # the last one: EfficientNet has others inside of its blocks
+    inside = network.layers[places[-1] + 1 :]  # the last one: EfficientNet has others inside of its blocks
+    if inside and isinstance(inside[-1], keras.layers.Concatenate):
+        inside = inside[-2:-1]  # of the last stage; the others' stand before it
+    after: list[Any] = []
     for layer in model.layers[is_backbone.index(True) + 1 :]:
         after = [*after, *(layer.layers if isinstance(layer, keras.Sequential) else [layer])]
     *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)] or [network]
@@ -174,10 +196,10 @@ def _parts(model):
         activation = keras.activations.linear
     if not (isinstance(dense, keras.layers.Dense) and dense.activation is activation):
         raise _refusal(model, f"its last layer, {dense.name}, is not dense with softmax")
-    for step in steps:
+    for step in [*inside, *steps]:
         if type(step) not in _SLOPES or getattr(step, "invert", False) or getattr(step, "rms_scaling", False):
             raise _refusal(model, f"the slope of {step.name} ({type(step).__name__}) is not known here")
-    return network, network.layers[places[-1]], steps, dense
+    return network, network.layers[places[-1]], inside, steps, dense
 
 
 def _refusal(model, why):

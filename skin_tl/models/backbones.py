@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from skin_tl.errors import SkinTLError
 from skin_tl.files import file_fingerprint, fingerprint, is_disk_full, read_json
 from skin_tl.registry import BACKBONES, check_image_size, transform_of
+from skin_tl.schema import Features
 
 if TYPE_CHECKING:
     import keras
@@ -39,6 +40,9 @@ PATIENCE_WITH_HUB = 10
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 RANDOM_WEIGHTS_SEED = 0
+
+TINY = 1e-30
+"""Added to the variance of a stage's features: those of an untrained network may be of the order of 1e-12."""
 
 _WEIGHTS_BY_SIZE = ("mobilenet", "mobilenet_v2")
 """Modules of `keras.applications` that download other weights for other sizes of image; those of `imagenet_size` are
@@ -266,7 +270,12 @@ def _as_with_imagenet(network):
 
 
 def build_backbone(
-    name: str, preprocessing: str, image_size: int, weights: dict[str, Any], seed: int = RANDOM_WEIGHTS_SEED
+    name: str,
+    preprocessing: str,
+    image_size: int,
+    weights: dict[str, Any],
+    seed: int = RANDOM_WEIGHTS_SEED,
+    features: Features = "last",
 ) -> keras.Model:
     """Build a backbone that takes raw pixels and gives one vector of features per image.
 
@@ -281,6 +290,9 @@ def build_backbone(
         The backbone's entry in what `resolve_weights` returned.
     seed
         Of random weights.
+    features
+        Of the ``last`` stage, as they are, or of ``all_stages``: the last three, each brought to mean 0 and
+        variance 1 over its features of an image, side by side.
 
     Returns
     -------
@@ -291,7 +303,8 @@ def build_backbone(
     Raises
     ------
     SkinTLError
-        If the weights are of another architecture or their file is gone, or the images are too small for it.
+        If the weights are of another architecture or their file is gone, the images are too small for it, or its
+        stages are not known.
     """
     keras = import_keras()
 
@@ -303,10 +316,36 @@ def build_backbone(
         network = _network(name, "imagenet", image_size)
     else:
         network = _network(name, _where_it_is_now(name, weights), image_size)
+    if features == "all_stages":
+        network = _pool_stages(network, name)
     network.trainable = False
     pixels = keras.Input((image_size, image_size, 3), dtype="uint8", name="pixels")
     scaled = scale_pixels(keras.ops.cast(pixels, "float32"), name, preprocessing)
     return keras.Model(pixels, network(scaled, training=False), name=f"{name}_{preprocessing}")
+
+
+def _pool_stages(network, name):
+    """Let a network give the pooled outputs of its last three stages, normalised and side by side."""
+    keras = import_keras()
+
+    before = BACKBONES[name].stages
+    if not before:
+        raise SkinTLError(
+            f"`features: all_stages` needs the stages of {name}, and its entry in skin_tl/registry.py has no `stages`. "
+            "Name them there, or set `features: last`."
+        )
+    given = {}
+
+    def call(layer, *arguments, **keywords):
+        is_pooling = isinstance(layer, keras.layers.GlobalAveragePooling2D)
+        if layer.name in before or is_pooling:
+            given["last" if is_pooling else layer.name] = arguments[0]  # EfficientNet has others inside of its blocks
+        return layer(*arguments, **keywords)
+
+    whole = keras.models.clone_model(network, call_function=call, clone_function=lambda layer: layer)
+    pooled = [keras.layers.GlobalAveragePooling2D()(given[layer]) for layer in (*before, "last")]
+    normalised = [keras.layers.LayerNormalization(center=False, scale=False, epsilon=TINY)(one) for one in pooled]
+    return keras.Model(whole.input, keras.layers.Concatenate()(normalised), name=network.name)
 
 
 def _where_it_is_now(name, weights):

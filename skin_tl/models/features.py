@@ -102,7 +102,7 @@ def features_of(
         As from `extract`.
     """
     weights = weights or read_json(folder / "weights.json")["backbones"][backbone]
-    model = build_backbone(backbone, preprocessing, study.image_size, weights)
+    model = build_backbone(backbone, preprocessing, study.image_size, weights, features=study.features)
     return extract(images, backbone, preprocessing, model)
 
 

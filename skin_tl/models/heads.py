@@ -345,10 +345,12 @@ class Job:
     def features(self, preprocessing: str, control: bool = False) -> tuple[keras.Model, np.ndarray]:
         """Compute the backbone's features of all images, or find them computed; return model and features.
 
-        Those of its control are of the same backbone with random weights.
+        Those of its control are of the same backbone with random weights.  A network that is fine-tuned ends in its
+        last stage, whatever the study's frozen backbones give.
         """
         weights = {"source": "random"} if control else self.weights
-        model = build_backbone(self.backbone, preprocessing, self.study.image_size, weights)
+        kind = self.study.features if self.strategy == "feature_extraction" else "last"
+        model = build_backbone(self.backbone, preprocessing, self.study.image_size, weights, features=kind)
         features, about = extract(self.images, self.backbone, preprocessing, model)
         self.sizes.update(n_parameters=model.count_params(), n_features=features.shape[1])
         self.timings[f"features_{'random' if control else preprocessing}_s"] = about["seconds"]

@@ -18,7 +18,14 @@ from skin_tl.models.augmentation import (
     Augmentation,
     FrozenMode,
 )
-from skin_tl.models.backbones import all_layers, build_backbone, import_keras, network_of, scale_pixels
+from skin_tl.models.backbones import (
+    RANDOM_WEIGHTS_SEED,
+    all_layers,
+    build_backbone,
+    import_keras,
+    network_of,
+    scale_pixels,
+)
 from skin_tl.models.devices import (
     precision_of,
 )
@@ -142,8 +149,8 @@ class Network:
     def __init__(self, job: Job, preprocessing: str, seed: int, head: keras.Model | None, counts: np.ndarray):
         study, tuned = job.study, job.strategy == "fine_tuning"
         # A head was trained on features, so its backbone is that of the features, even if its weights are random.
-        own = {} if tuned else {"seed": seed}
-        model = build_backbone(job.backbone, preprocessing, study.image_size, job.weights, **own)
+        weights_seed = RANDOM_WEIGHTS_SEED if tuned else seed
+        model = build_backbone(job.backbone, preprocessing, study.image_size, job.weights, weights_seed)
         job.sizes.update(n_parameters=model.count_params(), n_features=model.output_shape[-1])
         network = network_of(model)
         keras.utils.set_random_seed(seed)

@@ -20,9 +20,9 @@ RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (3, 96, 96, 3), np.uint8)
 
 
-def whole_model(name, pixels, size=96, weights=RANDOM, folder=None):
+def whole_model(name, pixels, size=96, weights=RANDOM, folder=None, features="last"):
     """Put a backbone and a random head together as a run does, and read it back where a folder is given."""
-    backbone = build_backbone(name, "native", size, weights)
+    backbone = build_backbone(name, "native", size, weights, features=features)
     head = heads.build_head(backbone.predict_on_batch(pixels), np.arange(len(pixels)))
     dense = head.get_layer("diagnosis")
     dense.set_weights([np.random.default_rng(1).normal(size=weight.shape) for weight in dense.get_weights()])
@@ -35,16 +35,23 @@ def whole_model(name, pixels, size=96, weights=RANDOM, folder=None):
 # The same as automatic differentiation
 
 
-@pytest.mark.parametrize("name", sorted({*BACKBONES} - {"EfficientNetB7"}))  # EfficientNetB7 takes minutes
-def test_slopes_are_those_of_tensorflow_s_gradient_tape(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [(name, "last") for name in sorted({*BACKBONES} - {"EfficientNetB7"})]  # EfficientNetB7 takes minutes
+    + [("MobileNetV2", "all_stages"), ("ConvNeXtTiny", "all_stages")],
+)
+def test_slopes_are_those_of_tensorflow_s_gradient_tape(name, features, tmp_path):
     tf = pytest.importorskip("tensorflow")
     if keras.backend.backend() != "tensorflow":
         pytest.skip("a gradient tape needs Keras to compute with TensorFlow")
-    model, classes = whole_model(name, PIXELS, folder=tmp_path), np.array([4, 0, 6])
-    maps = tf.constant(gradcam.feature_maps(model).predict_on_batch(PIXELS))
+    model, classes = whole_model(name, PIXELS, folder=tmp_path, features=features), np.array([4, 0, 6])
+    maps, given = gradcam.feature_maps(model).predict_on_batch(PIXELS)
+    maps = tf.constant(maps)
     network, head = model.layers[-2:]
-    pooling = next(layer for layer in network.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D))
+    *_, pooling = (layer for layer in network.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D))
     after = network.layers[network.layers.index(pooling) :]
+    if features == "all_stages":
+        after = [pooling, after[-2], lambda last: tf.concat([given[:, : -last.shape[1]], last], axis=1)]
     with tf.GradientTape() as tape:
         tape.watch(maps)
         values = maps
@@ -56,7 +63,7 @@ def test_slopes_are_those_of_tensorflow_s_gradient_tape(name, tmp_path):
     np.testing.assert_allclose(tf.nn.softmax(scores), model.predict_on_batch(PIXELS), atol=1e-4)
     expected = tape.gradient(score, maps).numpy()
     n_places = np.prod(maps.shape[1:3])
-    found = gradcam.score_slopes(model, maps.numpy().mean(axis=(1, 2)), classes) / n_places
+    found = gradcam.score_slopes(model, maps.numpy().mean(axis=(1, 2)), given, classes) / n_places
     spread = np.abs(expected).max()
     np.testing.assert_allclose(np.broadcast_to(found[:, None, None], maps.shape) / spread, expected / spread, atol=1e-4)
 

@@ -1,5 +1,6 @@
 """Backbones see what keras.applications documents, whichever road their weights come by."""
 
+import dataclasses
 import http.server
 import importlib
 import json
@@ -50,6 +51,57 @@ def test_unit_features_are_those_of_pixels_between_minus_one_and_one(name):
     network.set_weights(model.get_weights())
     expected = network.predict_on_batch(PIXELS.astype(np.float32) / 127.5 - 1)
     np.testing.assert_allclose(model.predict_on_batch(PIXELS) / expected.std(), expected / expected.std(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("VGG16", ("block3_pool", "block4_pool", "block5_pool")),
+        ("Xception", ("block4_sepconv1_act", "block13_sepconv1_act", "block14_sepconv2_act")),
+        ("ResNet50", ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out")),
+        ("MobileNetV2", ("block_6_expand_relu", "block_13_expand_relu", "out_relu")),
+    ],
+)
+def test_features_of_all_stages_are_the_means_of_the_last_three_each_normalised(name, ends, tmp_path):
+    model = build_backbone(name, "native", 75, RANDOM, features="all_stages")
+    last = build_backbone(name, "native", 75, RANDOM)
+    network = backbones.network_of(last)
+    maps = keras.Model(network.input, [network.get_layer(end).output for end in ends])
+    expected = []
+    for values in maps.predict_on_batch(_documented(name, PIXELS)):
+        means = values.astype(np.float64).mean(axis=(1, 2))
+        expected.append((means - means.mean(axis=1, keepdims=True)) / means.std(axis=1, keepdims=True))
+    found = model.predict_on_batch(PIXELS)
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=2e-3)
+
+    # a layer for each stage, of Keras's own: the file is read back without this package's code
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict_on_batch(PIXELS), found)
+    assert backbones.model_fingerprint(again) == backbones.model_fingerprint(model)
+    assert backbones.model_fingerprint(model) != backbones.model_fingerprint(last)
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [
+        ("ConvNeXtTiny", (192, 384, 768)),  # Liu et al., CVPR 2022
+        ("EfficientNetB7", (6 * 80, 6 * 224, 2560)),  # Tan and Le, ICML 2019, widened by 2; its stages end expanded
+    ],
+)
+def test_three_stages_are_found_where_layers_have_no_name_of_their_own_or_pool_inside(name, widths):
+    model = build_backbone(name, "native", 64, RANDOM, features="all_stages")
+    found = model.predict_on_batch(PIXELS[:, :64, :64])
+    assert found.shape == (3, sum(widths))
+    for stage in np.split(found, np.cumsum(widths)[:-1], axis=1):
+        np.testing.assert_allclose(stage.mean(axis=1), 0, atol=1e-4)
+        np.testing.assert_allclose(stage.std(axis=1), 1, atol=1e-3)
+
+
+def test_stages_that_the_registry_does_not_name_are_asked_for(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "MobileNetV2", dataclasses.replace(BACKBONES["MobileNetV2"], stages=()))
+    with pytest.raises(SkinTLError, match=r"features: all_stages.*MobileNetV2.*registry\.py.*features: last"):
+        build_backbone("MobileNetV2", "native", 64, RANDOM, features="all_stages")
 
 
 def test_two_names_for_one_transform_are_known_as_such():
