@@ -77,7 +77,8 @@ def _metrics_are_those_of_the_predictions(predictions_file, metrics_file):
 
 
 def test_an_external_test_set_is_predicted_beside_the_internal_one(project, tmp_path):
-    source, wanted = tmp_path / "ISIC2018", ("--config", "external=isic2018", "split_policies=lesion", "seeds=1")
+    source, wanted = tmp_path / "ISIC2018", ("external=isic2018", "split_policies=lesion", "seeds=1")
+    wanted = ("--config", *wanted, "features=all_stages")
     source.mkdir()
     known = sorted((tmp_path / "HAM10000").glob("*.png"))[0]
     colours = np.random.default_rng(1).integers(0, 255, (len(CLASSES), 6, 6, 3), np.uint8)
@@ -97,6 +98,7 @@ def test_an_external_test_set_is_predicted_beside_the_internal_one(project, tmp_
     duplicates = pd.read_csv(external / "duplicates.csv").set_index("image_id")
     assert duplicates.loc["test_known", "nearest_image_id"] == known.stem
     assert (external / "features_MobileNetV2_native.json").is_file()
+    assert json.loads((project / RUN / "run.json").read_text())["n_features"] == 192 + 576 + 1280  # of three stages
     table = pd.read_csv(project / RUN / "predictions_isic2018.csv")
     inside = pd.read_csv(project / RUN / "predictions.csv")
     assert table.columns.tolist() == inside.columns.tolist()
