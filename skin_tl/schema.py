@@ -64,7 +64,7 @@ ENSEMBLE = "ensemble"
 EVALUATED = (
     *("metrics.csv", "comparisons.csv", "effects.csv", "decisions.csv", "roc.csv", "subgroups.csv"),
     *("calibration.csv", "other_splits.csv", "external.csv", "abstention.csv", "risk_coverage.csv", "conformal.csv"),
-    *("shift.csv", "priors.csv"),
+    *("shift.csv", "priors.csv", "decision_curves.csv", "prevalence.csv", "risk.csv", "risk_bins.csv"),
 )
 """Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.evaluation.scoring`)."""
 
@@ -123,6 +123,25 @@ SENSITIVITY = 0.95
 DECISION_COLUMNS = [
     *[column for column in METRIC_COLUMNS if column not in ("subgroup", "class", "n_images")],
     *("decision", "point"),
+]
+
+CURVE_COLUMNS = [
+    *(*CELL, "strategy", "backbone", "decision", "threshold_percent", "net_benefit", "ci_low", "ci_high"),
+    *("refer_all", "gain", "gain_low", "gain_high", "n_lesions"),
+]
+
+PREVALENCE_COLUMNS = [
+    *(*CELL, "strategy", "backbone", "decision", "prevalence_percent", "metric", "value", "ci_low", "ci_high"),
+]
+
+RISK_COLUMNS = [*CELL, "strategy", "backbone", "seed", "metric", "value", "ci_low", "ci_high", "n_lesions"]
+
+OUTCOMES = {"melanoma": ("mel",), "other_malignant": ("akiec", "bcc"), "benign": BENIGN}
+"""What the lesions are that the probability of melanoma is given to."""
+
+RISK_BIN_COLUMNS = [
+    *(*CELL, "strategy", "backbone", "risk_low", "risk_high", "risk", "observed", "ci_low", "ci_high", "n_lesions"),
+    *OUTCOMES,
 ]
 
 ROC_COLUMNS = [

@@ -21,7 +21,10 @@ from skin_tl.evaluation.conformal import conformal_table
 from skin_tl.evaluation.decisions import decisions_table, roc_points
 from skin_tl.evaluation.metric_list import COMPARED
 from skin_tl.evaluation.metrics import N_BOOT, metrics_table
+from skin_tl.evaluation.net_benefit import decision_curves
 from skin_tl.evaluation.predictions import main_arm, read_table
+from skin_tl.evaluation.prevalence import prevalence_table
+from skin_tl.evaluation.risk import risk_bins, risk_table
 from skin_tl.evaluation.shift import shift_tables
 from skin_tl.evaluation.study_files import StudyFiles, published_results
 from skin_tl.evaluation.subgroups import subgroup_table
@@ -89,11 +92,16 @@ def evaluate_study(files: StudyFiles, n_boot: int = N_BOOT) -> dict[str, pd.Data
     subgroups = _of_runs(files, subgroups_of, ("backbone",))
     of_runs = _of_runs(files, partial(metrics_table, n_boot=n_boot), ("backbone", "ensemble", "baseline"), arms=True)
     metrics = pd.concat([of_runs, subgroups[METRIC_COLUMNS]], ignore_index=True)
+    decisions = _of_runs(files, partial(decisions_table, n_boot=n_boot))
     return {
         "metrics.csv": metrics,
         "comparisons.csv": _comparisons(files, n_boot),
         "effects.csv": _effects(files, n_boot),
-        "decisions.csv": _of_runs(files, partial(decisions_table, n_boot=n_boot)),
+        "decisions.csv": decisions,
+        "decision_curves.csv": _of_runs(files, partial(decision_curves, n_boot=n_boot)),
+        "prevalence.csv": prevalence_table(decisions),
+        "risk.csv": _of_runs(files, partial(risk_table, n_boot=n_boot)),
+        "risk_bins.csv": _of_runs(files, partial(risk_bins, n_boot=n_boot)),
         "roc.csv": _of_runs(files, roc_points),
         "calibration.csv": _of_runs(files, reliability),
         "subgroups.csv": subgroups,

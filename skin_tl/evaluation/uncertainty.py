@@ -14,6 +14,7 @@ lesions that has this variance (`wilson_interval`).  ``tests/benchmarks/interval
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from scipy import special
@@ -125,6 +126,14 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def one_thread() -> AbstractContextManager:
+    """Keep products of matrices to one thread: faster where they are small, and the same bytes on any number of cores.
+
+    To be used in a ``with`` statement.
+    """
+    return _libraries().limit(limits=1, user_api="blas")
+
+
 def draw_metrics(
     y: np.ndarray,
     probability: np.ndarray,
@@ -153,8 +162,7 @@ def draw_metrics(
         By metric and class, (n_draws,); the class is a column of `probability`, or None for a metric of the whole.
     """
     parts: list[dict] = []
-    # Small products: one thread is faster than many, and gives the same bytes on any number of cores.
-    with _libraries().limit(limits=1, user_api="blas"):
+    with one_thread():
         for start in range(0, weights.shape[1], CHUNK):
             drawn = weights[lesion, start : start + CHUNK]
             parts.append({})
@@ -253,6 +261,11 @@ def units_of_mean(n_lesions: Sequence[int] | np.ndarray) -> float:
     return (1 / sizes).sum() ** 2 / (1 / (sizes**2 * np.maximum(sizes - 1, 1))).sum() + 1
 
 
+def percentiles(draws: np.ndarray) -> np.ndarray:
+    """Return both ends of the 95 % interval by percentiles of draws, which are the last axis: (2, ...)."""
+    return np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=-1)
+
+
 def interval(metric: str, value: float, draws: np.ndarray, n_units: float) -> tuple[float, float]:
     """Give the 95 % interval of a metric from its draws.
 
@@ -286,7 +299,7 @@ def interval(metric: str, value: float, draws: np.ndarray, n_units: float) -> tu
         raise ValueError(f"{metric} is {value}, outside of 0…1: declare it with bounded=False in METRICS.")
     if declared.bounded and not declared.biased:
         return wilson_interval(value, draws.var(), n_units)
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = percentiles(draws)
     if declared.biased:
         low, high = max(min(2 * value - high, value), 0.0), max(2 * value - low, value)
     return low, high

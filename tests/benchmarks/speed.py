@@ -22,7 +22,9 @@ from skin_tl.evaluation.comparison import compare_backbones
 from skin_tl.evaluation.conformal import conformal_table
 from skin_tl.evaluation.decisions import decisions_table, roc_points
 from skin_tl.evaluation.metrics import metrics_table
+from skin_tl.evaluation.net_benefit import decision_curves
 from skin_tl.evaluation.predictions import check_predictions
+from skin_tl.evaluation.risk import risk_bins, risk_table
 from skin_tl.evaluation.subgroups import subgroup_table
 from skin_tl.schema import DISTANCE_COLUMNS
 
@@ -68,6 +70,8 @@ def main():
         "decisions": lambda table, name: decisions_table(table, "s", name, draws),
         "ROC points": lambda table, name: roc_points(table, "s", name),
         "subgroups": lambda table, name: subgroup_table(table, metadata, "s", name, draws),
+        "decision curves": lambda table, name: decision_curves(table, "s", name, draws),
+        "risk": lambda table, name: (risk_table(table, "s", name, draws), risk_bins(table, "s", name, draws)),
         "prediction sets": lambda table, name: conformal_table(table, "s", name, draws),
     }
     steps = {
