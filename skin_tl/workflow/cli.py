@@ -114,6 +114,15 @@ def export(options: tuple[str, ...]) -> int:
 
 
 @commands.command()
+@click.argument("study")
+def publish(study: str) -> None:
+    """Copy STUDY's report to report/published/, and list it there and in README.md."""
+    from skin_tl.reporting.publishing import publish as copy
+
+    click.echo(f"Published in {copy(study).relative_to(ROOT)}")
+
+
+@commands.command()
 @click.argument("study", required=False)
 def clean(study: str | None) -> None:
     """Remove runs/STUDY and report/STUDY; without STUDY those of all studies, and cache/."""
