@@ -320,7 +320,7 @@ rule baselines:
     shell: run("baselines")
 
 rule ensemble:
-    message: "averaging the backbones, {wildcards.strategy}"
+    message: "pooling the backbones, {wildcards.strategy}"
     input: lambda wildcards: [file for file in PREDICTIONS if f"/{wildcards.strategy}/" in file]
     output: [f"{RUNS}/{{strategy}}/ensemble/{file}" for file in ("predictions.csv", "run.json")]
     params:

@@ -58,7 +58,7 @@ BASELINES = ("majority", "metadata_only", "colour_histogram")
 """Pseudo-backbones that use no network; their runs stand under the strategy ``baseline``."""
 
 ENSEMBLE = "ensemble"
-"""Pseudo-backbone of a strategy: the mean of its backbones' probabilities."""
+"""Pseudo-backbone of a strategy: its backbones' probabilities, pooled."""
 
 
 EVALUATED = (

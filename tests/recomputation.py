@@ -45,6 +45,26 @@ IMAGENET_SIZES = {"VGG16": 224, "ResNet50": 224, "Xception": 299, "EfficientNetB
 AGES = {"0-29": (0, 30), "30-44": (30, 45), "45-59": (45, 60), "60-74": (60, 75), "75+": (75, np.inf)}
 
 
+def pooled_by_head(rows, log_p):
+    """Return rows with the product of probabilities, each to the power whose log loss on validation is lowest."""
+    pooled = np.zeros(log_p.shape[1:])
+    for _, head in rows.groupby(["split_policy", "preprocessing", "seed"]):
+        val = head.index[(head["subset"] == "val")]
+        y = [CLASSES.index(dx) for dx in rows.loc[val, "dx"]]
+
+        def loss(weights, val=val, y=y):
+            values = np.exp(np.einsum("m,mnc->nc", weights, log_p[:, val]))
+            return -np.log(values[np.arange(len(val)), y] / values.sum(axis=1)).mean()
+
+        bounds = [(0, None)] * len(log_p)
+        found = optimize.minimize(
+            loss, np.full(len(log_p), 0.3), method="SLSQP", bounds=bounds, options={"ftol": 1e-14}
+        )
+        values = np.exp(np.einsum("m,mnc->nc", found.x, log_p[:, head.index]))
+        pooled[head.index] = values / values.sum(axis=1, keepdims=True)
+    return rows.assign(**dict(zip(PROBABILITIES, pooled.T, strict=True)))
+
+
 @dataclass(frozen=True)
 class Between:
     """A number that a search found, and how far another search may be from it."""
@@ -286,12 +306,14 @@ class Recomputation:
 
     @stored
     def predictions(self, strategy, backbone):
-        """Return all predictions of a run; the ensemble's are averaged here, those of a baseline are its file's."""
+        """Return all predictions of a run; the ensemble's are pooled here, those of a baseline are its file's."""
         if backbone == "ensemble":
             tables = [self.predictions(strategy, name) for name in self.study["backbones"]]
             names = [name for name in tables[0].columns if name not in PROBABILITIES]
-            own = [t[(t["arm"] == "main") & (t["train_fraction"] == 1)] for t in tables]
-            return pd.concat(own).groupby(names, as_index=False, sort=False)[PROBABILITIES].mean()
+            own = [t[(t["arm"] == "main") & (t["train_fraction"] == 1)].set_index(names) for t in tables]
+            first, *others = [np.log(np.clip(table[PROBABILITIES], 2.0**-23, None)) for table in own]
+            log_p = np.stack([first, *(table.loc[first.index] for table in others)])
+            return pooled_by_head(first.index.to_frame(index=False), log_p)
         run = self.runs / ("baseline" if backbone in BASELINES else strategy) / backbone
         files = [run / "predictions.csv"]
         if self.study.get("external") and backbone not in BASELINES:

@@ -1,6 +1,6 @@
 """Predictions: tables with one row per image, as ``predictions.csv`` holds them.
 
-Takes files of finished runs; gives checked tables, parts of them, and their average.
+Takes files of finished runs; gives checked tables, parts of them, and their ensemble.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import optimize, special
 
 from skin_tl.errors import SkinTLError
-from skin_tl.schema import CELL, CLASSES, PREDICTION_COLUMNS, PROBABILITIES, SUBSETS
+from skin_tl.schema import CELL, CLASSES, HEAD, PREDICTION_COLUMNS, PROBABILITIES, SUBSETS
 
 SUM_TOLERANCE = 1e-3
 """How far the sum of an image's probabilities may be from one."""
 
 UNIT = [*CELL, "seed", "subset", "image_id"]
 """Columns that name one row."""
+
+TINY = float(np.finfo(np.float32).eps)
+"""The smallest probability that counts in an ensemble, as in the log loss of numbers of this precision."""
 
 AGAIN = "Delete the file and run the study again."
 
@@ -174,12 +178,15 @@ def class_codes(dx: Any) -> np.ndarray:
 
 
 def ensemble(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Average the probabilities of several backbones image by image.
+    """Pool the probabilities of several backbones image by image, by weights that the validation subset selects.
+
+    A logarithmic opinion pool (Genest and Zidek, Statistical Science 1986): the product of their probabilities,
+    each to the power of its weight, brought to a sum of one.  Each head has weights of its own, see `pool_weights`.
 
     Parameters
     ----------
     predictions
-        By backbone.
+        By backbone, of the validation subset and of what is predicted.
 
     Raises
     ------
@@ -188,8 +195,49 @@ def ensemble(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     check_same_images(predictions)
     tables = [table.sort_values(UNIT, ignore_index=True) for _, table in sorted(predictions.items())]
-    mean = np.mean([table[PROBABILITIES].to_numpy(float) for table in tables], axis=0)
-    return tables[0][PREDICTION_COLUMNS].assign(**dict(zip(PROBABILITIES, mean.T, strict=True)))
+    log_p = np.stack([np.log(np.maximum(table[PROBABILITIES].to_numpy(float), TINY)) for table in tables])
+    pooled, first = np.empty(log_p.shape[1:]), tables[0]
+    for rows in first.groupby(HEAD).indices.values():
+        val = rows[(first["subset"].to_numpy() == "val")[rows]]
+        weights = pool_weights(class_codes(first["dx"].iloc[val]), log_p[:, val])
+        pooled[rows] = special.softmax(np.tensordot(weights, log_p[:, rows], 1), axis=1)
+    return first[PREDICTION_COLUMNS].assign(**dict(zip(PROBABILITIES, pooled.T, strict=True)))
+
+
+def pool_weights(y: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+    """Return the weights of a logarithmic pool that has the lowest log loss.
+
+    None is negative; their sum is free, so that the pool is calibrated as by a temperature.
+
+    Parameters
+    ----------
+    y
+        (n_images,) int, the diagnoses.
+    log_p
+        (n_members, n_images, 7) logarithms of probabilities.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_members,) float.
+    """
+    images = np.arange(len(y))
+
+    def loss(weights):
+        pooled = special.log_softmax(np.tensordot(weights, log_p, 1), axis=1)
+        slope = (np.exp(pooled) * log_p).sum(axis=2) - log_p[:, images, y]
+        return -pooled[images, y].mean(), slope.mean(axis=1)
+
+    n_members = len(log_p)
+    found = optimize.minimize(
+        loss,
+        np.full(n_members, 1 / n_members),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * n_members,
+        options={"ftol": 1e-14, "gtol": 1e-9},
+    )
+    return found.x
 
 
 def check_same_images(predictions: Mapping[str, pd.DataFrame]) -> None:

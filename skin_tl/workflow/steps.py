@@ -142,11 +142,11 @@ def baselines(study: Study, folder: Path, options: Namespace) -> None:
 
 
 def ensemble(study: Study, folder: Path, options: Namespace) -> None:
-    """Average the probabilities of a strategy's backbones."""
+    """Pool the probabilities of a strategy's backbones."""
     from datetime import UTC, datetime
 
     from skin_tl.data.preparation import read_splits
-    from skin_tl.evaluation.predictions import ensemble as average
+    from skin_tl.evaluation.predictions import ensemble as pool
     from skin_tl.evaluation.predictions import main_arm
     from skin_tl.evaluation.study_files import run_predictions
     from skin_tl.models.runs import write_pseudo_run
@@ -156,7 +156,7 @@ def ensemble(study: Study, folder: Path, options: Namespace) -> None:
         backbone: main_arm(run_predictions(study, of_strategy / backbone, splits, "./run_all.sh"))
         for backbone in study.backbones
     }
-    write_pseudo_run(study, folder, options.strategy, ENSEMBLE, average(predictions), started)
+    write_pseudo_run(study, folder, options.strategy, ENSEMBLE, pool(predictions), started)
 
 
 def evaluate(study: Study, folder: Path, options: Namespace) -> None:

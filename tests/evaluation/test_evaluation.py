@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize, special
 from simulated import draw_images, predictions, softmax
 from sklearn import metrics as skm
 from sklearn.calibration import calibration_curve
@@ -18,8 +19,16 @@ from skin_tl.evaluation.calibration import (
 )
 from skin_tl.evaluation.metric_list import METRICS, Metric
 from skin_tl.evaluation.metrics import approximate, metrics_table
-from skin_tl.evaluation.predictions import check_predictions, check_same_images, ensemble, read_predictions, read_table
-from skin_tl.schema import CLASSES, METRIC_COLUMNS, PROBABILITIES
+from skin_tl.evaluation.predictions import (
+    check_predictions,
+    check_same_images,
+    class_codes,
+    ensemble,
+    pool_weights,
+    read_predictions,
+    read_table,
+)
+from skin_tl.schema import CLASSES, METRIC_COLUMNS, PREDICTION_COLUMNS, PROBABILITIES
 
 KEY = [*METRIC_COLUMNS[: METRIC_COLUMNS.index("value")]]
 
@@ -242,14 +251,54 @@ def test_calibration_error_of_a_hand_made_table():
     assert expected_calibration_error(["mel"] * 4, probability) == pytest.approx(0.8)
 
 
-def test_ensemble_averages_image_by_image(table):
-    other = table.copy()
-    other[PROBABILITIES] = np.roll(table[PROBABILITIES].to_numpy(), 1, axis=1)
-    mean = ensemble({"A": table, "B": other.sample(frac=1, random_state=0)})
-    expected = (table[PROBABILITIES].to_numpy() + other[PROBABILITIES].to_numpy()) / 2
-    np.testing.assert_allclose(mean[PROBABILITIES], expected)
-    assert (mean["image_id"] == table["image_id"]).all()
-    check_predictions(mean)
+def _members(n=1500, seed=0):
+    """Simulate two backbones that know different things of an image and one that knows nothing, all overconfident."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 7, n)
+    known = [np.eye(7)[y] * strength + rng.normal(0, 1, (n, 7)) for strength in (2.0, 1.0, 0.0)]
+    return y, np.stack([special.log_softmax(3 * logits, axis=1) for logits in known])
+
+
+def _loss(weights, y, log_p):
+    pooled = np.exp(np.tensordot(weights, log_p, 1))
+    return skm.log_loss(y, pooled / pooled.sum(1, keepdims=True), labels=range(7))
+
+
+def test_pool_weights_are_those_of_another_method_and_undo_overconfidence():
+    y, log_p = _members()
+    found = pool_weights(y, log_p)
+    # The logits' noise has variance 1, so the evidence of a backbone is `strength` times its logits, here a third.
+    np.testing.assert_allclose(found, [2 / 3, 1 / 3, 0], atol=0.04)
+    other = optimize.minimize(
+        _loss, [0.3] * 3, args=(y, log_p), method="SLSQP", bounds=[(0, None)] * 3, options={"ftol": 1e-13}
+    )
+    np.testing.assert_allclose(found, other.x, atol=1e-3)
+    assert _loss(found, y, log_p) <= min(_loss(alone, y, log_p) for alone in np.eye(3))
+
+
+def test_an_ensemble_has_weights_of_its_own_for_each_head_and_none_from_the_test_subset():
+    tables = {}
+    for seed in (1, 2):
+        y, log_p = _members(400, seed)
+        for name, values in zip("AB", log_p[:: 1 if seed == 1 else -1][:2], strict=True):  # seed 2: B knows nothing
+            rows = pd.DataFrame({"image_id": [f"{seed}_{k:03d}" for k in range(400)], "dx": np.array(CLASSES)[y]})
+            rows["lesion_id"], rows["subset"] = rows["image_id"], np.where(np.arange(400) < 300, "val", "test")
+            rows = rows.assign(dataset="internal", arm="main", train_fraction=1.0, split_policy="lesion", seed=seed)
+            rows = rows.assign(preprocessing="native", **dict(zip(PROBABILITIES, np.exp(values).T, strict=True)))
+            tables.setdefault(name, []).append(rows[PREDICTION_COLUMNS])
+    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    pooled = ensemble({"A": tables["A"], "B": tables["B"].sample(frac=1, random_state=0)})
+    check_predictions(pooled)
+    for seed in (1, 2):
+        own = {name: table[table["seed"] == seed] for name, table in tables.items()}
+        log_p = np.log([table[PROBABILITIES].to_numpy() for table in own.values()])
+        weights = pool_weights(class_codes(own["A"]["dx"].iloc[:300]), log_p[:, :300])
+        expected = np.exp(np.tensordot(weights, log_p, 1))
+        found = pooled[pooled["seed"] == seed].set_index("image_id").loc[own["A"]["image_id"], PROBABILITIES]
+        np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-3)
+    spoilt = tables["A"].assign(dx=tables["A"]["dx"].where(tables["A"]["subset"] == "val", "nv"))
+    again = ensemble({"A": spoilt, "B": tables["B"].assign(dx=spoilt["dx"])})
+    pd.testing.assert_frame_equal(again[PROBABILITIES], pooled[PROBABILITIES])
 
 
 def spoil(table, column, value, row=3):
