@@ -41,6 +41,7 @@ BENIGN = ["bkl", "df", "nv", "vasc"]
 # What the report says of itself: level of its intervals, what counts as real, and which subgroups allow a conclusion.
 CONFIDENCE, LEVEL, SENSITIVITY, MIN_LESIONS, MIN_CLASS_LESIONS, MAX_WIDTH = 0.95, 0.05, 0.95, 30, 5, 0.2
 SURE, N_ERRORS, LEAST_SIDE = 0.9, 6, 3
+COVERAGE, ANSWERED = 0.9, 0.8
 IMAGENET_SIZES = {"VGG16": 224, "ResNet50": 224, "Xception": 299, "EfficientNetB7": 600}
 AGES = {"0-29": (0, 30), "30-44": (30, 45), "45-59": (45, 60), "60-74": (60, 75), "75+": (75, np.inf)}
 
@@ -243,6 +244,62 @@ def holm(p):
     return corrected
 
 
+# Shifts ------------------------------------------------------------------------------------------------------------
+
+PARTS = ("difference", "prevalence", "calibration", "rest", "prior_correction")
+
+
+def fit_calibration(y, probability):
+    """Fit temperature and prior by another search, that of Newton; return slope and biases, (8,)."""
+    logits, right = np.log(np.maximum(probability, np.finfo(float).eps)), np.eye(len(CLASSES))[y]
+    # Columns of each image's derivatives of the scores by slope and biases.
+    inner = np.concatenate([logits[:, :, None], np.broadcast_to(np.eye(len(CLASSES)), (len(y), 7, 7))], axis=2)
+    penalty = 2e-3 * np.diag([0.0] + [1.0] * len(CLASSES))
+    found = np.array([1.0] + [0.0] * len(CLASSES))
+    for _ in range(100):
+        chances = special.softmax(inner @ found, axis=1)
+        slope = np.einsum("nk,nkp->p", chances - right, inner) / len(y) + penalty @ found
+        spread = np.einsum("nk,nkp,nkq->pq", chances, inner, inner)
+        mean = np.einsum("nk,nkp->np", chances, inner)
+        step = np.linalg.solve((spread - mean.T @ mean) / len(y) + penalty, slope)
+        found = found - step * min(1, 0.5 / np.abs(step).max())
+    assert np.abs(slope).max() < 1e-9 and 1 / 20 < found[0] < 20
+    return found
+
+
+def calibrated(probability, fit):
+    """Return scores, before the softmax."""
+    return fit[0] * np.log(np.maximum(probability, np.finfo(float).eps)) + fit[1:]
+
+
+def likeliest_prior(ratio):
+    """Find the frequencies of greatest likelihood, whose images have densities in proportion to `ratio`, (n, 7)."""
+
+    def loss(logits):
+        prior = special.softmax(logits)
+        mixed = ratio @ prior
+        slope = -(ratio / mixed[:, None]).mean(axis=0)
+        return -np.log(mixed).mean(), prior * (slope - prior @ slope)
+
+    found = optimize.minimize(loss, np.zeros(len(CLASSES)), jac=True, method="BFGS", options={"gtol": 1e-9})
+    return special.softmax(found.x)
+
+
+def parts_of_difference(own, other, own_fitted, other_fitted, corrected):
+    """Return the parts of a difference in macro F1 from confusion matrices, in the order of `PARTS`."""
+
+    def f1(table):
+        there = table.sum(axis=1) > 0
+        return (2 * table.diagonal() / np.maximum(table.sum(axis=0) + table.sum(axis=1), 1e-12))[there].mean()
+
+    def alike(table):
+        return table / np.maximum(table.sum(axis=1, keepdims=True), 1e-12) * other.sum(axis=1, keepdims=True)
+
+    rest = f1(other_fitted) - f1(alike(own_fitted))
+    first = [f1(other) - f1(own), f1(alike(own)) - f1(own)]
+    return np.array([*first, f1(other) - f1(alike(own)) - rest, rest, f1(corrected) - f1(other)])
+
+
 # A whole study -----------------------------------------------------------------------------------------------------
 
 
@@ -443,6 +500,7 @@ class Recomputation:
         study = self.study
         lists = {"n_backbones": "backbones", "n_seeds": "seeds"}
         fixed = {"confidence": CONFIDENCE, "level": LEVEL, "sensitivity": SENSITIVITY, "n_classes": len(CLASSES)}
+        fixed |= {"coverage": COVERAGE, "answered": ANSWERED}
         fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH, "n_penalties": len(study["l2"])}
         about = json.loads((self.runs / "dataset" / "images.json").read_text())
         fixed |= {"n_merged_lesions": len(about["merged_lesions"])}
@@ -981,6 +1039,167 @@ class Recomputation:
             ends = np.array(wilson((hits / sizes).mean(), draws, found["n_lesions"]))
             found |= near(ends * sizes.mean() if count else ends)
         return found[ending]
+
+    # When to trust a prediction
+
+    @stored
+    def certainty(self, setup, backbone, score, subset="test", dataset="internal"):
+        """Return how sure a backbone is of each of its `rows`, higher for the surer."""
+        rows = self.rows(setup, backbone, subset, dataset)
+        if score == "max_probability":
+            return rows[PROBABILITIES].max(axis=1).to_numpy()
+        if score == "entropy":
+            return -stats.entropy(rows[PROBABILITIES].to_numpy(), axis=1)
+        if score == "disagreement":
+            chances = [self.rows(setup, name, subset, dataset)[PROBABILITIES].to_numpy() for name in self.backbones]
+            mean = np.mean(chances, axis=0)
+            return -np.mean([stats.entropy(one, mean, axis=1) for one in chances], axis=0)
+        assert setup[0] == "feature_extraction"
+        wanted = {"dataset": dataset, "backbone": backbone, "split_policy": setup[1], "preprocessing": setup[2]}
+        known = pd.read_csv(self.runs / "features" / "distances.csv")
+        known = known.loc[(known[list(wanted)] == pd.Series(wanted)).all(axis=1), ["seed", "image_id", "distance"]]
+        return -rows.merge(known, on=["seed", "image_id"], how="left", validate="1:1")["distance"].to_numpy()
+
+    @property
+    def backbones(self):
+        return self.study["backbones"]
+
+    @stored
+    def abstained(self, setup, backbone, score, dataset):
+        """Return draws of and the mean over the seeds of each metric, and the lesions it rests on: {metric: …}."""
+        rows, sure = (
+            self.rows(setup, backbone, "test", dataset),
+            self.certainty(setup, backbone, score, "test", dataset),
+        )
+        wrong = guesses(rows) != rows["dx"].to_numpy()
+        val, sure_val = self.rows(setup, backbone, "val"), self.certainty(setup, backbone, score, "val")
+        limits = {}
+        for seed, at in val.groupby("seed").groups.items():
+            fit = [limit for limit in sure_val[at] if (sure_val[at] >= limit).mean() >= ANSWERED - 1e-9]
+            limits[seed] = max(fit)
+        kept = sure >= rows["seed"].map(limits).to_numpy()
+
+        def augrc(at):
+            error = wrong[at].mean()
+            ranked = skm.roc_auc_score(~wrong[at], sure[at]) if 0 < error < 1 else 1
+            return (1 - ranked) * error * (1 - error) + error**2 / 2
+
+        metrics = {
+            "augrc": augrc,
+            "error": lambda at: wrong[at].mean(),
+            "random": lambda at: wrong[at].mean() / 2,
+            "answered": lambda at: kept[at].mean(),
+            "error_answered": lambda at: wrong[at][kept[at]].mean() if kept[at].any() else np.nan,
+        }
+        seeds = [np.flatnonzero(rows["seed"] == seed) for seed in rows["seed"].unique()]
+        found = {}
+        for name, compute in metrics.items():
+            lesions = rows.loc[kept if name == "error_answered" else slice(None), "lesion_id"].nunique()
+            found[name] = mean_of([compute(at) for at in seeds]), bootstrap(rows, compute, 500), lesions
+        return found
+
+    def of_abstention(self, dataset, strategy, policy, preprocessing, backbone, score, metric, ending="value"):
+        setup = (strategy, policy, preprocessing)
+        if metric == "difference":
+            (a, draws_a, n), (b, draws_b, _) = (
+                self.abstained(setup, backbone, name, dataset)["augrc"] for name in (score, "max_probability")
+            )
+            half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(draws_a - draws_b, ddof=1)
+            return ({"value": a - b, "n_lesions": n} | near((a - b - half, a - b + half)))[ending]
+        value, draws, n = self.abstained(setup, backbone, score, dataset)[metric]
+        return ({"value": value, "n_lesions": n} | near(wilson(value, draws, n)))[ending]
+
+    def of_sets(self, dataset, strategy, policy, preprocessing, backbone, label, metric, ending="value"):
+        setup = (strategy, policy, preprocessing)
+        parts = []
+        for subset, of in (("val", "internal"), ("test", dataset)):
+            rows = self.rows(setup, backbone, subset, of).groupby(["seed", "lesion_id"], as_index=False)
+            parts.append(rows.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")}))
+        val, test = parts
+        inside = np.zeros((len(test), len(CLASSES)), bool)
+        for row, lesion in enumerate(test.to_dict("records")):
+            known = val[val["seed"] == lesion["seed"]]
+            for code, dx in enumerate(CLASSES):
+                own = known.loc[known["dx"] == dx, f"p_{dx}"]
+                inside[row, code] = 1 + (own <= lesion[f"p_{dx}"]).sum() > (1 - COVERAGE) * (len(own) + 1) + 1e-9
+        sizes = inside.sum(axis=1)
+        holds = inside[np.arange(len(test)), [CLASSES.index(dx) for dx in test["dx"]]]
+        values = {"coverage": holds, "single": sizes == 1, "empty": sizes == 0, "size": sizes / 7}[metric].astype(float)
+        of = np.ones(len(test), bool) if label == "all" else (test["dx"] == label).to_numpy()
+        marks = np.where(of, values, np.nan)
+        value = test.assign(mark=marks).groupby("seed")["mark"].mean().mean()
+        n_lesions = test.loc[of, "lesion_id"].nunique()
+
+        def share(at):
+            picked = marks[at][~np.isnan(marks[at])]
+            return picked.mean() if len(picked) else np.nan
+
+        if ending == "verdict":  # which follows from the interval of the report
+            where = dict(zip(("strategy", "split_policy", "preprocessing"), setup, strict=True))
+            where |= {"dataset": dataset, "backbone": backbone, "class": label, "metric": metric, "seed": "all"}
+            row = self.cell("conformal.csv", **where)
+            return "below" if row["ci_high"] < COVERAGE else "above" if row["ci_low"] > COVERAGE else "holds"
+        scale = len(CLASSES) if metric == "size" else 1
+        found = {"value": scale * value, "n_lesions": n_lesions}
+        if ending in ("low", "high"):
+            found |= near(scale * np.array(wilson(value, bootstrap(test, share), n_lesions)))
+        return found[ending]
+
+    @stored
+    def shifted(self, setup, backbone):
+        """Return the parts of the difference in macro F1, each with its draws, and the estimated frequencies."""
+        own, other = (self.rows(setup, backbone, "test", name) for name in ("internal", self.study["external"]))
+        val = self.rows(setup, backbone, "val")
+        found, priors = [], []
+        drawn = [
+            np.random.default_rng(place).multinomial(n, np.full(n, 1 / n), 500)
+            for place, n in enumerate(table["lesion_id"].nunique() for table in (own, other))
+        ]
+        for seed in own["seed"].unique():
+            sides = [table[table["seed"] == seed] for table in (own, other, val)]
+            y = [np.array([CLASSES.index(dx) for dx in side["dx"]]) for side in sides]
+            chances = [side[PROBABILITIES].to_numpy() for side in sides]
+            shares = [np.bincount(codes, minlength=len(CLASSES)) / len(codes) for codes in y]
+            lesions = [np.unique(table["lesion_id"], return_inverse=True)[1] for table in (own, other)]
+            lesions = [of[(table["seed"] == seed).to_numpy()] for of, table in zip(lesions, (own, other), strict=True)]
+            fit = fit_calibration(y[2], chances[2])
+            like = special.softmax(calibrated(chances[0], fit) + np.log(shares[1] / shares[2]), axis=1)
+            again = np.empty_like(chances[1])
+            for half in (0, 1):
+                of = lesions[1] % 2 == half
+                again[of] = calibrated(chances[1][of], fit_calibration(y[1][~of], chances[1][~of]))
+            elsewhere = special.softmax(calibrated(chances[1], fit), axis=1)
+            prior = likeliest_prior(elsewhere / shares[2])
+            corrected = elsewhere / shares[2] * prior
+            calls = [(0, chances[0]), (1, chances[1]), (0, like), (1, again), (1, corrected)]
+            calls = [(side, y[side] * len(CLASSES) + values.argmax(axis=1)) for side, values in calls]
+            draws = []
+            for counts in [(np.ones(len(drawn[0][0]), int), np.ones(len(drawn[1][0]), int)), *zip(*drawn, strict=True)]:
+                tables = [
+                    np.bincount(cells, counts[side][lesions[side]], len(CLASSES) ** 2).reshape(len(CLASSES), -1)
+                    for side, cells in calls
+                ]
+                draws.append(parts_of_difference(*tables))
+            found.append(draws)
+            priors.append(prior)
+        return np.mean(found, axis=0), np.mean(priors, axis=0)
+
+    def of_shift(self, strategy, policy, preprocessing, backbone, metric, part, ending="value"):
+        assert metric == "macro_f1"
+        setup = (strategy, policy, preprocessing)
+        draws, _ = self.shifted(setup, backbone)
+        value, draws = draws[0, PARTS.index(part)], draws[1:, PARTS.index(part)]
+        sets = [self.rows(setup, backbone, "test", name) for name in ("internal", self.study["external"])]
+        n_units = min(units_of(metric, rows.drop_duplicates("lesion_id")["dx"]) for rows in sets)
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, n_units - 1) * np.std(draws, ddof=1)
+        return ({"value": value} | near((value - half, value + half)))[ending]
+
+    def of_prior(self, strategy, policy, preprocessing, backbone, dx, ending):
+        setup = (strategy, policy, preprocessing)
+        own, other = (self.rows(setup, backbone, "test", name) for name in ("internal", self.study["external"]))
+        estimate = self.shifted(setup, backbone)[1][CLASSES.index(dx)]
+        found = {"internal": (own["dx"] == dx).mean(), "external": (other["dx"] == dx).mean()}
+        return (found | {"estimated": Between(estimate - 1e-4, estimate + 1e-4)})[ending]
 
     # Subgroups
 

@@ -130,9 +130,9 @@ def abstention_tables(
     -------
     values : pandas.DataFrame
         Columns `ABSTENTION_COLUMNS`, for each seed and ``all``, their mean.  Metrics: `augrc`, `difference` (its AUGRC
-        less that of ``max_probability``, paired; below 0 is better), `error` (share of wrong images), and where a seed
-        has a validation subset `answered` and `error_answered` (share of the images at or above the threshold, and of
-        those the share that is wrong).
+        less that of ``max_probability``, paired; below 0 is better), `error` (share of wrong images), `random` (half of
+        it, the AUGRC of a random order), and where a seed has a validation subset `answered` and `error_answered`
+        (share of the images at or above the threshold, and of those the share that is wrong).
     curves : pandas.DataFrame
         Columns `RISK_COVERAGE_COLUMNS`: the generalised risk by coverage, mean over the seeds.
     """
@@ -170,6 +170,7 @@ def _estimates(part, drawn, scores, thresholds):
         own = Estimate(float(augrc(confidence, wrong)[0]), augrc(confidence, wrong, drawn), lesions)
         first = first or own
         found[name, "augrc"], found[name, "error"] = own, error
+        found[name, "random"] = Estimate(error.value / 2, error.draws / 2, lesions)
         if own is not first:
             found[name, "difference"] = Estimate(own.value - first.value, own.draws - first.draws, lesions, True)
         if (seed, name) in thresholds:

@@ -36,6 +36,9 @@ METRICS = ("balanced_accuracy", "macro_f1")
 RIDGE = 1e-3
 """Penalty on the squares of a prior's logarithms, which keeps them finite for a diagnosis without images."""
 
+FINE = {"ftol": 1e-13, "gtol": 1e-9, "maxiter": 1000}
+"""How near to the least log loss a search ends."""
+
 MOST_STEPS = 1000
 """Steps of the EM algorithm at most."""
 
@@ -75,7 +78,9 @@ def fit_calibration(y: np.ndarray, probability: np.ndarray) -> Calibration:
         return value, np.append((excess * logits).sum(), excess.sum(0) + 2 * RIDGE * bias)
 
     bounds = [(1 / 20, 20), *[(None, None)] * N_CLASSES]
-    found = optimize.minimize(loss, np.append(1.0, np.zeros(N_CLASSES)), jac=True, bounds=bounds, method="L-BFGS-B")
+    found = optimize.minimize(
+        loss, np.append(1.0, np.zeros(N_CLASSES)), jac=True, bounds=bounds, method="L-BFGS-B", options=FINE
+    )
     return Calibration(1 / found.x[0], found.x[1:])
 
 

@@ -15,7 +15,7 @@ from skin_tl.evaluation.study_files import TEXTS, Setup
 from skin_tl.reporting.pieces import anchor_of
 from skin_tl.reporting.texts import fact_html, plain
 from skin_tl.reporting.verdicts import Verdicts
-from skin_tl.schema import CLASSES, SETUP
+from skin_tl.schema import CLASSES, CONFIDENCES, SETUP
 from skin_tl.study import own_training
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def _of_study(report: Selection) -> dict[str, Any]:
         "overrides": report.narrowed,
         "pictures": report.pictures,
         "classes": CLASSES,
+        "confidences": CONFIDENCES,
         "backbones": study.backbones,
         "published_backbones": report.published_backbones,
         "strategies": study.strategies,

@@ -71,6 +71,13 @@ STRATEGY_STYLES = {
     "from_scratch": ("#A04000", "D"),
 }
 """Colour and marker of a strategy, where strategies stand beside each other."""
+CONFIDENCE_STYLES = {
+    "max_probability": ("#1D4F7A", "o"),
+    "entropy": ("#117733", "s"),
+    "disagreement": ("#A04000", "D"),
+    "distance": ("#AA4499", "^"),
+}
+"""Colour and marker of a score of confidence."""
 _OTHER_STYLES = (("#AA4499", "8"), ("#6B6B00", "p"), ("#4A4A4A", "h"))
 
 THEME: dict[Any, Any] = {

@@ -72,6 +72,7 @@ def _plain(value: Any) -> Any:
 
 
 _OWN = {"dataset": "internal", "arm": "main", "train_fraction": 1.0}
+_ALL_SEEDS = {"arm": "main", "train_fraction": 1.0, "seed": "all"}
 _PAIRED = "difference p p_holm real ci_low ci_high"
 _COMPARED = f"{_PAIRED} value_a value_b n_images n_lesions"
 _CURVE = "value ci_low ci_high n_lesions train_fraction"
@@ -179,6 +180,10 @@ FAMILIES = (
     Family("decision.{setup}.{backbone}.{decision}.{point}.{metric}", "decisions.csv", where=_OWN | {"seed": "all"}),
     Family("other_splits.{strategy}.{backbone}.{metric}", "other_splits.csv", also="split_policy preprocessing"),
     Family("external.{setup}.{backbone}.{metric}", "external.csv", also="dataset arm train_fraction"),
+    Family("abstention.{dataset}.{setup}.{backbone}.{score}.{metric}", "abstention.csv", where=_ALL_SEEDS),
+    Family("sets.{dataset}.{setup}.{backbone}.{class}.{metric}", "conformal.csv", where=_ALL_SEEDS),
+    Family("shift.{setup}.{backbone}.{metric}.{part}", "shift.csv", also="dataset arm train_fraction"),
+    Family("prior.{setup}.{backbone}.{dx}", "priors.csv", also="dataset arm train_fraction"),
     Family("subgroup.{setup}.{backbone}.{variable}.{metric}", "subgroup_ranges.csv", also="class"),
     Family("ranking.{setup}.{backbone}.{dx}.{metric}", "ranking.csv", without="approximate"),
     Family("explained.{setup}.{backbone}", "explained.csv", also="seed"),
@@ -207,7 +212,9 @@ def collect_facts(tables: dict[str, pd.DataFrame]) -> Facts:
         ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis);
         ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features of one backbone lie in two
         dimensions); ``curve`` (macro F1 with a share of the training lesions), ``needed`` (lesions to reach what
-        training from scratch does with all) and ``gain`` (one strategy less another).
+        training from scratch does with all) and ``gain`` (one strategy less another); ``abstention`` (what is gained by
+        leaving images unanswered), ``sets`` (conformal prediction sets), ``shift`` (parts of the difference on an
+        external set) and ``prior`` (frequencies of the diagnoses there, true and estimated).
     """
     facts = Facts(tables)
     for family in FAMILIES:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from skin_tl.evaluation.study_files import Setup
 from skin_tl.reporting.pieces import Cells
 from skin_tl.reporting.score_tables import AVERAGES, PROBABILITY_SCORES, SCORES
-from skin_tl.schema import CLASSES, ENSEMBLE, SENSITIVITY
+from skin_tl.schema import CLASSES, CONFIDENCES, ENSEMBLE, SENSITIVITY
 
 if TYPE_CHECKING:
     from skin_tl.reporting.selection import Selection
@@ -129,6 +129,8 @@ def numbers(specs: dict[str, str], optional: bool = False) -> list[Column]:
     """Return a column of numbers for each name, by format."""
     return [number(name, spec, optional=optional) for name, spec in specs.items()]
 
+
+_NO_VALUE: Row = dict.fromkeys(("value", "ci_low", "ci_high"), float("nan"))
 
 _DIFFERENCE = number("difference", "+.3f", Ends("+.2f"))
 
@@ -303,6 +305,56 @@ def _decisions(report: Selection, setup: Setup, decision: str) -> Layout:
     return Layout("decisions.csv", _together(table, ["backbone", "point"], "metric"), columns)
 
 
+def _abstention(report: Selection, setup: Setup) -> Layout:
+    table = setup.of(report.tables["abstention.csv"])
+    table = table[(table["seed"] == "all") & (table["dataset"] == "internal")]
+    order = [*report.ranked(setup, "macro_f1"), ENSEMBLE, *CONFIDENCES]
+    table = table.sort_values(["backbone", "score"], key=lambda names: names.map(order.index), kind="stable")
+    rows = [
+        {"augrc": _NO_VALUE, "difference": _NO_VALUE, **row}
+        for row in _together(table, ["backbone", "score"], "metric")
+    ]
+    values = [number("value", ".3f", Ends(".3f"), "column.augrc", of="augrc")]
+    values += [number("value", "+.4f", Ends("+.4f"), "column.difference", of="difference")]
+    values += [number("value", ".1%", head="column.answered", of="answered")]
+    values += [number("value", ".1%", Ends(".1%"), "column.error_answered", of="error_answered")]
+    return Layout("abstention.csv", rows, [known("backbone"), word("score", group="confidence"), *values])
+
+
+def _prediction_sets(report: Selection, setup: Setup, backbone: str) -> Layout:
+    table = setup.of(report.tables["conformal.csv"])
+    table = table[(table["seed"] == "all") & (table["backbone"] == backbone)]
+    own, other = (table[(table["dataset"] == "internal") == inside] for inside in (True, False))
+    own = pd.concat([own, other[other["metric"] == "coverage"].assign(metric="external")])
+    order = [*CLASSES, "all"]
+    rows = [{"external": _NO_VALUE, "calibrated": _NO_VALUE, **row} for row in _together(own, ["class"], "metric")]
+    rows.sort(key=lambda row: order.index(row["class"]))
+    values = [number("value", ",.0f", head="column.calibrated", of="calibrated")]
+    values += [number("value", ".0%", Ends(".0%"), "column.coverage", of="coverage")]
+    values.append(
+        Column("column.verdict", lambda cells, row: cells.labels(f"holds.{row['coverage']['verdict'] or 'open'}"))
+    )
+    values.append(number("value", ".0%", Ends(".0%"), "column.external", of="external", optional=True))
+    values += [number("value", ".1f", Ends(".1f"), "column.set_size", of="size")]
+    values += [number("value", ".0%", head="column.single", of="single")]
+    return Layout("conformal.csv", rows, [diagnosis("class"), *values])
+
+
+def _shift(report: Selection, setup: Setup) -> Layout:
+    table = setup.of(report.tables["shift.csv"])
+    order = [*report.ranked(setup, "macro_f1"), ENSEMBLE]
+    table = table.sort_values("backbone", key=lambda names: names.map(order.index), kind="stable")
+    names = [name for name in table["part"].unique() if name != "prior_correction"]
+    parts = [number("value", "+.3f", Ends("+.2f"), f"part.{name}", of=name) for name in names]
+    rows = _together(table, ["backbone", "metric"], "part")
+    return Layout("shift.csv", rows, [known("backbone"), word("metric", "row"), *parts])
+
+
+def _priors(report: Selection, setup: Setup, backbone: str) -> Layout:
+    specs = {"internal": ".1%", "external": ".1%", "estimated": ".1%"}
+    return _plain("priors.csv", diagnosis("dx"), *numbers(specs), backbone=backbone)(report, setup)
+
+
 def _comparisons(report: Selection, setup: Setup) -> Layout:
     table = report.tables["comparisons.csv"]
     table = setup.of(table[table["dataset"] == "internal"])
@@ -355,6 +407,10 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
     "probabilities": _probabilities,
     "ranking": _ranking,
     "decisions": _decisions,
+    "abstention": _abstention,
+    "prediction_sets": _prediction_sets,
+    "shift": _shift,
+    "priors": _priors,
     "external": _plain(
         "external.csv",
         known("backbone"),

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.data.metadata import merge_lesions
+from skin_tl.evaluation.abstention import ANSWERED
 from skin_tl.evaluation.predictions import read_table
 from skin_tl.evaluation.study_files import TEXTS, StudyFiles, published_results
 from skin_tl.evaluation.subgroups import MAX_WIDTH, MIN_LESIONS
@@ -37,7 +38,7 @@ from skin_tl.reporting.training_tables import (
     training_table,
     transfer_tables,
 )
-from skin_tl.schema import CLASSES, CONFIDENCE, SENSITIVITY, SIGNIFICANCE, SUBSETS, kind_of
+from skin_tl.schema import CLASSES, CONFIDENCE, COVERAGE, SENSITIVITY, SIGNIFICANCE, SUBSETS, kind_of
 from skin_tl.study import command_of, penalties_beyond
 
 # Tables of the report, each from the files of the runs ---------------------------------------------------------
@@ -229,6 +230,8 @@ def settings_table(files: StudyFiles) -> pd.DataFrame:
         "highest_penalty": max(study.l2),
         "confidence": CONFIDENCE,
         "sensitivity": SENSITIVITY,
+        "coverage": COVERAGE,
+        "answered": ANSWERED,
         "min_lesions": MIN_LESIONS,
         "max_width": MAX_WIDTH,
         "level": SIGNIFICANCE,

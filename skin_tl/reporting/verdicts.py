@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from skin_tl.evaluation.study_files import Setup
+from skin_tl.schema import CLASSES, CONFIDENCES
 
 if TYPE_CHECKING:
     from skin_tl.reporting.selection import Selection
@@ -143,6 +144,31 @@ class Verdicts:
         if self._value(f"{key}.low") > 0:
             return "above"
         return "below" if self._value(f"{key}.high") < 0 else "open"
+
+    def abstaining(self) -> dict[str, list[str]]:
+        """Return by which scores abstaining is better or worse than by the largest probability, or neither (open).
+
+        For the selected backbone on its own test subset, by AUGRC.
+        """
+        main, found = self._report.main, {"better": [], "worse": [], "open": []}
+        names = {"below": "better", "above": "worse", "open": "open"}
+        for score in CONFIDENCES[1:]:
+            key = f"abstention.internal.{main.key}.{self._report.best(main)}.{score}.difference"
+            if key in self._facts:
+                found[names[self.interval(key)]].append(score)
+        return found
+
+    def coverage(self, dataset: str) -> dict[str, list[str]]:
+        """Return for which diagnoses the coverage of prediction sets is below or above what it should be, or holds.
+
+        For the selected backbone; a coverage holds if its interval includes the nominal one.
+        """
+        main, found = self._report.main, {"below": [], "above": [], "holds": []}
+        for dx in CLASSES:
+            key = f"sets.{dataset}.{main.key}.{self._report.best(main)}.{dx}.coverage.verdict"
+            if key in self._facts:
+                found[self._value(key)].append(dx)
+        return found
 
     def needed(self, setup: Setup, backbone: str) -> str:
         """Return what it takes to reach training from scratch: trivial (nothing is reached), none, all or part."""

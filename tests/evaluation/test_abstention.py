@@ -118,7 +118,12 @@ def test_tables_hold_what_single_seeds_say(tables):
         test, val = (rows[rows["subset"] == name] for name in ("test", "val"))
         sure, limit = test[PROBABILITIES].max(axis=1).to_numpy(), answering_threshold(val[PROBABILITIES].max(axis=1))
         wrong = np.array(CLASSES)[test[PROBABILITIES].to_numpy().argmax(1)] != test["dx"].to_numpy()
-        expected = {"augrc": by_thresholds(sure, wrong), "error": wrong.mean(), "answered": (sure >= limit).mean()}
+        expected = {
+            "augrc": by_thresholds(sure, wrong),
+            "error": wrong.mean(),
+            "random": wrong.mean() / 2,
+            "answered": (sure >= limit).mean(),
+        }
         expected["error_answered"] = wrong[sure >= limit].mean()
         found = values[(values["backbone"] == "B") & (values["score"] == "max_probability")]
         found = found[found["seed"] == str(seed)].set_index("metric")["value"]

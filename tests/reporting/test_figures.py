@@ -22,7 +22,7 @@ from skin_tl.registry import BACKBONES
 from skin_tl.reporting import figures
 from skin_tl.reporting.drawing import GREY, INK, LEARNED_TEXT, NEW_TEXT, SOFT, contrast_of, ink_on
 from skin_tl.reporting.texts import Labels, languages
-from skin_tl.schema import BASELINES, CLASSES, STRATEGIES, SUBSETS
+from skin_tl.schema import BASELINES, CLASSES, CONFIDENCES, COVERAGE, STRATEGIES, SUBSETS
 
 BACKBONE_NAMES = ["VGG16", "Xception", "ResNet50", "EfficientNetB7"]
 SCORES = ["accuracy", "balanced_accuracy", "macro_f1"]
@@ -206,6 +206,32 @@ def calibration_rows(names=BACKBONE_NAMES):
     return pd.DataFrame(rows)
 
 
+def abstention_rows(scores=CONFIDENCES):
+    """Risk by coverage, and AUGRC, of one backbone."""
+    coverage, curves, values = np.linspace(0, 1, 51), [], []
+    for place, score in enumerate(scores):
+        risk = 0.22 * coverage ** (3 - 0.4 * place)
+        curves.append(pd.DataFrame({"score": score, "coverage": coverage, "risk": risk}))
+        for seed in ("1", "2", "all"):
+            row = {"score": score, "seed": seed, "n_lesions": 3633}
+            values.append({**row, "metric": "augrc", "value": 0.05 + 0.01 * place, "ci_low": 0.047, "ci_high": 0.095})
+            values.append({**row, "metric": "error", "value": 0.22, "ci_low": 0.2, "ci_high": 0.24})
+    return pd.concat(curves), pd.DataFrame(values)
+
+
+def set_rows(backbone="ResNet50", datasets=("internal",)):
+    """Coverage and size of prediction sets; one diagnosis without lesions."""
+    rows = []
+    for dataset, (place, dx) in itertools.product(datasets, enumerate(["all", *CLASSES])):
+        coverage, size = (0.95 - 0.06 * place) * (1 if dataset == "internal" else 0.9), 1.5 + 0.7 * place
+        row = {"backbone": backbone, "dataset": dataset, "class": dx, "seed": "all", "n_lesions": 3633 // (1 + place)}
+        for metric, value, half in (("coverage", coverage, 0.05), ("size", size, 0.4)):
+            row |= {"metric": metric, "value": value, "ci_low": value - half, "ci_high": value + half}
+            missing = dict.fromkeys(("value", "ci_low", "ci_high"), np.nan) if dx == "vasc" else {}
+            rows.append(row | missing | ({"n_lesions": 0} if dx == "vasc" else {}))
+    return pd.DataFrame(rows)
+
+
 def drawn_results(labels, names):
     """Draw every figure that names backbones, dict of lists of drawings."""
     kinds = {name: "ensemble" if name == "ensemble" else "baseline" for name in PSEUDO}
@@ -247,6 +273,9 @@ def drawn(labels, metadata):
         "flow": figures.flow(*flow_tables(), labels),
         "scores_one_seed": figures.scores(score_rows(n_seeds=1), ["macro_f1"], labels),
         "published": figures.published(report_rows(), ["accuracy", "macro_avg", "weighted_avg"], labels),
+        "risk_coverage": figures.risk_coverage(*abstention_rows(), labels),
+        "prediction_sets": figures.prediction_sets(set_rows(), labels),
+        "prediction_sets_external": figures.prediction_sets(set_rows(datasets=("isic2018", "internal")), labels),
         "contrast_splits": figures.contrast(contrast_rows("split_policy", ("lesion", "image")), labels),
     }
     made = {name: made if isinstance(made, list) else [made] for name, made in made.items()}
@@ -695,6 +724,28 @@ def test_calibration_leaves_empty_bins_out_and_marks_full_ones_larger():
 
 
 # Example pictures ------------------------------------------------------------------------------------------------
+
+
+def test_risk_coverage_has_a_line_per_score_and_ends_at_the_error():
+    drawing = figures.risk_coverage(*abstention_rows(CONFIDENCES[:2]))
+    (axes,) = drawing.axes
+    *lines, at_random = axes.lines
+    assert len(lines) == 2
+    assert all(line.get_ydata()[-1] == pytest.approx(0.22) for line in lines)
+    assert at_random.get_xydata().tolist() == [[0, 0], [1, 0.22]]
+    texts = [text.get_text() for text in texts_of(drawing)]
+    assert "largest probability: 0.050 (0.047–0.095)" in texts and "entropy: 0.060 (0.047–0.095)" in texts
+
+
+def test_prediction_sets_mark_the_nominal_coverage_and_leave_absent_diagnoses_empty():
+    coverage, size = figures.prediction_sets(set_rows(datasets=("isic2018", "internal")))
+    assert any(set(line.get_xdata()) == {COVERAGE} for line in coverage.axes[0].lines)
+    for drawing in (coverage, size):
+        markers = [line for line in drawing.axes[0].lines if line.get_marker() not in ("None", None)]
+        assert len(markers) == 2 * 7  # of eight rows one has no lesion
+        assert sum(line.get_markerfacecolor() == "white" for line in markers) == 7
+    texts = [text.get_text() for text in texts_of(coverage)]
+    assert texts.count("95%") == 1 and "vasc (0)" in texts
 
 
 def test_examples_are_of_different_lesions_and_do_not_depend_on_row_order(metadata):

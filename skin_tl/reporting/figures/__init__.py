@@ -25,9 +25,11 @@ from skin_tl.reporting.figures.flow import flow
 from skin_tl.reporting.figures.scores import class_scores, confusion_matrix, published, published_classes, scores
 from skin_tl.reporting.figures.subgroups import subgroups
 from skin_tl.reporting.figures.training import feature_maps, learning_curves, training_curves
+from skin_tl.reporting.figures.trust import prediction_sets, risk_coverage
 
 __all__ = ["DIAGNOSES", "Drawing", "backbone_style", "to_svg"]
 __all__ += ["choose_examples", "class_balance", "cnn_operations", "example_grid", "example_pictures", "transfer"]
 __all__ += ["class_scores", "confusion_matrix", "explained_picture", "published", "scores", "under_map"]
 __all__ += ["calibration", "contrast", "effects", "external", "published_classes", "rank_changes", "split_spread"]
 __all__ += ["feature_maps", "flow", "learning_curves", "operating_points", "roc", "subgroups", "training_curves"]
+__all__ += ["prediction_sets", "risk_coverage"]
