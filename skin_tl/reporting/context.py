@@ -76,7 +76,12 @@ def _reproduction(report: Selection) -> Setup | None:
 def _references(report: Selection) -> list[Markup]:
     """Return the sources of what this study used, each with its link: data sets, networks, methods."""
     heads = report.study.strategies != ["from_scratch"]
-    holds = {"always": True, "heads": heads, "transferred": heads and not report.files.random_weights}
+    holds = {
+        "always": True,
+        "external": bool(report.external),
+        "heads": heads,
+        "transferred": heads and not report.files.random_weights,
+    }
     named = [*report.study.backbones, report.external]
     line = Markup('{reference} <a href="{url}">{url}</a>')
     sources = pd.read_csv(TEXTS / "references.csv").to_dict("records")

@@ -150,7 +150,7 @@ class Verdicts:
 
         For the selected backbone on its own test subset, by AUGRC.
         """
-        main, found = self._report.main, {"better": [], "worse": [], "open": []}
+        main, found = self._report.main, dict[str, list[str]](better=[], worse=[], open=[])
         names = {"below": "better", "above": "worse", "open": "open"}
         for score in CONFIDENCES[1:]:
             key = f"abstention.internal.{main.key}.{self._report.best(main)}.{score}.difference"
@@ -163,7 +163,7 @@ class Verdicts:
 
         For the selected backbone; a coverage holds if its interval includes the nominal one.
         """
-        main, found = self._report.main, {"below": [], "above": [], "holds": []}
+        main, found = self._report.main, dict[str, list[str]](below=[], above=[], holds=[])
         for dx in CLASSES:
             key = f"sets.{dataset}.{main.key}.{self._report.best(main)}.{dx}.coverage.verdict"
             if key in self._facts:
