@@ -72,6 +72,13 @@ def test(options: tuple[str, ...]) -> None:
     _become("pytest", *options)
 
 
+@commands.command(context_settings=PASSED_ON, add_help_option=False)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def bench(options: tuple[str, ...]) -> None:
+    """Measure speed and growth beside other ways, as ratios in one run; write report/performance.csv."""
+    _become(str(ROOT / "tests" / "benchmarks" / "bench.py"), *options)
+
+
 @commands.command(context_settings=PASSED_ON)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def lab(options: tuple[str, ...]) -> None:
@@ -145,10 +152,11 @@ def step(name: str, study: str, **options: str | None) -> int:
     return run_step(name, study, argparse.Namespace(**options))
 
 
-def _become(module: str, *arguments: str) -> None:
-    """Go on as another program of the environment, which then gets the signals."""
+def _become(program: str, *arguments: str) -> None:
+    """Go on as another program, a module of the environment or a file, which then gets the signals."""
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    how = [program] if program.endswith(".py") else ["-m", program]
+    os.execv(sys.executable, [sys.executable, *how, *arguments])
 
 
 def main(arguments: list[str] | None = None) -> int:

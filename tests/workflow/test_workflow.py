@@ -136,7 +136,7 @@ def bare_path(folder, **scripts):
 def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
     done = run_all(project, asked, PATH=bare_path(tmp_path / "bin"))
     assert done.returncode == 0 and not done.stderr
-    commands = ("test", "lab", "predict IMAGE", "export", "clean")
+    commands = ("test", "bench", "lab", "predict IMAGE", "export", "clean")
     for word in (*commands, "--dry-run", "--config backbones="):
         assert word in done.stdout
     listed = re.search(r"Studies\n(.*?)\n\n", done.stdout, re.DOTALL)[1]
@@ -145,7 +145,7 @@ def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
     assert not (project / ".venv").exists()
 
 
-@pytest.mark.parametrize("asked", [["demo"], ["test"], ["lab"], ["predict"], ["export"], ["clean"]])
+@pytest.mark.parametrize("asked", [["demo"], ["test"], ["lab"], ["predict"], ["export"], ["clean"], ["bench"]])
 def test_each_command_explains_itself(ready, asked):
     done = run_all(ready, *asked, "--help")
     assert done.returncode == 0 and not done.stderr
