@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from skin_tl.reporting import drawing as draw
 from skin_tl.reporting.texts import ENGLISH, Labels
@@ -47,8 +48,10 @@ def risk_coverage(curves: pd.DataFrame, values: pd.DataFrame, labels: Labels = E
     error = together.loc[(names[0], "error")]
     axes.plot([0, 1], [0, error["value"]], color=draw.SOFT, linewidth=1, linestyle=(0, (2, 3)), zorder=0)
     axes.set(xlim=(-0.02, 1.02), ylim=(0, error["value"] * 1.05 or 1))
-    for axis in (axes.xaxis, axes.yaxis):
-        draw.write_numbers(axis, labels, ".0%")
+    draw.write_numbers(axes.xaxis, labels, ".0%")
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(*axes.get_ylim())
+    axes.set_yticks([tick for tick in ticks if tick <= axes.get_ylim()[1]])
+    draw.write_numbers(axes.yaxis, labels, ".0%" if ticks[1] - ticks[0] > 0.0099 else ".1%")
     seeds = values.loc[values["seed"].astype(str) != "all", "seed"].nunique()
     sizes = {"lesions": labels.number(error["n_lesions"], ",.0f"), "seeds": seeds}
     draw.write_below(axes, labels("axis.answered", **sizes), 54)
@@ -77,7 +80,7 @@ def prediction_sets(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[draw.
     colour, marker = draw.backbone_style(table["backbone"].iloc[0])
     drawings = []
     for metric, spec in (("coverage", ".0%"), ("size", ".1f")):
-        figure, axes = draw.new_figure(4.0, 1.5 + 0.36 * len(rows))
+        figure, axes = draw.new_figure(4.0, 1.5 + (0.36 if len(datasets) == 1 else 0.45) * len(rows))
         sizes = [labels.number(cells.loc[("internal", dx, "coverage"), "n_lesions"], ",.0f") for dx in rows]
         names = [labels("diagnosis.all") if dx == "all" else dx for dx in rows]
         draw.name_rows(axes, [labels("axis.of_diagnosis", dx=dx, n=n) for dx, n in zip(names, sizes, strict=True)])
@@ -99,6 +102,10 @@ def prediction_sets(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[draw.
             ends = [labels("axis.internal"), labels("axis.external")]
             draw.marker_legend(figure, ends, [draw.SOFT, "white"])
         drawings.append(figure)
+    below = [drawing.axes[0].xaxis.label for drawing in drawings]
+    most = max(label.get_text().count("\n") for label in below)
+    for label in below:  # so that the rows of both panels are level
+        label.set_text(label.get_text() + "\n " * (most - label.get_text().count("\n")))
     return drawings
 
 
