@@ -71,7 +71,7 @@ EVALUATED = (
 REPORTED = (
     *("backbones.csv", "classes.csv", "classification_reports.csv", "confusion.csv", "contrasts.csv", "explained.csv"),
     *("explanations.csv", "extremes.csv", "feature_maps.csv", "fingerprints.csv", "flow.csv", "history.csv"),
-    "image_sizes.csv",
+    *("image_sizes.csv", "net_benefit_ranges.csv"),
     *("literature.csv", "metadata_counts.csv", "points.csv", "published_results.csv", "ranking.csv", "runs.csv"),
     *("scores.csv", "settings.csv", "setups.csv", "subgroup_ranges.csv", "subsets.csv", "training.csv"),
 )

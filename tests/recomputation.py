@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import statsmodels.api as sm
 from scipy import optimize, special, stats
 from scipy.spatial import distance
 from sklearn import metrics as skm
@@ -501,6 +502,8 @@ class Recomputation:
         lists = {"n_backbones": "backbones", "n_seeds": "seeds"}
         fixed = {"confidence": CONFIDENCE, "level": LEVEL, "sensitivity": SENSITIVITY, "n_classes": len(CLASSES)}
         fixed |= {"coverage": COVERAGE, "answered": ANSWERED}
+        fixed |= {"threshold": 0.1, "false_alarms_per_target": 9, "lesions": 1000}
+        fixed |= {"lowest_prevalence": 0.01, "highest_prevalence": 0.12}
         fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH, "n_penalties": len(study["l2"])}
         about = json.loads((self.runs / "dataset" / "images.json").read_text())
         fixed |= {"n_merged_lesions": len(about["merged_lesions"])}
@@ -1200,6 +1203,133 @@ class Recomputation:
         estimate = self.shifted(setup, backbone)[1][CLASSES.index(dx)]
         found = {"internal": (own["dx"] == dx).mean(), "external": (other["dx"] == dx).mean()}
         return (found | {"estimated": Between(estimate - 1e-4, estimate + 1e-4)})[ending]
+
+    # What a decision is worth
+
+    def of_net_benefit(self, strategy, policy, preprocessing, backbone, decision, ending="value", end=""):
+        table = self.decided((strategy, policy, preprocessing), backbone, decision, "any")
+        wanted, referred = table["wanted"].to_numpy(), (table["score"] >= 0.1).to_numpy()
+
+        def benefit(at, flagged):
+            """Count what is found, less a ninth of the false alarms, per lesion."""
+            return (np.sum(wanted[at] & flagged[at]) - np.sum(~wanted[at] & flagged[at]) / 9) / len(at)
+
+        def gain(at):
+            return benefit(at, referred) - max(benefit(at, np.ones(len(table), bool)), 0)
+
+        def over_seeds(compute):
+            return np.mean([compute(np.flatnonzero(table["seed"] == seed)) for seed in table["seed"].unique()])
+
+        whole = over_seeds(lambda at: benefit(at, np.ones(len(table), bool)))
+        value = over_seeds(lambda at: benefit(at, referred))
+        found = {"value": value, "refer_all": whole, "gain": value - max(whole, 0)}
+        found |= {"n_lesions": table["lesion_id"].nunique()}
+        if ending in ("low", "high"):
+            return self.percentiles(bootstrap(table, lambda at: benefit(at, referred)))[ending]
+        if end:
+            both = [bootstrap(table, lambda at, f=f: benefit(at, f)) for f in (referred, np.ones(len(table), bool))]
+            return self.percentiles(both[0] - np.maximum(both[1], 0), np.ptp(np.quantile(both[0], [0.025, 0.975])))[end]
+        return found[ending]
+
+    def percentiles(self, draws, width=0):
+        """Return both ends of the interval by percentiles; they vary twice as much as a standard error does.
+
+        Draws whose one tail is cut off say by `width` how wide they would be.
+        """
+        low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        slack = 2 * TOLERANCE * max(high - low, width)
+        return {"low": Between(low - slack, low + slack), "high": Between(high - slack, high + slack)}
+
+    def of_net_benefit_range(self, strategy, policy, preprocessing, backbone, decision, ending):
+        """Count thresholds by the report's intervals, each of which is compared with the bootstrap at one threshold."""
+        table = self.table("decision_curves.csv")
+        where = {"dataset": "internal", "strategy": strategy, "split_policy": policy, "preprocessing": preprocessing}
+        where |= {"backbone": backbone, "decision": decision}
+        table = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
+        percents = table["threshold_percent"].tolist()
+        assert percents == [*range(1, 51)]
+        better = [percent for percent, low in zip(percents, table["gain_low"], strict=True) if low > 0]
+        found = {"lowest": 0.01, "highest": 0.5, "n_thresholds": 50, "n_better": len(better)}
+        return (found | ({"lowest_better": better[0] / 100, "highest_better": better[-1] / 100} if better else {}))[
+            ending
+        ]
+
+    def of_prevalence(self, strategy, policy, preprocessing, backbone, decision, percent, metric, ending="value"):
+        """Follow Bayes' theorem from the report's sensitivity and specificity, which are facts of their own."""
+        where = {"dataset": "internal", "strategy": strategy, "split_policy": policy, "preprocessing": preprocessing}
+        where |= {"backbone": backbone, "decision": decision, "point": "sensitivity_95", "seed": "all"}
+        rows = {name: self.cell("decisions.csv", **where, metric=name) for name in ("sensitivity", "specificity")}
+
+        def computed(sensitivity, specificity):
+            sick = int(percent) / 100
+            table = np.array([[sick * sensitivity, sick * (1 - sensitivity)], [0, 0]])  # referred, not referred
+            table[1] = (1 - sick) * (1 - specificity), (1 - sick) * specificity
+            ppv, npv = table[0, 0] / table[:, 0].sum(), table[1, 1] / table[:, 1].sum()
+            found = {"ppv": ppv, "npv": npv, "needed_to_refer": ppv, "referrals": 1000 * table[:, 0].sum()}
+            return (found | {"false_alarms": 1000 * table[1, 0], "missed": 1000 * table[0, 1]})[metric]
+
+        middle = {name: row["value"] for name, row in rows.items()}
+        value, squares = computed(**middle), {"low": 0.0, "high": 0.0}
+        for name, row in rows.items():
+            moved = [computed(**(middle | {name: row[column]})) - value for column in ("ci_low", "ci_high")]
+            squares["low"] += min(*moved, 0) ** 2
+            squares["high"] += max(*moved, 0) ** 2
+        top = 1 if metric in ("ppv", "npv", "needed_to_refer") else 1000
+        ends = {"value": value, "low": max(value - np.sqrt(squares["low"]), 0)}
+        ends["high"] = min(value + np.sqrt(squares["high"]), top)
+        if metric == "needed_to_refer":
+            return 1 / ends[{"value": "value", "low": "high", "high": "low"}[ending]]
+        return ends[ending]
+
+    def of_risk(self, strategy, policy, preprocessing, backbone, metric, ending="value"):
+        setup, scaled = (strategy, policy, preprocessing), metric.endswith("_scaled")
+        images = self.rows(setup, backbone).copy()
+        if scaled:
+            heat = images["seed"].map(
+                {seed: self.temperature(setup, backbone, seed) for seed in images["seed"].unique()}
+            )
+            logits = np.log(np.maximum(images[PROBABILITIES].to_numpy(), np.finfo(float).eps))
+            images[PROBABILITIES] = special.softmax(logits / heat.to_numpy()[:, None], axis=1)
+        table = images.groupby(["seed", "lesion_id"], as_index=False).agg({"dx": "first", "p_mel": "mean"})
+        y, risk = (table["dx"] == "mel").to_numpy(), table["p_mel"].to_numpy()
+        metric = metric.removesuffix("_scaled")
+
+        def compute(at):
+            if metric in ("slope", "intercept"):
+                return self.recalibrated(y[at], risk[at])[metric]
+            share = y[at].mean()
+            found = {"observed": share, "brier_of_share": share * (1 - share), "mean_risk": risk[at].mean()}
+            return (found | {"brier": np.mean((risk[at] - y[at]) ** 2)})[metric]
+
+        value = np.mean([compute(np.flatnonzero(table["seed"] == seed)) for seed in table["seed"].unique()])
+        n_lesions = table["lesion_id"].nunique()
+        if ending == "n_lesions":
+            return n_lesions
+        if ending == "value":
+            return Between(value - 1e-3, value + 1e-3) if scaled or metric in ("slope", "intercept") else value
+        if metric not in ("slope", "intercept"):
+            return near(wilson(value, bootstrap(table, compute), n_lesions))[ending]
+        # Each lesion's part in the error of the coefficient, those of all seeds together (a sandwich estimate).
+        parts = pd.Series(0.0, table["lesion_id"].unique())
+        for _, of_seed in table.groupby("seed"):
+            fitted = self.recalibrated(y[of_seed.index], risk[of_seed.index])[f"{metric}_parts"]
+            parts = parts.add(pd.Series(fitted, of_seed["lesion_id"].to_numpy()), fill_value=0)
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, n_lesions - 1) * np.sqrt((parts**2).sum()) / table["seed"].nunique()
+        end = value - half if ending == "low" else value + half
+        return Between(end - 0.3 * half, end + 0.3 * half)
+
+    def recalibrated(self, y, risk):
+        """Regress on the logit of a risk by statsmodels: slope, intercept at a slope of one, and their parts."""
+        logit = special.logit(np.clip(risk, 1e-6, 1 - 1e-6))
+        found = {}
+        for name, columns, offset in (
+            ("slope", sm.add_constant(logit), 0 * logit),
+            ("intercept", 0 * logit + 1, logit),
+        ):
+            fit = sm.GLM(y.astype(float), columns, family=sm.families.Binomial(), offset=offset).fit()
+            scores = fit.model.exog * fit.resid_response[:, None]
+            found |= {name: fit.params[-1], f"{name}_parts": (scores @ fit.cov_params())[:, -1]}
+        return found
 
     # Subgroups
 

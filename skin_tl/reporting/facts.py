@@ -178,6 +178,15 @@ FAMILIES = (
     ),
     Family("needed.{setup}.{backbone}", "lesions_needed.csv", endings={"value": ".value"}),
     Family("decision.{setup}.{backbone}.{decision}.{point}.{metric}", "decisions.csv", where=_OWN | {"seed": "all"}),
+    Family(
+        "net_benefit.{setup}.{backbone}.{decision}",
+        "decision_curves.csv",
+        where=_OWN | {"threshold_percent": 10},
+        endings={"gain_low": ".gain.low", "gain_high": ".gain.high", "net_benefit": ""},
+    ),
+    Family("net_benefit_range.{setup}.{backbone}.{decision}", "net_benefit_ranges.csv"),
+    Family("prevalence.{setup}.{backbone}.{decision}.{prevalence_percent}.{metric}", "prevalence.csv", where=_OWN),
+    Family("risk.{setup}.{backbone}.{metric}", "risk.csv", where=_OWN | {"seed": "all"}),
     Family("other_splits.{strategy}.{backbone}.{metric}", "other_splits.csv", also="split_policy preprocessing"),
     Family("external.{setup}.{backbone}.{metric}", "external.csv", also="dataset arm train_fraction"),
     Family("abstention.{dataset}.{setup}.{backbone}.{score}.{metric}", "abstention.csv", where=_ALL_SEEDS),
@@ -204,15 +213,17 @@ def collect_facts(tables: dict[str, pd.DataFrame]) -> Facts:
     Facts
         Keys begin with ``data`` (the data set), ``dx_type`` (images by way of diagnosis), ``image_size`` (of the image
         files, the most frequent size is 1), ``subset`` (the split), ``flow`` (from the release to the study),
-        ``setting``, ``backbone``, ``score`` (one backbone
-        under one set-up), ``class`` (one row of a classification report), ``extreme`` (its easiest and hardest
-        diagnosis), ``best`` (who comes first under one set-up), ``contrast`` (two set-ups that differ in one thing),
-        ``training``, ``ending`` (how that of whole networks ended), ``published`` and ``literature``; ``pair`` (two
-        backbones compared), ``effect`` (of leakage, of the scaling or of pretrained weights), ``decision``,
-        ``other_splits``, ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis);
-        ``explained`` (Grad-CAM and errors of one run) and ``feature_map`` (how the features of one backbone lie in two
-        dimensions); ``curve`` (macro F1 with a share of the training lesions), ``needed`` (lesions to reach what
-        training from scratch does with all) and ``gain`` (one strategy less another); ``abstention`` (what is gained by
+        ``setting``, ``backbone``, ``score`` (one backbone under one set-up), ``class`` (one row of a classification
+        report), ``extreme`` (its easiest and hardest diagnosis), ``best`` (who comes first under one set-up),
+        ``contrast`` (two set-ups that differ in one thing), ``training``, ``ending`` (how that of whole networks
+        ended), ``published`` and ``literature``; ``pair`` (two backbones compared), ``effect`` (of leakage, of the
+        scaling or of pretrained weights), ``decision``, ``net_benefit`` (of a decision at one threshold),
+        ``net_benefit_range`` (thresholds at which it is better than referring all or none), ``prevalence`` (what a
+        decision means at another one), ``risk`` (calibration of the probability of melanoma), ``other_splits``,
+        ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis); ``explained``
+        (Grad-CAM and errors of one run) and ``feature_map`` (how the features of one backbone lie in two dimensions);
+        ``curve`` (macro F1 with a share of the training lesions), ``needed`` (lesions to reach what training from
+        scratch does with all) and ``gain`` (one strategy less another); ``abstention`` (what is gained by
         leaving images unanswered), ``sets`` (conformal prediction sets), ``shift`` (parts of the difference on an
         external set) and ``prior`` (frequencies of the diagnoses there, true and estimated).
     """

@@ -355,6 +355,33 @@ def _priors(report: Selection, setup: Setup, backbone: str) -> Layout:
     return _plain("priors.csv", diagnosis("dx"), *numbers(specs), backbone=backbone)(report, setup)
 
 
+def _prevalence(report: Selection, setup: Setup, backbone: str) -> Layout:
+    table = report.own("prevalence.csv", backbone=backbone)
+    rows = _together(table, ["decision", "prevalence_percent"], "metric")
+
+    def ends(spec: str, *names: str) -> list[Column]:
+        heads = {name: f"column.{name}" for name in names} | {"missed": "column.missed_per_lesions"}
+        return [number("value", spec, Ends(spec), heads[name], of=name) for name in names]
+
+    columns = [word("decision"), number("prevalence_percent", "d"), *ends(".1%", "ppv"), *ends(".2%", "npv")]
+    columns += [*ends(".0f", "referrals", "false_alarms"), *ends(".1f", "missed", "needed_to_refer")]
+    return Layout("prevalence.csv", rows, columns)
+
+
+def _risk(report: Selection, setup: Setup) -> Layout:
+    order = [*report.ranked(setup, "macro_f1"), ENSEMBLE]
+    table = report.own("risk.csv", seed="all")
+    table = table.sort_values("backbone", key=lambda names: names.map(order.index), kind="stable")
+    rows = _together(table, ["backbone"], "metric")
+    names = {"brier": ".3f", "slope": ".2f", "intercept": "+.2f"}
+    every = {"mean_risk": ".3f"} | {
+        f"{name}{ending}": spec for ending in ("", "_scaled") for name, spec in names.items()
+    }
+    shown = [name for name in every if all(name in row for row in rows)]
+    values = [number("value", every[name], Ends(every[name]), f"column.{name}", of=name) for name in shown]
+    return Layout("risk.csv", rows, [known("backbone"), *values])
+
+
 def _comparisons(report: Selection, setup: Setup) -> Layout:
     table = report.tables["comparisons.csv"]
     table = setup.of(table[table["dataset"] == "internal"])
@@ -411,6 +438,8 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
     "prediction_sets": _prediction_sets,
     "shift": _shift,
     "priors": _priors,
+    "prevalence": _prevalence,
+    "risk": _risk,
     "external": _plain(
         "external.csv",
         known("backbone"),

@@ -318,6 +318,32 @@ def subgroup_range_table(subgroups: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "n_subgroups", "n_conclusive", *columns])
 
 
+def net_benefit_range_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """Say at which thresholds a backbone's net benefit exceeds that of referring all and none.
+
+    Parameters
+    ----------
+    curves
+        ``decision_curves.csv``; the study's own images are used.
+
+    Returns
+    -------
+    pandas.DataFrame
+        strategy, split_policy, preprocessing, backbone, decision; lowest, highest and n_thresholds, of those computed;
+        lowest_better, highest_better (empty where there is none) and n_better, of those at which the interval of the
+        gain lies above 0.  Thresholds are in 0…1.
+    """
+    keys = [*SETUP, "backbone", "decision"]
+    rows = []
+    for names, part in curves[curves["dataset"] == "internal"].groupby(keys, sort=False):
+        every = part["threshold_percent"] / 100
+        better = every[part["gain_low"] > 0]
+        row = {"lowest": every.min(), "highest": every.max(), "n_thresholds": len(every), "n_better": len(better)}
+        row |= {"lowest_better": better.min(), "highest_better": better.max()}
+        rows.append(dict(zip(keys, names, strict=True)) | row)
+    return pd.DataFrame(rows)
+
+
 def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Count test images by true and predicted diagnosis, mean over the seeds.
 

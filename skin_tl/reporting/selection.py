@@ -137,6 +137,12 @@ class Selection:
         table = setup.of(self.tables["scores.csv"])
         return table[table["metric"] == "ece"].set_index("backbone")["value"].to_dict()
 
+    def risk(self) -> dict[str, dict[str, float]]:
+        """Return slope, intercept and Brier score of the probability of melanoma of each backbone and the ensemble."""
+        table = self.own("risk.csv", seed="all")
+        table = table[table["metric"].isin(["slope", "intercept", "brier"])]
+        return table.pivot(index="backbone", columns="metric", values="value").to_dict("index")
+
     def shown_metric(self, metric: str) -> str:
         """Return the label of a subgroup's metric: its recall is that of melanoma."""
         return "recall_mel" if metric == "recall" else metric

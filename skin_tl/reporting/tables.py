@@ -15,6 +15,7 @@ import pandas as pd
 from skin_tl.data.metadata import merge_lesions
 from skin_tl.evaluation.abstention import ANSWERED
 from skin_tl.evaluation.predictions import read_table
+from skin_tl.evaluation.prevalence import PER, PREVALENCES
 from skin_tl.evaluation.study_files import TEXTS, StudyFiles, published_results
 from skin_tl.evaluation.subgroups import MAX_WIDTH, MIN_LESIONS
 from skin_tl.registry import BACKBONES
@@ -24,6 +25,7 @@ from skin_tl.reporting.score_tables import (
     contrast_table,
     extreme_table,
     main_rows,
+    net_benefit_range_table,
     ranking_table,
     score_table,
     setup_table,
@@ -40,6 +42,9 @@ from skin_tl.reporting.training_tables import (
 )
 from skin_tl.schema import CLASSES, CONFIDENCE, COVERAGE, SENSITIVITY, SIGNIFICANCE, SUBSETS, kind_of
 from skin_tl.study import command_of, penalties_beyond
+
+THRESHOLD = 0.1
+"""Threshold probability at which prose gives a net benefit."""
 
 # Tables of the report, each from the files of the runs ---------------------------------------------------------
 
@@ -84,6 +89,7 @@ def report_tables(files: StudyFiles, evaluated: dict[str, pd.DataFrame]) -> dict
         "ranking.csv": ranking_table(backbones),
         "subgroup_ranges.csv": subgroup_range_table(evaluated["subgroups.csv"]),
         "contrasts.csv": contrast_table(scores),
+        "net_benefit_ranges.csv": net_benefit_range_table(evaluated["decision_curves.csv"]),
         "history.csv": files.history,
         "training.csv": training_table(files.history),
         **({"endings.csv": ending_table(files), "rates.csv": rate_table(files)} if files.tuned else {}),
@@ -232,6 +238,11 @@ def settings_table(files: StudyFiles) -> pd.DataFrame:
         "sensitivity": SENSITIVITY,
         "coverage": COVERAGE,
         "answered": ANSWERED,
+        "threshold": THRESHOLD,
+        "false_alarms_per_target": (1 - THRESHOLD) / THRESHOLD,
+        "lowest_prevalence": min(PREVALENCES) / 100,
+        "highest_prevalence": max(PREVALENCES) / 100,
+        "lesions": PER,
         "min_lesions": MIN_LESIONS,
         "max_width": MAX_WIDTH,
         "level": SIGNIFICANCE,

@@ -139,11 +139,11 @@ class Verdicts:
         ranks = {name: [self._value(f"{key}{name}.macro_f1.rank_{end}") for end in "ab"] for name in names}
         return [name for name, (a, b) in ranks.items() if a != b]
 
-    def interval(self, key: str) -> str:
-        """Return where the interval of a difference lies: above or below zero, or open."""
-        if self._value(f"{key}.low") > 0:
+    def interval(self, key: str, than: float = 0) -> str:
+        """Return where an interval lies: above `than`, below it, or open."""
+        if self._value(f"{key}.low") > than:
             return "above"
-        return "below" if self._value(f"{key}.high") < 0 else "open"
+        return "below" if self._value(f"{key}.high") < than else "open"
 
     def abstaining(self) -> dict[str, list[str]]:
         """Return by which scores abstaining is better or worse than by the largest probability, or neither (open).

@@ -17,12 +17,14 @@ from matplotlib.text import Text
 from simulated import predictions
 
 from skin_tl.evaluation.decisions import decisions_table, roc_points
+from skin_tl.evaluation.net_benefit import decision_curves
+from skin_tl.evaluation.risk import risk_bins
 from skin_tl.files import ROOT
 from skin_tl.registry import BACKBONES
 from skin_tl.reporting import figures
 from skin_tl.reporting.drawing import GREY, INK, LEARNED_TEXT, NEW_TEXT, SOFT, contrast_of, ink_on
 from skin_tl.reporting.texts import Labels, languages
-from skin_tl.schema import BASELINES, CLASSES, CONFIDENCES, COVERAGE, STRATEGIES, SUBSETS
+from skin_tl.schema import BASELINES, CLASSES, CONFIDENCES, COVERAGE, OUTCOMES, STRATEGIES, SUBSETS
 
 BACKBONE_NAMES = ["VGG16", "Xception", "ResNet50", "EfficientNetB7"]
 SCORES = ["accuracy", "balanced_accuracy", "macro_f1"]
@@ -195,6 +197,21 @@ def subgroup_rows():
     return pd.DataFrame(rows)
 
 
+@cache
+def one_benefit():
+    """Decision curves and bins of risk of an imaginary backbone, as `skin_tl.evaluation` gives them."""
+    table = predictions(np.random.default_rng(1), n_lesions=300, seeds=(1, 2))
+    curves = decision_curves(table, "feature_extraction", "?", n_boot=50)
+    return curves, risk_bins(table, "feature_extraction", "?", n_boot=50)
+
+
+def benefit_tables(names, decision):
+    """Decision curves of one decision, bins of risk, and what stands above these, of backbones."""
+    curves, bins = (pd.concat([table.assign(backbone=name) for name in names]) for table in one_benefit())
+    values = {name: {"slope": 0.843, "intercept": -0.021, "brier": 0.0594} for name in names}
+    return curves[curves["decision"] == decision], bins, values
+
+
 def calibration_rows(names=BACKBONE_NAMES):
     images = [0, 0, 3, 20, 60, 100, 120, 120, 110, 100, 100, 120, 160, 250, 740]
     rows = []
@@ -258,6 +275,9 @@ def drawn_results(labels, names):
         points, decisions = decision_tables(names, decision)
         made[f"roc_{decision}"] = figures.roc(points, decisions, labels)
         made[f"operating_points_{decision}"] = figures.operating_points(decisions, labels)
+        curves, bins, values = benefit_tables(names, decision)
+        made[f"decision_curves_{decision}"] = figures.decision_curves(curves, names[-1], 2, labels)
+        made["risk"] = figures.risk(bins, values, labels)
     return {name: made if isinstance(made, list) else [made] for name, made in made.items()}
 
 
@@ -322,6 +342,34 @@ def test_no_label_is_cut_off(all_drawings):
                 box = text.get_window_extent()
                 inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
                 assert inside, (name, text.get_text(), box, width, height)
+
+
+def test_decision_curves_are_those_of_the_table():
+    curves, _, _ = benefit_tables(["VGG16", "ResNet50"], "melanoma")
+    curves = curves.assign(net_benefit=curves["net_benefit"] + np.where(curves["backbone"] == "VGG16", 0.01, 0))
+    drawing = figures.decision_curves(curves, "ResNet50", 2)
+    lines = [line.get_xydata() for line in drawing.axes[0].lines]
+    assert len(lines) == 4  # two backbones, all and none
+    for line, name in zip(lines, ["VGG16", "ResNet50"], strict=False):
+        part = curves[curves["backbone"] == name]
+        np.testing.assert_allclose(line, part[["threshold_percent", "net_benefit"]] / [100, 1])
+    np.testing.assert_allclose(lines[2][:, 1], part["refer_all"])
+    assert not lines[3][:, 1].any()
+    (band,) = drawing.axes[0].collections
+    ends = band.get_paths()[0].vertices[:, 1]
+    assert ends.min() == pytest.approx(part["ci_low"].min()) and ends.max() == pytest.approx(part["ci_high"].max())
+
+
+def test_risk_leaves_empty_bins_out_and_shows_every_outcome():
+    _, bins, values = benefit_tables(["VGG16"], "melanoma")
+    bins = bins.assign(n_lesions=bins["n_lesions"].where(bins.index != 3, 0), risk=bins["risk"].where(bins.index != 3))
+    (drawing,) = figures.risk(bins, values)
+    above, below = drawing.axes
+    assert len(above.lines[1].get_xdata()) == (bins["n_lesions"] > 0).sum() < len(bins)
+    assert len(below.patches) == len(OUTCOMES)
+    for patch, outcome in zip(below.patches, reversed(OUTCOMES), strict=True):
+        np.testing.assert_allclose(patch.get_data().values, bins[outcome])
+    assert "slope 0.84, intercept −0.02, Brier score 0.059" in shown(drawing)
 
 
 def test_the_flow_leaves_out_what_nothing_leaves_by():

@@ -10,6 +10,7 @@ and helpers are in `skin_tl.reporting.drawing`.
 """
 
 from skin_tl.reporting.drawing import DIAGNOSES, Drawing, backbone_style, to_svg
+from skin_tl.reporting.figures.benefit import decision_curves, risk
 from skin_tl.reporting.figures.comparisons import contrast, effects, external, rank_changes, split_spread
 from skin_tl.reporting.figures.data_set import (
     choose_examples,
@@ -33,3 +34,4 @@ __all__ += ["class_scores", "confusion_matrix", "explained_picture", "published"
 __all__ += ["calibration", "contrast", "effects", "external", "published_classes", "rank_changes", "split_spread"]
 __all__ += ["feature_maps", "flow", "learning_curves", "operating_points", "roc", "subgroups", "training_curves"]
 __all__ += ["prediction_sets", "risk_coverage"]
+__all__ += ["decision_curves", "risk"]
