@@ -72,6 +72,7 @@ case "$* " in
     test\ *) wanted="$wanted dev${SKIN_TL_TEST_EXPORT:+ export}" ;;
     export\ *) wanted="$wanted export" ;;
     *profiles/slurm* | *executor\ slurm*) wanted="$wanted slurm" ;;
+    *profiles/kubernetes* | *executor\ kubernetes*) wanted="$wanted kubernetes" ;;
 esac
 
 stamp_of() { # what is written once a lock is installed: it is done over where the lock, or the base, is another
@@ -92,7 +93,7 @@ logged() { # a command: its words go to the log, and the last line of them to a 
 
 install() { # arguments of an installer
     if command -v uv >/dev/null 2>&1; then
-        logged uv pip install --python "$python" --no-build-isolation --no-deps "$@"
+        logged uv pip install --python "$python" --compile-bytecode --no-build-isolation --no-deps "$@"
     else
         logged "$python" -m pip install --progress-bar off --no-build-isolation --no-deps "$@"
     fi

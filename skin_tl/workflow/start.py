@@ -9,6 +9,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -75,6 +76,10 @@ def run(name_or_path: str, options: list[str]) -> int:
     check_file(study, path, folder)
     if settings.executor in (None, "local"):
         check_gpu(study, folder)
+    if settings.executor == "kubernetes" and not settings.dryrun:
+        from skin_tl.workflow.kubernetes import share_project
+
+        share_project()
     check_sources(study, folder)
     progress = Progress(Terminal(sys.stderr), study, bool(settings.dryrun))
     if settings.dryrun:
@@ -275,6 +280,12 @@ def _parse_options(options: Sequence[str]) -> tuple[argparse.ArgumentParser, arg
         if not stop.code:  # such as --version
             raise
         words = one_line(said.getvalue().rsplit("error:", 1)[-1])
+        if unknown := re.search(r"argument --executor/-e: invalid choice: '?([\w-]+)", words):
+            raise SkinTLError(
+                f"The executor {unknown[1]!r} is not installed. Start with --profile profiles/slurm or --profile "
+                "profiles/kubernetes, which install theirs; another one: .venv/bin/pip install "
+                f"snakemake-executor-plugin-{unknown[1]}"
+            ) from None
         raise SkinTLError(
             f"Snakemake does not take these options: {words}. `./run_all.sh --help` lists the useful ones."
         ) from None

@@ -913,7 +913,7 @@ def test_locks_name_no_index_and_hash_everything(name):
     assert pins and all(pins.values())
 
 
-@pytest.mark.parametrize("extra", ["cuda", "dev", "export", "jax"])
+@pytest.mark.parametrize("extra", ["cuda", "dev", "export", "jax", "kubernetes", "slurm"])
 def test_the_locks_agree_with_each_other(extra):
     versions = dict(locked("base"))
     main = {}
