@@ -4,6 +4,7 @@ Ways: Pillow plain and with `draft`, TensorFlow plain and with a ratio, PyTurboJ
 A way counts where its pictures differ from plain Pillow's by at most `EQUAL` levels on average.
 """
 
+import importlib
 import tempfile
 
 import numpy as np
@@ -40,12 +41,11 @@ def ways(size):
     found = {"Pillow": plain, "Pillow with draft": draft, "TensorFlow": tensorflow}
     found["TensorFlow, ratio 2"] = lambda path: tensorflow(path, 2)
     try:
-        from turbojpeg import TJPF_RGB, TurboJPEG
-
-        jpeg = TurboJPEG()
+        turbojpeg = importlib.import_module("turbojpeg")
+        jpeg = turbojpeg.TurboJPEG()
 
         def turbo(path):
-            pixels = jpeg.decode(path.read_bytes(), TJPF_RGB)
+            pixels = jpeg.decode(path.read_bytes(), turbojpeg.TJPF_RGB)
             return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
 
         found["PyTurboJPEG"] = turbo

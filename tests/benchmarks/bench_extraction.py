@@ -4,6 +4,7 @@ The bare pass is the network of `keras.applications` alone, fed with float batch
 network is torchvision's, channels last, compiled where that works.  All weights are random.
 """
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -90,8 +91,7 @@ def _torch(backbone, batches):
     """Return a function that passes a batch through PyTorch's network; it has `how`."""
     names = {"ResNet50": "resnet50", "VGG16": "vgg16"}
     try:
-        import torch
-        import torchvision
+        torch, torchvision = (importlib.import_module(name) for name in ("torch", "torchvision"))
     except ImportError:
         raise Skipped("needs torch and torchvision") from None
     if backbone not in names:
