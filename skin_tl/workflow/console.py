@@ -130,10 +130,12 @@ class Step:
             result = [f"error: {self.text}: {disk_full_message(self.log)}"]
         elif self.status is None and note:
             more = f"--set-resources {self.rule}:mem_mb=… {self.rule}:runtime=…"
-            result = [f"error: {self.text}: {note} If it lacked memory or time: {more}"]
+            unborn = "" if lines else ". It wrote no log: its node may lack this folder, or .venv in it"
+            result = [f"error: {self.text}: {note} If it lacked memory or time: {more}{unborn}"]
         else:
             killed = "was killed, most often for lack of memory"
-            result = [f"error: {self.text} {killed if self.status is None else 'failed'}. The end of its log:"]
+            end = "The end of its log:" if lines else "It wrote no log: what the engine says is below .snakemake/log/"
+            result = [f"error: {self.text} {killed if self.status is None else 'failed'}. {end}"]
             result += [f"  | {line.rstrip()}" for line in lines[-N_LINES:]]
         return [*result, f"  log: {self.log}"]
 

@@ -12,8 +12,11 @@ import pytest
 import yaml
 from copies import copy_project, start
 
+from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
 from skin_tl.workflow import kubernetes
+from skin_tl.workflow.console import Step
+from skin_tl.workflow.start import _parse_options
 
 CONTAINERFILE = (ROOT / "Containerfile").read_text()
 PROFILE = yaml.safe_load((ROOT / "profiles" / "kubernetes" / "config.yaml").read_text())
@@ -125,6 +128,19 @@ def test_a_job_without_the_volume_names_the_folder_and_the_setting(monkeypatch, 
     assert done.returncode == 1 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}/not here is not there") and "kubernetes-persistent-volumes" in line
+
+
+@pytest.mark.parametrize("note", ["", "Job snakejob-1 failed."])
+def test_a_job_that_dies_without_a_log_says_so_in_one_line(tmp_path, note):
+    step = Step(1, "images", "checking the images", "", tmp_path / "logs" / "images.log", 0.0)
+    line, place = step.failure(note)
+    assert line.startswith("error: checking the images") and "It wrote no log" in line and note in line
+    assert place == f"  log: {tmp_path}/logs/images.log"
+
+
+def test_an_executor_whose_plugin_is_not_installed_is_named():
+    with pytest.raises(SkinTLError, match=r"'lsf' is not installed.*snakemake-executor-plugin-lsf"):
+        _parse_options(["--executor", "lsf"])
 
 
 def test_a_job_begins_in_the_project_with_what_run_all_has_set(monkeypatch, tmp_path):
