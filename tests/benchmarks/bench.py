@@ -10,6 +10,7 @@ whether methods are right; `speed.py` times the tables of an evaluation one by o
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,8 @@ def measure(name, full):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.csv")
         command = [sys.executable, __file__, name, "--here", str(file), *(["--full"] if full else [])]
-        failed = subprocess.run(command, cwd=ROOT).returncode
+        bars = {"SKIN_TL_PROGRESS": str(Path(folder, "progress"))}  # in place of the terminal
+        failed = subprocess.run(command, cwd=ROOT, env=os.environ | bars).returncode
         if failed:
             raise SystemExit(f"error: the benchmark {name} failed with status {failed}; its last lines are above.")
         return pd.read_csv(file, keep_default_na=True).assign(load_average=load)

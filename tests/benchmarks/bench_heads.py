@@ -8,9 +8,10 @@ about as much as HAM10000's.
 
 import os
 import tempfile
+from dataclasses import replace
 
 import numpy as np
-from measured import alternate, ratio_row
+from measured import alternate, outcome, ratio_row
 
 N_FEATURES, N_CLASSES, N_HIDDEN = 2048, 7, 512
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -64,11 +65,8 @@ def measure(full):
         took = alternate({"ours": ours, "scikit-learn": theirs}, 3)
     equal = losses["ours"] <= EQUAL * losses["theirs"]
     note = f"log loss on validation images {losses['ours']:.3f}, scikit-learn's {losses['theirs']:.3f}"
-    yield ratio_row(
-        "heads",
-        f"{len(y):,} × {N_FEATURES:,} features, {len(PENALTIES)} penalties, over scikit-learn's logistic regression",
-        took["ours"],
-        took["scikit-learn"],
-        aim=">= 10" if equal else "",
-        note=note + ("" if equal else ": not equal, so the aim does not apply"),
-    )
+    note += "" if equal else ": not equal, as macro F1 chooses ours"
+    case = f"{len(y):,} × {N_FEATURES:,} features, {len(PENALTIES)} penalties, over scikit-learn's logistic regression"
+    row = ratio_row("heads", case, took["ours"], took["scikit-learn"], aim=">= 10", note=note)
+    # At another log loss the aim may be missed, and never met.
+    yield row if equal or outcome(row.ratio, row.aim) == "missed" else replace(row, aim="")
