@@ -69,7 +69,7 @@ case "$KERAS_BACKEND" in
 esac
 case "$* " in
     *--help\ *) ;;
-    test\ *) wanted="$wanted dev${SKIN_TL_TEST_EXPORT:+ export}" ;;
+    test\ * | bench\ *) wanted="$wanted dev${SKIN_TL_TEST_EXPORT:+ export}" ;;
     export\ *) wanted="$wanted export" ;;
     *profiles/slurm* | *executor\ slurm*) wanted="$wanted slurm" ;;
     *profiles/kubernetes* | *executor\ kubernetes*) wanted="$wanted kubernetes" ;;
