@@ -66,75 +66,89 @@ class Settings(BaseModel):
         Names the folders ``runs/<name>`` and ``report/<name>``.
     title
         Heading of the report.
+    dataset
+        `synthetic` draws images; `ham10000` is found by `SKIN_TL_HAM10000` or downloaded.
     image_size
-        Side of the square images that the backbones see, in pixels.
+        Side of the square images, in pixels.
     backbones
-        Names in `skin_tl.registry.BACKBONES`.
+        Names of entries of `BACKBONES` in `skin_tl/registry.py`.
+    strategies
+        `feature_extraction` trains heads on frozen backbones; `fine_tuning` then trains the backbone too;
+        `from_scratch` trains whole networks from random weights.
     split_policies
         `lesion` keeps all images of a lesion on one side; `image` splits image by image, which leaks.
     preprocessings
         `native` scales pixels as the weights were trained with; `unit` scales them to −1…1 for all.
-    seeds
-        One split and one head for each.
     features
-        What the heads of `feature_extraction` get: the pooled outputs of a backbone's last stage, as in the
-        presentation, or of its last three, see `skin_tl.models.backbones.build_backbone`.
+        What the heads of `feature_extraction` get: the pooled outputs of a backbone's `last` stage, as in the
+        presentation, or of its last three (`all_stages`).
+    seeds
+        One split and one training for each.
     train_fractions
-        Shares (above 0, at most 1) of the training lesions, sorted, 1 among them: with each of those below 1, heads and
-        networks are trained once more for a learning curve; of each diagnosis at least one lesion is kept.  All results
-        but those curves rest on 1.  See `passes_of`.
+        Shares of the training lesions (above 0, at most 1; 1 among them). Those below 1 train once more, for learning
+        curves; at least one lesion of each diagnosis stays. Results rest on 1.
+    weights
+        `imagenet` stops where there are none; `imagenet_or_random` takes random ones for all backbones then.
     leakage
-        Whether heads are also trained with and without siblings of the test lesions, see `skin_tl.data.leakage`.
+        Whether heads are also trained with and without other images of the test lesions in training.
     other_splits
-        How many further random splits are drawn and scored, to see how far a score moves between them.
-    external
-        A test set from elsewhere that every head predicts once it is trained, see `skin_tl.data.external`.
+        Number of further random splits that are scored, to see how far a score varies between splits.
     random_control
-        Whether heads are also trained on features of the same backbones with random weights: the control of what
-        ImageNet's weights add, see `control`.  Of `feature_extraction` alone.
+        Whether heads are also trained on the same backbones with random weights: the control of what ImageNet weights
+        add. For `feature_extraction`.
     group_near_duplicates
-        Whether lesions of one diagnosis that have near-duplicate images count as one lesion, see
-        `skin_tl.data.duplicates`.
+        Whether lesions of one diagnosis with near-duplicate images count as one lesion.
+    external
+        An external test set, `isic2018`, that every trained model predicts.
     images
-        Whether report and slides show pictures of the data set; without them they may be shared whatever its licence.
-    l2, max_epochs, patience
-        How heads are trained: the penalties on the square of the weights, of which the validation subset chooses one
-        for each head (where the smallest or largest does best, further ones are tried, see `penalties_beyond`); the
-        largest number of epochs; and after how many without a better validation macro F1 a head stops.  The
-        defaults were chosen with ResNet50 features, on images of HAM10000 outside of a test subset.
+        Whether report and slides show pictures of the data set. Without them they may be shared.
+    l2
+        Penalties on the squared weights of a head. The validation set selects one; where the smallest or the largest is
+        best, further ones are tried, by factors of ten.
+    max_epochs
+        Largest number of epochs of a head.
+    patience
+        Epochs without a higher macro F1 on the validation set after which the training of a head stops.
     unfreeze
-        Which part of the backbone learns in `fine_tuning`; all of it by default.
+        Which part of the backbone `fine_tuning` trains: `all` (as without a value) or `last_block`.
     fine_tuning_rate
-        Highest learning rate in `fine_tuning`, the head's.  With several, a network is trained with each, and its
-        validation subset chooses one.
+        Highest learning rate of the head in `fine_tuning`. Of several, the validation set selects one.
     backbone_share
-        The share of it that the backbone has.
-    from_scratch_rate, from_scratch_epochs
-        The same for `from_scratch`, where all layers learn at one rate; as many rates, so that the search is no wider
-        for one strategy than for the other.
+        Learning rate of the backbone, as a share of the head's.
+    fine_tuning_epochs
+        Largest number of epochs of `fine_tuning`.
+    from_scratch_rate
+        Highest learning rate of `from_scratch`; as many as in `fine_tuning_rate`, so that the search is equally wide.
+    from_scratch_epochs
+        Largest number of epochs of `from_scratch`.
     batch
-        Images per step of the two strategies that train whole networks, as are the following.
+        Images per step, where whole networks are trained.
     warmup_epochs
-        Epochs in which the learning rate rises from 0; from there a cosine takes it back to 0.
+        Epochs in which the learning rate rises from 0; a cosine takes it back to 0.
     tuning_patience
-        As `patience`.
-    weight_decay, label_smoothing, clip_norm
-        Of AdamW (kernels alone), of the wanted probabilities, and the largest norm of all gradients together.
+        As `patience`, for whole networks.
+    weight_decay
+        Of AdamW, for kernels.
+    label_smoothing
+        Of the loss of whole networks.
+    clip_norm
+        Largest norm of all gradients together.
     ema_epochs
-        Over about how many epochs weights are averaged for validation and prediction; 0 takes them as they are.
+        Epochs over which weights are averaged for validation and prediction; 0 averages none.
     imbalance
-        What is done about rare diagnoses while a network learns.
+        What the training of whole networks does about rare diagnoses: `none`, `class_weights`, `balanced_sampling`,
+        `focal` or `logit_adjusted`.
     augment
-        Whether images are flipped, turned by right angles, scaled, shifted and recoloured a little while it learns.
+        Whether training images of whole networks are flipped, rotated by right angles, scaled, shifted and recoloured.
     test_time_augmentation
-        Whether predictions are averaged over the eight flips and right-angle rotations of an image.
+        Whether whole networks predict the mean over the eight flips and right-angle rotations of an image.
     precision
-        What whole networks compute in while they learn; weights and predictions are float32 always.  'auto' is bfloat16
-        on a GPU and float32 elsewhere.
+        Of the training of whole networks: `float32`, `bfloat16`, or `auto`, bfloat16 on a GPU. Weights and predictions
+        are float32.
     deterministic
-        Whether a GPU is held to operations that give the same bits each time, which are slower.
+        Whether a GPU uses only operations that give the same bits each time, which are slower.
     device
-        Where whole networks are trained; with 'gpu' a study stops if there is none.
+        Where whole networks are trained: `auto`, `cpu` or `gpu`; with `gpu`, a study stops if there is none.
     overrides
         The keys that a command line changed.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ DIGITS = "%.6g"
 
 MARKS = ("<!-- findings: written by `./run_all.sh publish` -->\n", "<!-- end of the findings -->\n")
 """Around the findings in README.md."""
+
+WIDTH = 120
+"""Of a line of README.md."""
 
 ORDER = ("presentation", "ham10000", "fine_tuning", "transfer")
 """In which studies are listed; others follow by name."""
@@ -96,15 +100,18 @@ def list_published(root: Path = ROOT) -> None:
 
 
 def findings(root: Path = ROOT) -> str:
-    """Return what README.md says of the published reports: a table in Markdown, from their CSV files."""
+    """Return what README.md says of the published reports: lists in Markdown, from their CSV files."""
     studies = _studies(root / "report" / "published", Labels("en"))
     lines = []
     for study in studies:
-        lines += [f"**[{study['title']}](report/published/{study['name']}/report.html)**: `{study['command']}`", ""]
-        for row in (study["head"], ["---"] * len(study["head"]), *study["rows"]):
-            lines.append("| " + " | ".join(row) + " |")
+        lines += [f"[{study['title']}](report/published/{study['name']}/report.html)", f"(`{study['command']}`):", ""]
+        for what, *cells in study["rows"]:
+            said = (f"{name} {cell}" for name, cell in zip(study["head"][1:], cells, strict=True) if cell)
+            lines += textwrap.wrap(
+                f"- {what}: {', '.join(said)}.", WIDTH, subsequent_indent="  ", break_on_hyphens=False
+            )
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def _studies(folder: Path, labels: Labels) -> list[dict[str, Any]]:
