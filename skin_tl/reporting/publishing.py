@@ -133,7 +133,7 @@ def _about(folder: Path, labels: Labels) -> dict[str, Any]:
             words.insert(1, labels(f"features.{study.features}"))
         own = setup.of(scores).set_index("backbone").loc[beside]
         without = setup.baselines_of(scores).nlargest(1, "value").iloc[0]
-        best = f"{labels('backbone.' + without['backbone'])} {_interval(without, labels)}"
+        best = f"{_interval(without, labels)}, {labels('backbone.' + without['backbone'])}"
         rows.append([", ".join(words), *(_interval(row, labels) for _, row in own.iterrows()), best])
         control = own[["random_value", "random_low", "random_high"]].set_axis(_VALUES, axis=1)
         if control["value"].notna().any():
@@ -144,7 +144,6 @@ def _about(folder: Path, labels: Labels) -> dict[str, Any]:
         "title": labels.known("title", study.title),
         "command": _command(study),
         "commit": ", ".join(sorted(runs["git_commit"].dropna().unique())),
-        "hours": labels.number(runs["core_hours"].sum(), ".1f"),
         "head": [labels("metric.macro_f1"), *(labels.known("backbone", name) for name in beside), labels("no_network")],
         "rows": rows,
     }
