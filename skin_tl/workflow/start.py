@@ -74,12 +74,7 @@ def run(name_or_path: str, options: list[str]) -> int:
     check_image_size(study.backbones, study.image_size)
     check_cache()
     check_file(study, path, folder)
-    if settings.executor in (None, "local"):
-        check_gpu(study, folder)
-    if settings.executor == "kubernetes" and not settings.dryrun:
-        from skin_tl.workflow.kubernetes import share_project
-
-        share_project()
+    _check_executor(settings, study, folder)
     check_sources(study, folder)
     progress = Progress(Terminal(sys.stderr), study, bool(settings.dryrun))
     if settings.dryrun:
@@ -105,6 +100,15 @@ def run(name_or_path: str, options: list[str]) -> int:
             print("Stopped. What was finished is kept: the next start goes on from there.", file=sys.stderr)
             return INTERRUPTED
     return progress.finish(succeeded, bool(settings.targets or settings.until))
+
+
+def _check_executor(settings, study, folder):
+    if settings.executor in (None, "local"):
+        check_gpu(study, folder)
+    elif settings.executor == "kubernetes" and not settings.dryrun:
+        from skin_tl.workflow.kubernetes import share_project
+
+        share_project()
 
 
 FILE_OF_STUDY = "file.json"
