@@ -40,6 +40,9 @@ INK, SOFT, GRID = "#1f2933", "#52606d", "#d9dfe5"
 GREY = "#767676"
 """Of what is not to be compared: baselines, and groups too small for a conclusion."""
 
+PALE = "#BFD9EC"
+"""Areas of what is benign, below the outline of its diagnosis."""
+
 LEARNED, NEW, BLANK, UNUSED = "#9fc5e8", "#f6b26b", "#ffffff", "#d9d9d9"
 """Layers of a network in the drawings that explain: learned before, to be learned, random, thrown away."""
 LEARNED_TEXT, NEW_TEXT = "#1d4f7a", "#a04000"

@@ -18,17 +18,17 @@ README = "before\n" + publishing.MARKS[0] + "old\n" + publishing.MARKS[1] + "aft
 @pytest.fixture
 def finished(root, make):
     """A fabricated study of photographs, its pages written: the folder with runs/, report/ and README.md."""
-    make("shared", CHANGES | {"images": False, "title": "A <study> to share"}).write()
+    make("to_publish", CHANGES | {"images": False, "title": "A <study> to share"}).write()
     for ending in publishing.ENDINGS.values():
-        write_text(root / f"report/shared/report{ending}.html", "<p>a page</p>")
+        write_text(root / f"report/to_publish/report{ending}.html", "<p>a page</p>")
     write_text(root / "README.md", README)
     return root
 
 
 def test_a_published_report_is_complete_and_its_scores_follow_from_its_predictions(finished):
-    folder = publishing.publish("shared", finished)
-    assert folder == finished / "report/published/shared"
-    source = finished / "report/shared"
+    folder = publishing.publish("to_publish", finished)
+    assert folder == finished / "report/published/to_publish"
+    source = finished / "report/to_publish"
     for file in (*source.glob("*.csv"), *source.glob("*.html"), source / "facts.json"):
         assert (folder / file.name).read_bytes() == file.read_bytes()
     assert read_json(folder / "study.json")["backbones"] == ["VGG16", "ResNet50"]
@@ -49,17 +49,17 @@ def test_a_published_report_is_complete_and_its_scores_follow_from_its_predictio
 
 
 def test_it_is_listed_in_both_languages_and_in_the_readme(finished):
-    folder = publishing.publish("shared", finished)
+    folder = publishing.publish("to_publish", finished)
     page = (folder.parent / "index.html").read_text()
     assert "A &lt;study&gt; to share" in page
     links = re.findall(r'href="([^"#]+\.[a-z]+)"', page)
-    assert {"shared/report.html", "shared/report.fr.html"} <= {*links}
+    assert {"to_publish/report.html", "to_publish/report.fr.html"} <= {*links}
     assert all((folder.parent / link).is_file() for link in links)
     assert not re.search(r'(src|href)="(https?:|/)', page)
 
     readme = " ".join((finished / "README.md").read_text().split())
     assert readme.startswith("before ") and readme.endswith(" after") and "old" not in readme
-    command = "./run_all.sh /path/to/shared.yaml --config backbones=VGG16,ResNet50 images=false"
+    command = "./run_all.sh /path/to/to_publish.yaml --config backbones=VGG16,ResNet50 images=false"
     assert command in readme and command in page
     scores = pd.read_csv(folder / "scores.csv").query("metric == 'macro_f1'").set_index("backbone")
     for name in ("VGG16", "ResNet50", "ensemble", "colour_histogram"):
@@ -70,28 +70,28 @@ def test_it_is_listed_in_both_languages_and_in_the_readme(finished):
 
 @pytest.mark.parametrize("language", [*publishing.ENDINGS])
 def test_pages_with_pictures_of_the_data_set_are_not_published(finished, language):
-    page = finished / f"report/shared/report{publishing.ENDINGS[language]}.html"
+    page = finished / f"report/to_publish/report{publishing.ENDINGS[language]}.html"
     write_text(page, '<img src="data:image/jpeg;base64,AAAA">')
     with pytest.raises(SkinTLError, match=r"licence forbids.*--config images=false"):
-        publishing.publish("shared", finished)
+        publishing.publish("to_publish", finished)
     write_text(page, "<p>a page</p>")
 
 
 def test_a_study_that_shows_pictures_is_not_published(finished):
-    study = finished / "runs/shared/study.json"
+    study = finished / "runs/to_publish/study.json"
     settings = read_json(study)
     write_json(study, settings | {"images": True})
     with pytest.raises(SkinTLError, match=r"licence forbids"):
-        publishing.publish("shared", finished)
+        publishing.publish("to_publish", finished)
     write_json(study, settings)
 
 
 def test_a_report_that_is_not_finished_is_not_published(finished):
-    page = finished / "report/shared/report.fr.html"
+    page = finished / "report/to_publish/report.fr.html"
     content = page.read_text()
     page.unlink()
     with pytest.raises(SkinTLError, match=r"report\.fr\.html is missing.*run_all\.sh"):
-        publishing.publish("shared", finished)
+        publishing.publish("to_publish", finished)
     write_text(page, content)
 
 

@@ -80,7 +80,7 @@ def project(tmp_path):
     """A copy of the project in a folder with a space, with the tiny workflow and the environment of the tests."""
     folder = tmp_path / "a project"
     shutil.copytree(ROOT / "skin_tl", folder / "skin_tl", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("studies", "locks", "profiles"):
+    for name in ("studies", "locks", "profiles", "tests/benchmarks"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("run_all.sh", "environment.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _OUTCOME_STYLES: dict[str, dict[str, Any]] = {
     "melanoma": {"edgecolor": draw.DIAGNOSES["mel"], "linewidth": 2.2},
     "other_malignant": {"edgecolor": draw.INK, "linewidth": 1.4, "linestyle": (0, (4, 1.5))},
-    "benign": {"facecolor": "#BFD9EC", "edgecolor": draw.DIAGNOSES["nv"], "linewidth": 0.8},
+    "benign": {"facecolor": draw.PALE, "edgecolor": draw.DIAGNOSES["nv"], "linewidth": 0.8},
 }
 
 
