@@ -57,7 +57,7 @@ def test_slope_and_intercept_are_those_of_another_search(seed, slope, intercept)
 
 
 def test_draws_lie_near_regressions_of_their_own():
-    """One Newton step gives the spread of regressions that are fitted anew to each draw."""
+    """One Newton step gives the spread of regressions that are fitted again to each draw."""
     rng = np.random.default_rng(5)
     positive, risk = simulate(rng, 1500, 0.8, -0.2)
     drawn = rng.multinomial(1500, np.full(1500, 1 / 1500), 60).T.astype(np.float32)
