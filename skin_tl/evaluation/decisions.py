@@ -40,27 +40,6 @@ def lesion_scores(rows: pd.DataFrame) -> pd.DataFrame:
     return lesions
 
 
-def draw_lesions(lesions: pd.DataFrame, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the lesions of several seeds, each in all of its seeds at once.
-
-    Parameters
-    ----------
-    lesions
-        From `lesion_scores`.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
-
-    Returns
-    -------
-    index
-        (n_rows,) int: the row of `weights` that belongs to each row of `lesions`.
-    weights
-        (n_lesions, n_boot), from `skin_tl.evaluation.uncertainty.lesion_weights`.
-    """
-    names, index = np.unique(lesions["lesion_id"].to_numpy(str), return_inverse=True)
-    return index, uncertainty.lesion_weights(len(names), n_boot, np.random.default_rng(seed))
-
-
 def choose_threshold(
     positive: np.ndarray | pd.Series, score: np.ndarray | pd.Series, sensitivity: float = SENSITIVITY
 ) -> float:
@@ -110,7 +89,7 @@ def decisions_table(
     rows = []
     for labels, part in configurations(predictions, strategy=strategy, backbone=backbone):
         lesions = lesion_scores(part)
-        index, weights = draw_lesions(lesions, n_boot, seed)
+        index, weights = uncertainty.draw_lesions(lesions, n_boot, seed)
         validation = lesion_scores(validation_rows(predictions, labels))
         for decision in DECISIONS:
             found = _decision_rows(lesions, index, weights, validation, decision)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from skin_tl.evaluation.uncertainty import interval, lesion_weights, nanmean
+from skin_tl.evaluation.uncertainty import draw_lesions, interval, nanmean
 from skin_tl.schema import CONFIDENCE
 
 
@@ -78,8 +78,7 @@ def over_seeds(
     list of dict
         key, seed (``all`` for the means), value, ci_low, ci_high, n_lesions.
     """
-    names, index = np.unique(test["lesion_id"].to_numpy(str), return_inverse=True)
-    weights = lesion_weights(len(names), n_boot, np.random.default_rng(seed))
+    index, weights = draw_lesions(test, n_boot, seed)
     found: dict[str, Mapping[Hashable, Estimate]] = {}
     for of, at in test.reset_index(drop=True).groupby("seed").groups.items():
         found[str(of)] = compute(test.iloc[at], weights[index[at]])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.evaluation import uncertainty
-from skin_tl.evaluation.decisions import draw_lesions, lesion_scores
+from skin_tl.evaluation.decisions import lesion_scores
 from skin_tl.evaluation.metrics import N_BOOT
 from skin_tl.evaluation.predictions import configurations
 from skin_tl.schema import CURVE_COLUMNS, DECISIONS
@@ -45,7 +45,7 @@ def decision_curves(
     tables = []
     for labels, part in configurations(predictions, strategy=strategy, backbone=backbone):
         lesions = lesion_scores(part)
-        index, weights = draw_lesions(lesions, n_boot, seed)
+        index, weights = uncertainty.draw_lesions(lesions, n_boot, seed)
         for decision in DECISIONS:
             parts = [
                 net_benefit(of_seed[decision], of_seed[f"{decision}_score"], weights[index[of_seed.index]])

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from skin_tl.evaluation import uncertainty
 from skin_tl.evaluation.calibration import fit_temperature, scale_temperature
-from skin_tl.evaluation.decisions import draw_lesions, lesion_scores
+from skin_tl.evaluation.decisions import lesion_scores
 from skin_tl.evaluation.estimates import Estimate, over_seeds
 from skin_tl.evaluation.metrics import N_BOOT
 from skin_tl.evaluation.predictions import configurations, validation_rows
@@ -182,7 +182,7 @@ def risk_bins(
     tables = []
     for labels, part in configurations(predictions, strategy=strategy, backbone=backbone):
         lesions = lesion_scores(part)
-        index, weights = draw_lesions(lesions, n_boot, seed)
+        index, weights = uncertainty.draw_lesions(lesions, n_boot, seed)
         risk, positive = lesions["melanoma_score"].to_numpy(), lesions["melanoma"].to_numpy(float)
         inside = (
             np.clip(np.searchsorted(EDGES, risk, "right") - 1, 0, len(EDGES) - 2) == np.arange(len(EDGES) - 1)[:, None]

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
+import pandas as pd
 from scipy import special
 from threadpoolctl import ThreadpoolController
 
@@ -41,6 +42,27 @@ def lesion_weights(n_lesions: int, n_draws: int, rng: np.random.Generator) -> np
     for row, pick in zip(weights, picks, strict=True):
         row[:] = np.bincount(pick, minlength=n_lesions)
     return np.ascontiguousarray(weights.T)
+
+
+def draw_lesions(lesions: pd.DataFrame, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the lesions of several seeds, each in all of its seeds at once.
+
+    Parameters
+    ----------
+    lesions
+        Rows with a lesion_id, a lesion's rows of several seeds among them.
+    n_boot, seed
+        Draws of the bootstrap over lesions, and what seeds them.
+
+    Returns
+    -------
+    index
+        (n_rows,) int: the row of `weights` that belongs to each row of `lesions`.
+    weights
+        (n_lesions, n_boot), from `skin_tl.evaluation.lesion_weights`.
+    """
+    names, index = np.unique(lesions["lesion_id"].to_numpy(str), return_inverse=True)
+    return index, lesion_weights(len(names), n_boot, np.random.default_rng(seed))
 
 
 def confusion_metrics(confusion: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
