@@ -136,9 +136,23 @@ def train_head(
     dense = head.get_layer("diagnosis")
     x, x_val = (_standardised(head, features, rows[name]) for name in ("train", "val"))
     y, y_val = labels[rows["train"]], labels[rows["val"]]
+    basis = _row_space(x)
+    if basis is not None:
+        x, x_val = x @ basis, x_val @ basis
     best = _best_fit(lambda l2: _fit(x, y, x_val, y_val, l2, study), study.l2)
-    dense.set_weights(_kernel_and_bias(best["weights"]))
+    kernel, bias = _kernel_and_bias(best["weights"])
+    dense.set_weights([kernel if basis is None else basis @ kernel, bias])
     return head, best["history"]
+
+
+def _row_space(x: np.ndarray) -> np.ndarray | None:
+    """Return orthonormal columns that span the rows of `x`, (n_features, n_images) float32; None for as many images.
+
+    Where there are fewer training images than features, the kernel that minimises a loss with a squared penalty is a
+    combination of the images (Hastie and Tibshirani, Biostatistics 5, 2004): the same head is fitted in fewer
+    dimensions, and L-BFGS, which a rotation does not change, takes the same steps.
+    """
+    return None if len(x) >= x.shape[1] else np.linalg.qr(x.T.astype(np.float64))[0].astype(np.float32)
 
 
 def _best_fit(fit, penalties):

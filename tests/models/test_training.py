@@ -208,8 +208,9 @@ def test_the_test_subset_has_no_influence():
         np.testing.assert_array_equal(one, other)
 
 
-def test_early_stopping_keeps_the_weights_of_the_best_epoch():
-    values, labels, rows = _blobs(spread=6)
+@pytest.mark.parametrize("n_features", [12, 300])
+def test_early_stopping_keeps_the_weights_of_the_best_epoch(n_features):
+    values, labels, rows = _blobs(spread=6 if n_features == 12 else 20, n_features=n_features)
     study = HEAD.model_copy(update={"patience": 3, "max_epochs": 200, "l2": [1e-3]})
     head, history = heads.train_head(values, labels, rows, study)
     best = history["val_macro_f1"].rolling(SMOOTHED, min_periods=1).mean().idxmax()
@@ -218,6 +219,8 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch():
     chances = head.predict_on_batch(values[rows["val"]])
     score = f1_score(labels[rows["val"]], chances.argmax(1), average="macro")
     assert score == pytest.approx(history.loc[best, "val_macro_f1"], rel=1e-5)
+    loss = log_loss(labels[rows["val"]], chances.astype(float), labels=range(7))
+    assert loss == pytest.approx(history.loc[best, "val_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("grid", [[1e-4, 1e-3], [0.1, 1.0]])
@@ -259,11 +262,13 @@ def test_the_validation_subset_chooses_the_penalty():
     assert chosen["l2"].unique().tolist() == [max(reached, key=reached.get)]
 
 
-def test_a_head_that_never_stops_early_is_a_logistic_regression():
-    values, labels, rows = _blobs(spread=6)
+@pytest.mark.parametrize("n_features", [12, 300])
+def test_a_head_that_never_stops_early_is_a_logistic_regression(n_features):
+    values, labels, rows = _blobs(spread=6 if n_features == 12 else 20, n_features=n_features)
+    assert (n_features > len(rows["train"])) == (n_features == 300)  # fewer images than features are fitted otherwise
     study = HEAD.model_copy(update={"patience": 500, "max_epochs": 500, "l2": [0.05]})
     head = heads.build_head(values, rows["train"])
-    standardised = keras.Sequential([keras.Input((12,)), *head.layers[:-1]]).predict_on_batch(values)
+    standardised = keras.Sequential([keras.Input((n_features,)), *head.layers[:-1]]).predict_on_batch(values)
     _, history = heads.train_head(values, labels, rows | {"val": rows["train"]}, study)
     one = LogisticRegression(C=1 / (0.05 * len(rows["train"])), max_iter=5000, tol=1e-8)
     one.fit(standardised[rows["train"]], labels[rows["train"]])
