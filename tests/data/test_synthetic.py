@@ -17,6 +17,8 @@ from skin_tl.schema import CLASSES
 
 SIZE = (80, 60)
 LESIONS = 35
+N_LESIONS = 360
+"""Of the demo's data set."""
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +61,18 @@ def test_lesions_per_type_add_up_and_leave_no_type_short(n_lesions):
 
 
 def test_shares_of_the_full_set_are_those_of_ham10000():
-    lesions = {"nv": 5403, "bkl": 727, "mel": 614, "bcc": 327, "akiec": 228}  # of 7,470; vasc and df are raised to 15
-    counts = lesions_per_type(520)
+    lesions = {"bkl": 727, "mel": 614, "bcc": 327, "akiec": 228}  # of 7,470; bcc, akiec, vasc and df are raised to 15
+    counts = lesions_per_type(N_LESIONS)
     for dx, count in lesions.items():
-        assert counts[dx] / 520 == pytest.approx(count / 7470, abs=0.035)
+        assert counts[dx] / N_LESIONS == pytest.approx(count / 7470, abs=0.02)
     assert counts["df"] == counts["vasc"] == 15
+    assert counts["nv"] == N_LESIONS - sum(counts[dx] for dx in CLASSES if dx != "nv") > 0.65 * N_LESIONS
 
 
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 10_000))
 def test_full_set_has_about_as_many_pictures_per_lesion_as_ham10000(seed):
-    assert count_images(520, seed) / 520 == pytest.approx(10015 / 7470, abs=0.12)
+    assert count_images(seed=seed) / N_LESIONS == pytest.approx(10015 / 7470, abs=0.12)
 
 
 def test_folder_has_the_layout_of_ham10000(folder, table):
