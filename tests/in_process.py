@@ -1,8 +1,18 @@
-"""Notebooks run in the process of the tests: seconds instead of a kernel's start, and errors with their own type."""
+"""Notebooks and commands run in the process of the tests: no start to wait for, and errors of their own type."""
 
 import ast
 
 import nbformat
+import pytest
+
+from skin_tl.workflow import cli
+
+
+def command(root, *words):
+    """Run what follows ``./run_all.sh`` in a project's folder; return the exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "ROOT", root)
+        return cli.main([str(word) for word in words])
 
 
 def run_notebook(path, **parameters):

@@ -4,13 +4,11 @@ Takes ``runs/<study>/``; gives ``export/`` in each run's folder: ``model.onnx`` 
 give the probabilities of ``model.keras``, and ``MODEL_CARD.md``.  ``./run_all.sh export`` calls it.
 """
 
-import argparse
 import importlib
 import importlib.metadata
 import importlib.util
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.apps.model_card import model_card
-from skin_tl.apps.predict import Parser, as_list, run_command, show
+from skin_tl.apps.predict import show
 from skin_tl.apps.runs import Run, find_study, finished_runs, load_keras, read_model
 from skin_tl.data.images import ImageSet, check_cache
 from skin_tl.errors import SkinTLError
@@ -339,24 +337,9 @@ def runs_to_export(
     return runs
 
 
-def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """Export what a command line names; return the exit status."""
-    parser = Parser("export", __doc__.split("\n\n")[0])
-    parser.add_argument("--format", default=",".join(FORMATS), help="one, or several: A,B")
-    parser.add_argument("--only-check", action="store_true", help=argparse.SUPPRESS)  # before packages are installed
-
-    def run():
-        options = parser.parse(arguments)
-        formats = as_list(options.format)
-        for found in runs_to_export(options.study, options.backbone, formats, root):
-            if options.only_check:
-                return
-            name = load_study(found.study_folder / "study.json").name
-            for exported in export_run(found, formats, root / "report" / name / "metrics.csv"):
-                show(exported)
-
-    return run_command(run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def export(study: str | None, backbones: Sequence[str], formats: Sequence[str], root: Path = ROOT) -> None:
+    """Export the models of a finished study and print what was written; parameters as in `runs_to_export`."""
+    for found in runs_to_export(study, backbones, formats, root):
+        name = load_study(found.study_folder / "study.json").name
+        for exported in export_run(found, formats, root / "report" / name / "metrics.csv"):
+            show(exported)

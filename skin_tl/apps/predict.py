@@ -1,24 +1,22 @@
 """``./run_all.sh predict``: predict images of one's own, and print the answers as text or JSON.
 
-Takes command-line arguments; gives text on standard output and an exit status.
+Takes paths of images and a study's name; gives text on standard output.
 """
 
-import argparse
 import functools
 import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 
 from skin_tl.apps.prediction import RUN_OF, Predictions, predict_images
-from skin_tl.errors import INTERRUPTED, SkinTLError
-from skin_tl.files import ROOT, exit_status, printable, without_nan
+from skin_tl.errors import SkinTLError
+from skin_tl.files import ROOT, printable, without_nan
 from skin_tl.progress import bar
 from skin_tl.schema import CLASSES, PROBABILITIES
 
@@ -103,48 +101,6 @@ def as_text(predictions: Predictions, width: int = 80) -> str:
     return "\n".join(lines)
 
 
-class Parser(argparse.ArgumentParser):
-    """The options of a command that takes finished runs; says what is wrong as everything else does.
-
-    Parameters
-    ----------
-    command
-        As in ``./run_all.sh COMMAND``.
-    """
-
-    def __init__(self, command: str, description: str) -> None:
-        super().__init__(f"./run_all.sh {command}", description=description)
-        self.command = command
-        self.add_argument("--study")
-        self.add_argument("--backbone", help="one, or several: A,B")
-        self.add_argument("--from", dest="base", type=Path, help=argparse.SUPPRESS)  # where the person stands
-
-    def error(self, message: str) -> NoReturn:
-        raise SkinTLError(f"{self.command}: {message}. See `./run_all.sh --help`.")
-
-    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """Return the options; study is one that `find_study` understands, and backbone a list, empty for all."""
-        options = self.parse_args(arguments)
-        if options.study and Path(options.study).suffix in (".yaml", ".yml"):
-            options.study = Path(options.base or "") / options.study
-        options.backbone = as_list(options.backbone)
-        return options
-
-
-def as_list(text: str | None) -> list[str]:
-    """Return the parts of ``A,B`` without the empty ones."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def run_command(run: Callable[[], None]) -> int:
-    """Call `run`, which is what a command does; return the exit status of its process."""
-    try:
-        return exit_status(run)
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return INTERRUPTED
-
-
 def show(text: object) -> None:
     """Print a text; where nobody reads on, as behind ``| head``, what is printed from now on goes nowhere."""
     encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of a name
@@ -154,25 +110,29 @@ def show(text: object) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """Predict the images that a command line names; return the exit status."""
-    parser = Parser("predict", __doc__.split("\n\n")[0])
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
-    parser.add_argument("--json", action="store_true")
+def predict(
+    images: Sequence[str], study: str | None, backbones: Sequence[str], json_wanted: bool, root: Path = ROOT
+) -> None:
+    """Predict images and print what the models of a finished study answer, as text or JSON.
 
-    def run():
-        options = parser.parse(arguments)
-        watch = functools.partial(bar, what="asking the models", unit="model") if sys.stderr.isatty() else iter
-        given = (options.images, options.study, options.backbone)
-        predictions = predict_images(*given, root=root, base=options.base, watch=watch)
-        show(as_json(predictions) if options.json else as_text(predictions))
-        if predictions.unread:
-            n_given = len(predictions.unread) + len(predictions.images)
-            told = "; ".join(predictions.unread.values())
-            raise SkinTLError(f"{len(predictions.unread)} of {n_given} images cannot be read: {told}.")
+    Parameters
+    ----------
+    images
+        Paths of image files.
+    study, backbones, root
+        As in `skin_tl.apps.prediction.predict_images`.
+    json_wanted
+        Whether to print JSON.
 
-    return run_command(run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises
+    ------
+    SkinTLError
+        If an image cannot be read; the answers for the others are printed before.
+    """
+    watch = functools.partial(bar, what="asking the models", unit="model") if sys.stderr.isatty() else iter
+    predictions = predict_images(images, study, backbones, root=root, watch=watch)
+    show(as_json(predictions) if json_wanted else as_text(predictions))
+    if predictions.unread:
+        n_given = len(predictions.unread) + len(predictions.images)
+        told = "; ".join(predictions.unread.values())
+        raise SkinTLError(f"{len(predictions.unread)} of {n_given} images cannot be read: {told}.")

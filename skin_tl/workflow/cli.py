@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -47,6 +48,17 @@ def commands() -> None:
             os.environ[name] = os.path.abspath(os.path.expanduser(os.environ[name]))
     if os.environ.get("KERAS_BACKEND", "tensorflow") not in ("tensorflow", "jax"):
         raise SkinTLError(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is not supported: use tensorflow or jax.")
+
+
+def _parts(ctx: click.Context, option: click.Parameter, text: str | None) -> list[str]:
+    """Return the parts of ``A,B`` without the empty ones."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def of_finished_runs(command: Callable) -> Callable:
+    """Add the options that name finished runs."""
+    study = click.option("--study", help="A study's name, or its file; by default the one that finished last.")
+    return study(click.option("--backbone", metavar="A,B", callback=_parts, help="By default all.")(command))
 
 
 @commands.command(context_settings=PASSED_ON)
@@ -102,22 +114,25 @@ def tensorboard(options: tuple[str, ...]) -> None:
     _become("tensorboard.main", "--logdir", str(ROOT / "runs"), *options)
 
 
-@commands.command(context_settings=PASSED_ON, add_help_option=False)
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def predict(options: tuple[str, ...]) -> int:
+@commands.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@of_finished_runs
+@click.option("--json", "json_wanted", is_flag=True, help="Print JSON.")
+def predict(images: tuple[str, ...], study: str | None, backbone: list[str], json_wanted: bool) -> None:
     """Predict images by the models of a finished study: no diagnosis."""
-    from skin_tl.apps.predict import main as predict_main
+    from skin_tl.apps.predict import predict as predict_images
 
-    return predict_main(list(options))
+    predict_images(images, study, backbone, json_wanted, ROOT)
 
 
-@commands.command(context_settings=PASSED_ON, add_help_option=False)
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def export(options: tuple[str, ...]) -> int:
+@commands.command()
+@of_finished_runs
+@click.option("--format", "formats", metavar="A,B", callback=_parts, default="onnx,litert", show_default=True)
+def export(study: str | None, backbone: list[str], formats: list[str]) -> None:
     """Write the models of a finished study as ONNX and LiteRT files."""
-    from skin_tl.apps.export import main as export_main
+    from skin_tl.apps.export import export as export_models
 
-    return export_main(list(options))
+    export_models(study, backbone, formats, ROOT)
 
 
 @commands.command()

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from copies import copy_project, start
 from fabricated import evaluate, fabricate
+from in_process import command
 from sklearn.metrics import f1_score
 
 from skin_tl.apps import export, model_card
@@ -115,7 +116,7 @@ def packages():
 def exported(project, packages):
     """Export both studies; return the project's folder."""
     for study in ("small", "tuned"):
-        assert export.main(["--study", study], project) == 0
+        assert command(project, "export", "--study", study) == 0
     return project
 
 
@@ -167,7 +168,7 @@ def test_what_is_printed_names_each_file_with_size_and_difference(project, packa
     monkeypatch.chdir(project)
     monkeypatch.setattr(export, "N_PER_DIAGNOSIS", 2)
     shutil.rmtree(project / VGG16 / "export", ignore_errors=True)
-    assert export.main(["--study", "small", "--backbone", "VGG16", "--format", "litert"], project) == 0
+    assert command(project, "export", "--study", "small", "--backbone", "VGG16", "--format", "litert") == 0
     folder = VGG16 / "export"
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and lines[0].startswith(f"{folder / 'model.tflite'}: ")
@@ -179,7 +180,7 @@ def test_what_is_printed_names_each_file_with_size_and_difference(project, packa
     assert sorted(path.name for path in (project / folder).iterdir()) == ["MODEL_CARD.md", "model.tflite"]
     monkeypatch.setattr(export, "N_PER_DIAGNOSIS", 5)
     # Another format joins the first, which is checked and counted in the card again.
-    assert export.main(["--study", "small", "--backbone", "VGG16", "--format", "onnx"], project) == 0
+    assert command(project, "export", "--study", "small", "--backbone", "VGG16", "--format", "onnx") == 0
     assert [line.split(":")[0].rsplit("/")[-1] for line in capsys.readouterr().out.splitlines()] == [
         "model.onnx",
         "model.tflite",
@@ -190,7 +191,7 @@ def test_what_is_printed_names_each_file_with_size_and_difference(project, packa
 
 def test_without_the_cache_the_check_takes_random_pixels_and_says_so(copied, packages, monkeypatch, capsys):
     monkeypatch.setenv("SKIN_TL_CACHE", str(copied / "none"))
-    assert export.main(["--study", "small", "--backbone", "VGG16", "--format", "onnx"], copied) == 0
+    assert command(copied, "export", "--study", "small", "--backbone", "VGG16", "--format", "onnx") == 0
     assert "random pixels" in capsys.readouterr().out
     card = (copied / VGG16 / "export" / "MODEL_CARD.md").read_text()
     assert "images of random pixels" in card and "test images, at most" not in card
@@ -206,7 +207,7 @@ def test_a_file_that_gives_other_probabilities_is_not_kept(copied, packages, mon
         convert(model, *rest)
 
     monkeypatch.setattr(export, "convert", spoil)
-    assert export.main(["--study", "small", "--backbone", "VGG16", "--format", kind], copied) == 1
+    assert command(copied, "export", "--study", "small", "--backbone", "VGG16", "--format", kind) == 1
     shown = capsys.readouterr()
     lines = [line for line in shown.err.splitlines() if line.startswith("error: ")]
     file = copied / VGG16 / "export" / export.FORMATS[kind]
@@ -221,7 +222,7 @@ def test_a_model_that_cannot_be_converted_is_told_in_one_line(copied, packages, 
         raise ValueError("no such operation\nand much more")
 
     monkeypatch.setattr(export, "convert", fail)
-    assert export.main(["--study", "tuned"], copied) == 1
+    assert command(copied, "export", "--study", "tuned") == 1
     shown = capsys.readouterr()
     line = next(line for line in shown.err.splitlines() if line.startswith("error: "))
     assert "model.onnx could not be made and run (no such operation)" in line and not shown.out
@@ -401,7 +402,7 @@ def test_a_number_that_is_none_in_any_batch_is_told():
 
 def refused(root, capsys, *arguments):
     """Return the one line that says why nothing was exported."""
-    assert export.main(list(map(str, arguments)), root) == 1
+    assert command(root, "export", *arguments) == 1
     shown = capsys.readouterr()
     lines = [line for line in shown.err.splitlines() if line and not line.startswith("exporting ")]
     assert not shown.out and len(lines) == 1 and lines[0].startswith("error: "), shown.err
@@ -417,7 +418,7 @@ def test_what_is_not_there_is_told_with_what_is(copied, tmp_path, capsys):
     assert "no finished run of 'ResNet50'. It has: VGG16, EfficientNetB7" in line
     assert "No format is named 'onxx'. Formats: onnx, litert" in refused(copied, capsys, "--format", "onnx,onxx")
     assert "--format" in refused(copied, capsys, "--format", ",")
-    assert "export: unrecognized arguments: --jsn" in refused(copied, capsys, "--jsn")
+    assert "No such option '--jsn'" in refused(copied, capsys, "--jsn")
 
 
 @pytest.mark.parametrize("kind", ["onnx", "litert"])

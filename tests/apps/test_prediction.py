@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from copies import copy_project, start
+from in_process import command
 from PIL import Image, ImageDraw
 from scipy import optimize, special
 from sklearn.metrics import log_loss
@@ -23,7 +24,7 @@ from skin_tl.apps import explore, predict, prediction, runs, studies
 from skin_tl.data.dataset import read_folder
 from skin_tl.data.synthetic import draw_dataset
 from skin_tl.explain.neighbours import Rows, ood_limit
-from skin_tl.files import ROOT, read_json, write_json
+from skin_tl.files import read_json, write_json
 from skin_tl.schema import CLASSES
 from skin_tl.study import check_study
 
@@ -279,12 +280,13 @@ def test_whole_networks_predict_as_their_run_did(project, files, strategy):
 
 def test_the_table_fits_the_terminal_and_json_holds_the_same(project, said, capsys, monkeypatch):
     image, path = said.images[0], said.images[1]
-    arguments = ["--study", "small", os.path.basename(image), path, "--from", os.path.dirname(image)]
+    arguments = ["--study", "small", os.path.basename(image), path]
+    monkeypatch.chdir(os.path.dirname(image))
     usual = prediction.load_predictor(runs.finished_runs(project / "runs/small")[0])
     middle = said.table["ood_score"][:2].mean()
     monkeypatch.setattr(prediction, "load_predictor", lambda run: dataclasses.replace(usual, limit=middle))
     unlike = int(said.table["ood_score"][1] > middle)  # one of the two
-    assert predict.main(arguments, project) == 0
+    assert command(project, "predict", *arguments) == 0
     shown = capsys.readouterr().out
     lines = shown.splitlines()
     assert max(len(line) for line in lines if line != path) <= 80
@@ -299,7 +301,7 @@ def test_the_table_fits_the_terminal_and_json_holds_the_same(project, said, caps
     warned = [place for place, line in enumerate(lines) if "WARNING" in line]
     assert len(warned) == 1 and lines[warned[0] - 1] == (os.path.basename(image), path)[unlike]
 
-    assert predict.main([*arguments, "--json"], project) == 0
+    assert command(project, "predict", *arguments, "--json") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["study"] == "small" and "Not a diagnosis" in content["warnings"][0]
     assert [of["image"] for of in content["images"]] == [os.path.basename(image), path]
@@ -332,7 +334,7 @@ def test_the_longest_names_fit_too():
 
 def refused(project, capsys, *arguments):
     """Return the one line that says why nothing was predicted."""
-    assert predict.main(list(map(str, arguments)), project) == 1
+    assert command(project, "predict", *arguments) == 1
     shown = capsys.readouterr()
     lines = [line for line in shown.err.splitlines() if line]
     assert not shown.out and len(lines) == 1 and lines[0].startswith("error: "), shown.err
@@ -364,11 +366,11 @@ def test_a_file_that_is_no_image_is_told_in_one_line(project, files, tmp_path, c
 def test_one_bad_file_does_not_stop_the_others(project, files, tmp_path, capsys):
     good = list(files.values())[:2]
     arguments = ["--study", "small", good[0], str(tmp_path / "none.png"), good[1]]
-    assert predict.main(arguments, project) == 1
+    assert command(project, "predict", *arguments) == 1
     shown = capsys.readouterr()
     assert all(path in shown.out for path in good) and "none.png" not in shown.out
     assert shown.err == f"error: 1 of 3 images cannot be read: {tmp_path / 'none.png'} does not exist.\n"
-    assert predict.main([*arguments, "--json"], project) == 1
+    assert command(project, "predict", *arguments, "--json") == 1
     content = json.loads(capsys.readouterr().out)
     assert [of["image"] for of in content["images"]] == good
     assert content["errors"] == [{"image": arguments[3], "error": f"{arguments[3]} does not exist"}]
@@ -382,7 +384,7 @@ def test_names_that_a_terminal_cannot_show_lose_no_result(project, files, tmp_pa
                 written = io.BytesIO()
                 monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
                 named = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
-                assert predict.main(["--study", "small", named, *how], project) == 0
+                assert command(project, "predict", "--study", "small", named, *how) == 0
                 shown = written.getvalue().decode(encoding)
                 assert ".jpg" in shown and "MobileNetV2" in shown and "\x1b" not in shown
                 if how:
@@ -402,7 +404,7 @@ def test_unknown_studies_and_backbones_are_told_with_those_that_there_are(projec
     shutil.copy(project / "runs/small/study.json", half)
     line = refused(tmp_path, capsys, "--study", "half", image)
     assert "'half' has no finished run" in line and "./run_all.sh /path/to/half.yaml" in line
-    assert "required: IMAGE" in refused(project, capsys, "--json")
+    assert "argument 'IMAGE...'" in refused(project, capsys, "--json")
     assert "--jsn" in refused(project, capsys, "--jsn", image)
 
 
@@ -583,11 +585,11 @@ def test_it_runs_from_the_shell_and_a_bad_file_does_not_load_tensorflow(project,
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"][0]["image"] == "my lesion.jpg"
     code = (
-        "import sys; from pathlib import Path; from skin_tl.apps import predict\n"
-        "assert predict.main(['--study', 'small', sys.argv[1]], Path(sys.argv[2])) == 1\n"
+        "import sys; from skin_tl.workflow import cli\n"
+        "assert cli.main(['predict', '--study', 'small', sys.argv[1]]) == 1\n"
         "assert not {'keras', 'tensorflow', 'sklearn'} & set(sys.modules)"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "none.png"), str(copy)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    wanted = [sys.executable, "-c", code, str(tmp_path / "none.png")]
+    done = subprocess.run(wanted, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == f"error: {tmp_path / 'none.png'} does not exist. Nothing was predicted.\n"
