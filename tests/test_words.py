@@ -24,7 +24,8 @@ INSTEAD = {
         r"kind scores": "optimistically biased scores",
         r"what .{1,30} buys": "gains from",
         r"nobody picked": "chosen by a fixed rule",
-        r"(color|behavior|gray|center)(s|ed|ing)?\b|\bnev(us|i)\b|(anal|paral)yz": "colour, naevus, analyse: British spelling",
+        r"\bnev(us|i)\b": "naevus",
+        r"(color|behavior|gray|center)(s|ed|ing)?\b|(anal|paral)yz": "colour, analyse: British spelling",
         r"(normal|regular|optim|general|recogn|initial|standard)iz(e|ed|es|ing|ation)\b": "-ise: British spelling",
     },
     "fr": {
