@@ -6,9 +6,7 @@ as it ran and the predictions that all numbers rest on), ``report/published/inde
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,18 @@ import pandas as pd
 
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.study_files import Setup, read_study_files
-from skin_tl.files import ROOT, read_json, write_atomically, write_text
+from skin_tl.files import ROOT, write_atomically, write_text
+from skin_tl.reporting.findings import WITHOUT_WEIGHTS, Published, blocks, published
 from skin_tl.reporting.rendering import TEMPLATE
 from skin_tl.reporting.texts import Labels, languages
 from skin_tl.schema import CONFIDENCE, ENSEMBLE, SETUP
-from skin_tl.study import Study, check_study, command_of, save_study
+from skin_tl.study import command_of, save_study
 
 DIGITS = "%.6g"
 """How probabilities are written in the published predictions."""
 
-MARKS = ("<!-- findings: written by `./run_all.sh publish` -->\n", "<!-- end of the findings -->\n")
-"""Around the findings in README.md."""
-
-WIDTH = 120
-"""Of a line of README.md."""
-
-ORDER = ("presentation", "ham10000", "fine_tuning", "transfer")
-"""In which studies are listed; others follow by name."""
+MARKS = ("<!-- {}: written by `./run_all.sh publish` -->\n", "<!-- end of the {} -->\n")
+"""Around each of `BLOCKS` in README.md."""
 
 ENDINGS = {language: "" if language == "en" else f".{language}" for language in languages()}
 
@@ -86,51 +79,43 @@ def publish(name: str, root: Path = ROOT) -> Path:
 
 
 def list_published(root: Path = ROOT) -> None:
-    """Write the index page of all published reports, and the findings of README.md."""
-    folder, readme = root / "report" / "published", root / "README.md"
+    """Write the index page of all published reports, and the generated blocks of README.md."""
+    folder = root / "report" / "published"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    speaking = [Labels(language) for language in ENDINGS]
-    parts = [{"labels": labels, "studies": _studies(folder, labels)} for labels in speaking]
+    parts = []
+    for labels in map(Labels, ENDINGS):
+        studies = published(root, labels)
+        for study in studies:
+            write_text(study.folder / f"summary{ENDINGS[labels.language]}.svg", study.figure[0])
+        parts.append({"labels": labels, "studies": [_about(study) for study in studies]})
     page = environment.get_template("published.html.j2")
     write_text(folder / "index.html", page.render(parts=parts, endings=ENDINGS, level=_level))
-    before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
-    write_text(readme, before + MARKS[0] + findings(root) + MARKS[1] + rest.partition(MARKS[1])[2])
+    write_text(root / "README.md", generated(root))
 
 
-def findings(root: Path = ROOT) -> str:
-    """Return what README.md says of the published reports: lists in Markdown, from their CSV files."""
-    studies = _studies(root / "report" / "published", Labels("en"))
-    lines = []
-    for study in studies:
-        lines += [f"[{study['title']}](report/published/{study['name']}/report.html)", f"(`{study['command']}`):", ""]
-        for what, *cells in study["rows"]:
-            said = (f"{name} {cell}" for name, cell in zip(study["head"][1:], cells, strict=True) if cell)
-            lines += textwrap.wrap(
-                f"- {what}: {', '.join(said)}.", WIDTH, subsequent_indent="  ", break_on_hyphens=False
-            )
-        lines.append("")
-    return "\n".join(lines) + "\n"
+def generated(root: Path = ROOT) -> str:
+    """Return README.md with its generated blocks written from the published studies."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    for name, content in blocks(root).items():
+        before, start, rest = text.partition(MARKS[0].format(name))
+        _, end, after = rest.partition(MARKS[1].format(name))
+        text = f"{before}{start}{content}{end}{after}" if end else text
+    return text
 
 
-def _studies(folder: Path, labels: Labels) -> list[dict[str, Any]]:
-    """Return what is said of each published study in one language."""
-    found = [file.parent for file in folder.glob("*/study.json")]
-    known = {name: place for place, name in enumerate(ORDER)}
-    return [_about(one, labels) for one in sorted(found, key=lambda one: (known.get(one.name, len(ORDER)), one.name))]
-
-
-def _about(folder: Path, labels: Labels) -> dict[str, Any]:
-    study = check_study(read_json(folder / "study.json"), source=folder / "study.json")
-    runs, scores = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "scores.csv")
-    scores, beside, rows = scores[scores["metric"] == "macro_f1"], [*study.backbones], []
+def _about(study: Published) -> dict[str, Any]:
+    """Return what the index page says of a published study."""
+    labels, folder = study.labels, study.folder
+    scores, beside, rows = pd.read_csv(folder / "scores.csv"), [*study.study.backbones], []
+    scores = scores[scores["metric"] == "macro_f1"]
     beside += [ENSEMBLE] if len(beside) > 1 else []
     for names in scores.loc[scores["kind"] == "backbone", SETUP].drop_duplicates().itertuples(index=False):
         setup = Setup(*names)
         words = [labels(f"{column}.{name}") for column, name in zip(SETUP, names, strict=True)]
         if setup.strategy == "feature_extraction":
-            words.insert(1, labels(f"features.{study.features}"))
+            words.insert(1, labels(f"features.{study.study.features}"))
         own = setup.of(scores).set_index("backbone").loc[beside]
         without = setup.baselines_of(scores).nlargest(1, "value").iloc[0]
         best = f"{_interval(without, labels)}, {labels('backbone.' + without['backbone'])}"
@@ -138,14 +123,19 @@ def _about(folder: Path, labels: Labels) -> dict[str, Any]:
         control = own[["random_value", "random_low", "random_high"]].set_axis(_VALUES, axis=1)
         if control["value"].notna().any():
             cells = [_interval(row, labels) for _, row in control.iterrows()]
-            rows.append([f"{words[0]}, {labels('weights.random')}", *cells, ""])
+            rows.append([", ".join([*words, labels("weights.random")]), *cells, ""])
     return {
         "name": study.name,
-        "title": labels.known("title", study.title),
-        "command": _command(study),
-        "commit": ", ".join(sorted(runs["git_commit"].dropna().unique())),
+        "title": study.title,
+        "command": study.command,
+        "commit": ", ".join(sorted(study.runs["git_commit"].dropna().unique())),
         "head": [labels("metric.macro_f1"), *(labels.known("backbone", name) for name in beside), labels("no_network")],
         "rows": rows,
+        "alt": study.figure[1],
+        "not_run": [
+            labels("published.no_weights" if name in WITHOUT_WEIGHTS else "published.to_follow", name=name)
+            for name in study.not_run
+        ],
     }
 
 
@@ -159,13 +149,3 @@ _VALUES = ["value", "ci_low", "ci_high"]
 def _interval(row: pd.Series, labels: Labels) -> str:
     value, low, high = ("" if pd.isna(row[name]) else labels.number(row[name], ".2f") for name in _VALUES)
     return f"{value} ({low}–{high})" if value else ""
-
-
-def _command(study: Study) -> str:
-    """Return the command that a study was run with."""
-    given = []
-    for key in study.overrides:
-        value = getattr(study, key)
-        text = ",".join(str(one) for one in value) if isinstance(value, list) else str(value)
-        given.append(shlex.quote(f"{key}={text.lower() if isinstance(value, bool) else text}"))
-    return command_of(study.name) + (f" --config {' '.join(given)}" if given else "")

@@ -8,11 +8,13 @@ from sklearn import metrics
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_json, write_text
-from skin_tl.reporting import publishing
+from skin_tl.reporting import findings, publishing
 from skin_tl.schema import CLASSES, PROBABILITIES
 
 CHANGES = {"backbones": ["VGG16", "ResNet50"], "dataset": "ham10000", "overrides": ["backbones", "images"]}
-README = "before\n" + publishing.MARKS[0] + "old\n" + publishing.MARKS[1] + "after\n"
+FIGURE = '<figure id="figure-summary"><div aria-label="Scores &amp; intervals"><svg >drawn</svg></div></figure>'
+START, END = (mark.format("findings") for mark in publishing.MARKS)
+README = f"before\n{START}outdated\n{END}after\n"
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def finished(root, make):
     """A fabricated study of photographs, its pages written: the folder with runs/, report/ and README.md."""
     make("to_publish", CHANGES | {"images": False, "title": "A <study> to share"}).write()
     for ending in publishing.ENDINGS.values():
-        write_text(root / f"report/to_publish/report{ending}.html", "<p>a page</p>")
+        write_text(root / f"report/to_publish/report{ending}.html", FIGURE)
     write_text(root / "README.md", README)
     return root
 
@@ -56,9 +58,12 @@ def test_it_is_listed_in_both_languages_and_in_the_readme(finished):
     assert {"to_publish/report.html", "to_publish/report.fr.html"} <= {*links}
     assert all((folder.parent / link).is_file() for link in links)
     assert not re.search(r'(src|href)="(https?:|/)', page)
+    for ending in publishing.ENDINGS.values():
+        assert (folder / f"summary{ending}.svg").read_text() == "<svg >drawn</svg>"
+        assert f'src="to_publish/summary{ending}.svg" alt="Scores &amp; intervals"' in page
 
     readme = " ".join((finished / "README.md").read_text().split())
-    assert readme.startswith("before ") and readme.endswith(" after") and "old" not in readme
+    assert readme.startswith("before ") and readme.endswith(" after") and "outdated" not in readme
     command = "./run_all.sh /path/to/to_publish.yaml --config backbones=VGG16,ResNet50 images=false"
     assert command in readme and command in page
     scores = pd.read_csv(folder / "scores.csv").query("metric == 'macro_f1'").set_index("backbone")
@@ -74,7 +79,7 @@ def test_pages_with_pictures_of_the_data_set_are_not_published(finished, languag
     write_text(page, '<img src="data:image/jpeg;base64,AAAA">')
     with pytest.raises(SkinTLError, match=r"licence forbids.*--config images=false"):
         publishing.publish("to_publish", finished)
-    write_text(page, "<p>a page</p>")
+    write_text(page, FIGURE)
 
 
 def test_a_study_that_shows_pictures_is_not_published(finished):
@@ -95,6 +100,63 @@ def test_a_report_that_is_not_finished_is_not_published(finished):
     write_text(page, content)
 
 
-def test_the_findings_of_the_readme_are_those_of_the_published_tables():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert publishing.MARKS[0] + publishing.findings() + publishing.MARKS[1] in readme
+def test_the_generated_blocks_of_the_readme_are_those_of_the_published_tables():
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == publishing.generated()
+    for name in findings.BLOCKS:
+        assert publishing.MARKS[0].format(name) in publishing.generated()
+
+
+def _cells(folder, file, **where):
+    """Return the rows of a published table that have these values."""
+    table = pd.read_csv(folder / file)
+    return table[(table[[*where]] == [*where.values()]).all(axis=1)]
+
+
+def _signed(value):
+    return format(value, "+.2f").replace("-", "−") if round(value, 2) else "0.00"
+
+
+def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
+    """The best backbone, what pretrained weights add, the best baseline, melanomas, and the presentation's faults."""
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    folder = ROOT / "report" / "published" / "ham10000"
+    best = _cells(folder, "setups.csv", metric="macro_f1").nlargest(1, "val_macro_f1")["best"].item()
+    scores = _cells(folder, "scores.csv", metric="macro_f1").set_index("backbone")
+    interval = "{value:.2f} ({ci_low:.2f}–{ci_high:.2f})"
+    assert f"selects **{best}**, whose macro F1 on lesions that are not in training is " in readme
+    assert f"is {interval.format(**scores.loc[best])};" in readme
+    baseline = scores[scores["kind"] == "baseline"]["value"].idxmax()
+    assert f") reaches {interval.format(**scores.loc[baseline])}." in readme
+    gain = _cells(folder, "effects.csv", metric="macro_f1", backbone=best, column="weights").iloc[0]
+    shown = f"by {_signed(gain.difference)} ({_signed(gain.ci_low)} to {_signed(gain.ci_high)}) against random weights"
+    assert shown in readme
+    assert f"which is {'' if gain.ci_low > 0 or gain.ci_high < 0 else 'not '}statistically significant" in readme
+    own = {"dataset": "internal", "arm": "main", "seed": "all", "decision": "melanoma", "point": "sensitivity_95"}
+    decisions = _cells(folder, "decisions.csv", backbone=best, **own).set_index("metric")
+    percent = "{value:.0%} ({ci_low:.0%}–{ci_high:.0%})"
+    assert f"finds {percent.format(**decisions.loc['sensitivity'])} of the melanomas" in readme
+    assert f"flags {percent.format(**decisions.loc['flagged_benign_share'])} of the benign lesions" in readme
+
+    folder = ROOT / "report" / "published" / "presentation"
+    effects = _cells(folder, "effects.csv", metric="macro_f1", tested="all")
+    for row in effects[effects["column"].isin(["arm", "preprocessing"])].itertuples():
+        side = 1 if row.column == "arm" else -1  # the presentation's side less the other
+        ends = sorted([side * row.ci_low, side * row.ci_high])
+        note = "" if ends[0] > 0 or ends[1] < 0 else ", not significant"
+        shown = f"{_signed(side * row.difference)} ({' to '.join(map(_signed, ends))}{note}) for {row.backbone}"
+        assert shown in readme or (
+            row.ci_low == row.ci_high and f"0.00 (the same scaling) for {row.backbone}" in readme
+        )
+
+
+def test_backbones_that_were_not_run_are_named_with_the_reason(monkeypatch):
+    study = findings.Published(ROOT / "report" / "published" / "presentation")
+    monkeypatch.setattr(study, "study", study.study.model_copy(update={"backbones": ["VGG16"]}))
+    assert study.not_run == ["Xception", "ResNet50", "EfficientNetB7"]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert re.search(r"Not run: EfficientNetB7 in .*? \(its ImageNet weights were not at hand\)", readme)
+
+
+def test_a_fact_that_is_not_published_is_an_error():
+    with pytest.raises(SkinTLError, match=r"ham10000/facts\.json has no fact `score\.none`\. Publish the study again"):
+        findings.Published(ROOT / "report" / "published" / "ham10000").number("score.none")
