@@ -70,6 +70,7 @@ esac
 case "$* " in
     *--help\ *) ;;
     test\ * | bench\ *) wanted="$wanted dev${SKIN_TL_TEST_EXPORT:+ export}" ;;
+    report\ * | publish\ *) wanted=light ;; # no network is used
     export\ *) wanted="$wanted export" ;;
     *profiles/slurm* | *executor\ slurm*) wanted="$wanted slurm" ;;
     *profiles/kubernetes* | *executor\ kubernetes*) wanted="$wanted kubernetes" ;;
@@ -82,6 +83,7 @@ stamp_of() { # what is written once a lock is installed: it is done over where t
 is_installed() { # $1 a lock
     [ "$(cat "$environment/installed.$1" 2>/dev/null)" = "$(stamp_of "$1")" ] && "$python" -c '' 2>/dev/null
 }
+if [ "$wanted" = light ] && is_installed base; then wanted=base; fi # which holds all of it
 
 logged() { # a command: its words go to the log, and the last line of them to a terminal
     if [ -t 2 ]; then
@@ -125,14 +127,14 @@ make_environment() {
 install_lock() { # $1 a lock
     local file=$project/locks/$1.lock
     echo "Installing $1.lock into ${environment##*/} (once, a few minutes; its words are in .state/install.log) …" >&2
-    if [ "$1" = base ]; then
+    if [ "$1" = base ] || [ "$1" = light ]; then
         if [ "$environment" = "$project/.venv" ] && ! "$python" -c '' 2>/dev/null; then make_environment; fi
         # First the installers, then the rest with them: nothing comes in that the lock does not name.
         awk '/^[a-z0-9]/ { keep = /^(pip|setuptools)==/ } keep' "$file" >"$state/installers.lock"
         install --require-hashes -r "$state/installers.lock" || return
     fi
     install --require-hashes -r "$file" || return
-    if [ "$1" = base ]; then install --editable "$project" || return; fi
+    case "$1" in base | light) install --editable "$project" || return ;; esac
     stamp_of "$1" >"$environment/installed.$1.part"
     mv -- "$environment/installed.$1.part" "$environment/installed.$1"
 }

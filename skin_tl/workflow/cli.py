@@ -137,6 +137,16 @@ def export(study: str | None, backbone: list[str], formats: list[str]) -> None:
 
 @commands.command()
 @click.argument("study")
+def report(study: str) -> None:
+    """Write STUDY's report again from its finished runs, with this version's measures and texts: no TensorFlow."""
+    from skin_tl.workflow.steps import rebuild_report
+
+    for file in rebuild_report(ROOT / "runs" / study):
+        click.echo(f"  {file.relative_to(ROOT)}")
+
+
+@commands.command()
+@click.argument("study")
 def publish(study: str) -> None:
     """Copy STUDY's report to report/published/, and list it there and in README.md."""
     from skin_tl.reporting.publishing import publish as copy

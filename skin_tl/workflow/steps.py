@@ -256,6 +256,31 @@ def execute(name: str, target: Path, study: Study, folder: Path, **parameters: s
             ) from None
 
 
+def rebuild_report(folder: Path) -> list[Path]:
+    """Evaluate finished runs again and write their report and slides in all languages, without the workflow.
+
+    Parameters
+    ----------
+    folder
+        Of the study, below ``runs/``.
+
+    Returns
+    -------
+    list of Path
+        The pages.
+    """
+    from skin_tl.reporting.texts import languages
+
+    study = load_study(folder / "study.json")
+    say("computing the metrics")
+    evaluate(study, folder, Namespace())
+    for language in languages():
+        say(f"writing the report ({language})")
+        for step in (report, render, slides):
+            step(study, folder, Namespace(language=language))
+    return sorted((ROOT / "report" / study.name).glob("*.html"))
+
+
 STEPS = {
     step.__name__: step
     for step in (

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from copies import copy_project, start
+from fabricated import fabricate
 from PIL import Image
 from sklearn import metrics
 
@@ -143,3 +144,19 @@ def test_missing_weights_stop_a_study_that_needs_them(project, monkeypatch, tmp_
     assert stopped.returncode != 0
     assert "mobilenetv2_notop.weights.h5" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+
+
+def test_a_report_is_written_again_from_finished_runs_without_networks(tmp_path, small_study):
+    copy = copy_project(tmp_path / "copy", small_study)
+    fabricate(copy, "made", {"backbones": ["ResNet50"], "seeds": [1], "title": "Made again"})
+    for name in ("keras", "tensorflow"):
+        (copy / f"{name}.py").write_text("raise ImportError('none is here')")
+    done = start(copy, "made", study="report")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        f"report/made/{name}{ending}.html" for name in ("report", "slides") for ending in (".fr", "")
+    ]
+    assert "Made again" in (copy / "report/made/report.fr.html").read_text()
+    assert (copy / "report/made/report.pdf").read_bytes().startswith(b"%PDF")
+    done = start(copy, "none", study="report")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "runs/none/study.json" in done.stderr

@@ -145,7 +145,9 @@ def test_help_needs_nothing_but_a_shell(project, tmp_path, asked):
     assert not (project / ".venv").exists()
 
 
-@pytest.mark.parametrize("asked", [["demo"], ["test"], ["lab"], ["predict"], ["export"], ["clean"], ["bench"]])
+@pytest.mark.parametrize(
+    "asked", [["demo"], ["test"], ["lab"], ["predict"], ["export"], ["report"], ["clean"], ["bench"]]
+)
 def test_each_command_explains_itself(ready, asked):
     done = run_all(ready, *asked, "--help")
     assert done.returncode == 0 and not done.stderr
@@ -219,7 +221,9 @@ def test_each_lock_is_installed_once_and_again_where_it_has_changed(project, tmp
         assert all("--no-deps" in line for line in log.read_text().splitlines())
         return re.findall(r"--require-hashes -r .*/(\S+)", log.read_text())
 
+    assert installed("report", "demo") == ["installers.lock", "light.lock"] and installed("report", "demo") == []
     assert installed("demo") == ["installers.lock", "base.lock"] and installed("demo") == []
+    assert installed("publish", "demo") == []
     assert installed("export") == ["export.lock"] and installed("test") == ["dev.lock"] and installed("export") == []
     with (project / "locks" / "base.lock").open("a") as file:
         file.write("\n")
@@ -913,7 +917,7 @@ def test_locks_name_no_index_and_hash_everything(name):
     assert pins and all(pins.values())
 
 
-@pytest.mark.parametrize("extra", ["cuda", "dev", "export", "jax", "kubernetes", "slurm"])
+@pytest.mark.parametrize("extra", ["cuda", "dev", "export", "jax", "kubernetes", "light", "slurm"])
 def test_the_locks_agree_with_each_other(extra):
     versions = dict(locked("base"))
     main = {}
