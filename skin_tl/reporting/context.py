@@ -6,6 +6,7 @@ In: what is selected of a study.  Out: the context of every template, by name.  
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -40,6 +41,8 @@ def _of_study(report: Selection) -> dict[str, Any]:
         "confidences": CONFIDENCES,
         "backbones": study.backbones,
         "published_backbones": report.published_backbones,
+        "missing": [name for name in report.published if name not in study.backbones],
+        "reduced": _reduced(report),
         "strategies": study.strategies,
         "strategy_names": [report.labels(f"strategy.{name}") for name in study.strategies],
         "tuned": files.tuned,
@@ -62,6 +65,7 @@ def _of_study(report: Selection) -> dict[str, Any]:
         "lower_precision": any(run.get("precision") == "bfloat16" for run in files.runs.values()),
         "n_duplicates": files.n_duplicates,
         "references": _references(report),
+        "cite": _cite,
         "as_list": lambda value: [str(v) for v in (value if isinstance(value, list) else [value])],
     }
 
@@ -73,8 +77,15 @@ def _reproduction(report: Selection) -> Setup | None:
     return setup if repeated else None
 
 
-def _references(report: Selection) -> list[Markup]:
-    """Return the sources of what this study used, each with its link: data sets, networks, methods."""
+def _reduced(report: Selection) -> bool:
+    """Return whether the photographs that were read are smaller than the published ones."""
+    facts, known = report.facts, "image_size.1.width" in report.facts and not report.study.synthetic
+    sizes = [facts[key].value for key in ("image_size.1.width", "literature.width")] if known else [1, 1]
+    return sizes[0] < sizes[1]
+
+
+def _references(report: Selection) -> list[tuple[str, Markup]]:
+    """Return the sources of what this study used, key and line with its link: data sets, networks, methods."""
     heads = report.study.strategies != ["from_scratch"]
     holds = {
         "always": True,
@@ -85,7 +96,16 @@ def _references(report: Selection) -> list[Markup]:
     named = [*report.study.backbones, report.external]
     line = Markup('{reference} <a href="{url}">{url}</a>')
     sources = pd.read_csv(TEXTS / "references.csv").to_dict("records")
-    return [line.format(**source) for source in sources if holds.get(source["when"], source["key"] in named)]
+    used = [source for source in sources if holds.get(source["when"], source["key"] in named)]
+    return [(source["key"], line.format(**source)) for source in used]
+
+
+def _cite(key: str) -> Markup:
+    """Return a link to a source of more than two authors that every report lists: ``Raghu et al. 2019``."""
+    reference = pd.read_csv(TEXTS / "references.csv").query("when == 'always'").set_index("key")["reference"][key]
+    year = re.findall(r"\((\d{4})\)", reference)[0]
+    link = Markup('<a class="reference" href="#source-{}">{} et al. {}</a>')
+    return link.format(key.lower().replace("_", "-"), reference.partition(",")[0], year)
 
 
 def _names(report: Selection) -> dict[str, Any]:

@@ -76,8 +76,8 @@ class Selection:
         self.explained = [Setup(strategy, policy, preprocessing) for strategy in self.study.strategies]
         self.labels, self.language = Labels(language, texts), language
         self.cells = Cells(self.labels)
-        published = set(self.tables["published_results.csv"]["backbone"])
-        self.published_backbones = [name for name in self.study.backbones if name in published]
+        self.published = self.tables["published_results.csv"]["backbone"].unique().tolist()
+        self.published_backbones = [name for name in self.study.backbones if name in self.published]
         self.external = self.study.external
         self.pictures = self.study.images
         self.narrowed = [key for key in self.study.overrides if key not in ("images", "title")]

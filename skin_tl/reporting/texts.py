@@ -83,7 +83,7 @@ def format_p(value: float, language: str = "en") -> str:
 
 def typeset(text: str, language: str) -> str:
     """Put typographic apostrophes, and in French the spaces at which no line breaks: before ; : ! ? » % and after «."""
-    text = re.sub(r"(?<=\w)'(?=[\w\s*])", "’", text)
+    text = re.sub(r"(?<=\w)'(?=[\w\s*\[])", "’", text)
     if language != "fr":
         return text
     text = re.sub(r" ([;!?%])", NARROW_SPACE + r"\1", text)
@@ -174,8 +174,9 @@ class Texts:
     Notes
     -----
     Templates write ``{{ fact("best.….macro_f1.best_value", ".2f") }}`` to show a number, ``p_value(key)`` to show a
-    p-value, ``value(key)`` to decide by one, ``has(key)`` to ask whether there is one, ``label(key)`` for a word of
-    ``labels.yaml`` and ``listing(items)`` for an enumeration.
+    p-value, ``interval(key, spec)`` for the ends of its interval, ``difference(key)`` for a paired difference with both,
+    ``significance(real)`` for the words of a verdict, ``value(key)`` to decide by a fact, ``has(key)`` to ask whether
+    there is one, ``label(key)`` for a word of ``labels.yaml`` and ``listing(items)`` for an enumeration.
     """
 
     def __init__(self, language: str, facts: Facts, context: dict[str, Any], folder: Path = TEXTS):
@@ -194,6 +195,9 @@ class Texts:
         self._templates.globals |= context | {
             "fact": self._fact,
             "p_value": self._p_value,
+            "interval": self._interval,
+            "difference": self._difference,
+            "significance": lambda real: self.labels(f"significance.{'real' if real else 'open'}"),
             "value": lambda key: self._look_up(key).value,
             "has": lambda key: key in facts,
             "label": self.labels,
@@ -217,6 +221,16 @@ class Texts:
             return self.labels("not_testable")
         value = self._look_up(key).value
         return fact_html(value, key, format_p(value, self.language))
+
+    def _interval(self, key: str, spec: str) -> Markup:
+        """Return the ends of the interval of a fact: ``0.57 to 0.63``."""
+        ends = {end: self._fact(f"{key}.{end}", spec) for end in ("low", "high")}
+        return Markup(self.labels("interval", **ends))
+
+    def _difference(self, key: str) -> Markup:
+        """Return a paired difference with its interval and corrected p-value: ``+0.10 (+0.07 to +0.14; p < 0.001)``."""
+        shown = {"value": self._fact(f"{key}.difference", "+.3f"), "interval": self._interval(key, "+.3f")}
+        return Markup(self.labels("difference", p=self._p_value(f"{key}.p_holm"), **shown))
 
     def _listing(self, items: Iterable[object]) -> Markup:
         """Join items as an enumeration: ``A, B and C``."""

@@ -27,6 +27,22 @@ class Verdicts:
     def _value(self, key: str) -> Any:
         return self._facts[key].value
 
+    # What was trained?
+
+    @property
+    def start(self) -> str:
+        """What the networks of the main set-up start from: from_scratch, random_weights, or a strategy that transfers."""
+        strategy = self._report.main.strategy
+        return "random_weights" if self._report.files.random_weights and strategy != "from_scratch" else strategy
+
+    @property
+    def weights(self) -> str:
+        """Where the weights of the backbones come from: imagenet, asked or absent (random both), or none."""
+        study = self._report.study
+        if self._report.files.random_weights:
+            return "asked" if study.weights == "random" else "absent"
+        return "none" if study.strategies == ["from_scratch"] else "imagenet"
+
     # Is knowledge transferred?
 
     @cached_property
@@ -94,6 +110,33 @@ class Verdicts:
         return "control" if self.control["names"] else self.baseline
 
     @property
+    def reply(self) -> str:
+        """The answer in words, a label below `reply`: `transfer`, or what a control says."""
+        if self.transfer == "control":
+            return f"control_{self.control['all']}"
+        by_baseline = self.transfer == self.baseline
+        return "scratch_worse" if by_baseline and self.scratch == "worse" else self.transfer
+
+    @property
+    def answer(self) -> str:
+        """Whether pretraining helps the selected backbone: yes, open, no, or untested."""
+        if self.transfer == "control":
+            return {"better": "yes", "worse": "no"}.get(
+                self.control["of"][self._report.best(self._report.main)], "open"
+            )
+        yes_or_no = {"scratch_worse": "yes", "above": "yes", "scratch_better": "no", "below": "no"}
+        untested = dict.fromkeys(["random_weights", "from_scratch"], "untested")
+        return (yes_or_no | untested).get(self.reply, "open")
+
+    @property
+    def rivals(self) -> list[dict[str, Any]]:
+        """The main strategy against each other one, for the selected backbone (see `gains`); none with random weights."""
+        main = self._report.main
+        ours = self._report.labels(f"strategy.{main.strategy}")
+        gains = [] if self._report.files.random_weights else self.gains(self._report.best(main))
+        return [gain for gain in gains if ours in (gain["a"], gain["b"])]
+
+    @property
     def transferred(self) -> bool:
         """Whether it is shown that pretrained weights carry knowledge over."""
         return bool(self.control["better"]) if self.control["names"] else self.baseline == "above"
@@ -116,6 +159,18 @@ class Verdicts:
             key = f"pair.{setup.key}.{a}.{b}.{metric}"
             rows.append({"better": better, "worse": worse, "key": key, "real": bool(row["real"])})
         return rows
+
+    @property
+    def others(self) -> dict[str, list[str]]:
+        """Which backbones the selected one is ahead of, behind or open against, by macro F1; without the second."""
+        main, found = self._report.main, dict[str, list[str]](ahead=[], behind=[], open=[])
+        best, second = self._report.best(main), self._value(f"{self._ahead}.second")
+        for pair in self.pairs(main, "macro_f1"):
+            names = {pair["better"], pair["worse"]}
+            if best in names and second not in names:
+                kind = "open" if not pair["real"] else "ahead" if pair["better"] == best else "behind"
+                found[kind] += names - {best}
+        return found
 
     def gains(self, backbone: str) -> list[dict[str, Any]]:
         """Return the compared pairs of strategies: a, b (labels), key (facts of a less b) and verdict (real, open)."""

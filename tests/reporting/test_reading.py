@@ -91,7 +91,7 @@ def test_nothing_is_outside_of_the_window(read, size, scheme):
 def test_the_answer_is_on_the_first_screen(read, size):
     with read(size) as page:
         answer = page.locator('section[aria-labelledby="in-short"]')
-        assert answer.locator("> p").count() == 3
+        assert answer.locator("> p").count() == 4
         for part in (answer.locator("> p").last, answer.locator("figure svg")):
             box = part.bounding_box()
             assert box["y"] + box["height"] < SIZES[size][1]
