@@ -174,7 +174,7 @@ class Texts:
     Notes
     -----
     Templates write ``{{ fact("best.….macro_f1.best_value", ".2f") }}`` to show a number, ``p_value(key)`` to show a
-    p-value, ``interval(key, spec)`` for the ends of its interval, ``difference(key)`` for a paired difference with both,
+    p-value, ``interval(key, spec)`` for the ends of an interval, ``difference(key)`` for a difference with both,
     ``significance(real)`` for the words of a verdict, ``value(key)`` to decide by a fact, ``has(key)`` to ask whether
     there is one, ``label(key)`` for a word of ``labels.yaml`` and ``listing(items)`` for an enumeration.
     """

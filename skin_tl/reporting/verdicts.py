@@ -31,7 +31,7 @@ class Verdicts:
 
     @property
     def start(self) -> str:
-        """What the networks of the main set-up start from: from_scratch, random_weights, or a strategy that transfers."""
+        """What the networks of the main set-up start from: from_scratch, random_weights or a transferring strategy."""
         strategy = self._report.main.strategy
         return "random_weights" if self._report.files.random_weights and strategy != "from_scratch" else strategy
 
@@ -130,7 +130,7 @@ class Verdicts:
 
     @property
     def rivals(self) -> list[dict[str, Any]]:
-        """The main strategy against each other one, for the selected backbone (see `gains`); none with random weights."""
+        """The main strategy against each other one, for the selected backbone; see `gains`."""
         main = self._report.main
         ours = self._report.labels(f"strategy.{main.strategy}")
         gains = [] if self._report.files.random_weights else self.gains(self._report.best(main))
