@@ -229,9 +229,11 @@ def load_study(name_or_path: str | Path, overrides: dict[str, Any] | None = None
         problem, file_format = str(error), "JSON" if path.suffix == ".json" else "YAML"
         if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
             problem = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-        raise SkinTLError(f"{path} is not valid {file_format}: {' '.join(problem.split())}") from None
+        raise SkinTLError(
+            f"{path} is not valid {file_format}: {' '.join(problem.split()).rstrip('.')}. Correct the file."
+        ) from None
     if not isinstance(settings, dict):
-        raise SkinTLError(f"{path} must hold `key: value` lines, as studies/demo.yaml does.")
+        raise SkinTLError(f"{path} holds no `key: value` lines. Write it as studies/demo.yaml is.")
     study = check_study(settings, overrides, path)
     namesake = ROOT / "studies" / f"{study.name}.yaml"
     if path.suffix != ".json" and namesake.is_file() and not namesake.samefile(path):
@@ -249,7 +251,7 @@ def check_study(settings: dict[str, Any], overrides: dict[str, Any] | None = Non
         study = Study(**{**_with_an_effect(settings, overrides), **overrides})
     except ValidationError as error:
         problems = dict.fromkeys(_explain(item, overrides) for item in error.errors())
-        raise SkinTLError(f"{source}: {'; '.join(problems)}") from None
+        raise SkinTLError(f"{source}: {'; '.join(problems)}. Correct this; docs/studies.md lists all keys.") from None
     try:
         plain = Study(**settings)
     except ValidationError:

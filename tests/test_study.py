@@ -95,7 +95,7 @@ def test_a_file_that_is_no_yaml_is_refused_with_line_and_column(tmp_path):
     with pytest.raises(SkinTLError) as error:
         load_study(tmp_path / "mine.yaml")
     told = "mine.yaml is not valid YAML: line 2, column 9: mapping values are not allowed here"
-    assert str(error.value) == f"{tmp_path}/{told}"
+    assert str(error.value) == f"{tmp_path}/{told}. Correct the file."
 
 
 def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path):
@@ -105,8 +105,8 @@ def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path):
     first, second = lines.index("image_size: 64") + 1, len(lines)
     with pytest.raises(SkinTLError) as error:
         load_study(path)
-    told = f"line {second}, column 1: the key `image_size` is given already in line {first}. Leave one of them out."
-    assert str(error.value) == f"{path} is not valid YAML: {told}"
+    told = f"line {second}, column 1: the key `image_size` is given already in line {first}. Leave one of them out"
+    assert str(error.value) == f"{path} is not valid YAML: {told}. Correct the file."
     path.write_text(path.read_text().replace("image_size: 96\n", ""))
     assert load_study(path).image_size == 64
     path.write_text("{name: mine, name: yours}")

@@ -195,7 +195,7 @@ def features_of_run(found: Runs, choice: Choice) -> np.ndarray:
 
     backbone, preprocessing = choice["backbone"], choice["preprocessing"]
     if kind_of(backbone) != "backbone":
-        raise SkinTLError(f"{backbone!r} has no features of its own. Choose a backbone to find near lesions by.")
+        raise SkinTLError(f"{backbone!r} has no features of its own. Choose a backbone to find the nearest lesions.")
     run = found.folder / choice["strategy"] / backbone
     if choice["strategy"] == "feature_extraction":
         weights = read_json(run / "run.json")["weights"]

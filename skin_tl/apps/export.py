@@ -99,8 +99,9 @@ def check_packages(formats: Sequence[str]) -> None:
     for name in dict.fromkeys(name for of in formats for name in PACKAGES[of]):
         if importlib.util.find_spec(name) is None:
             raise SkinTLError(
-                f"Exporting needs the package {name.replace('_', '-')}, which is not installed. `./run_all.sh export` "
-                "installs it into .venv; elsewhere: pip install --require-hashes -r locks/export.lock"
+                f"Exporting needs the package {name.replace('_', '-')}, which is not installed. Run "
+                "`./run_all.sh export`, which installs it into .venv, or "
+                "`pip install --require-hashes -r locks/export.lock`."
             )
 
 
@@ -328,10 +329,10 @@ def runs_to_export(
             "model.keras that was trained with the other."
         )
     if not formats:
-        raise SkinTLError(f"--format names no format. Formats: {', '.join(FORMATS)}.")
+        raise SkinTLError(f"--format names no format. Name one of {', '.join(FORMATS)}.")
     for name in formats:
         if name not in FORMATS:
-            raise SkinTLError(f"No format is named {name!r}. Formats: {', '.join(FORMATS)}.")
+            raise SkinTLError(f"--format={name} is unknown. Name one of {', '.join(FORMATS)}.")
     runs = finished_runs(find_study(study, root), backbones)
     check_cache(written=False)
     return runs

@@ -135,4 +135,7 @@ def predict(
     if predictions.unread:
         n_given = len(predictions.unread) + len(predictions.images)
         told = "; ".join(predictions.unread.values())
-        raise SkinTLError(f"{len(predictions.unread)} of {n_given} images cannot be read: {told}.")
+        raise SkinTLError(
+            f"{len(predictions.unread)} of {n_given} images cannot be read: {told}. Replace these "
+            "files, or leave them out."
+        )

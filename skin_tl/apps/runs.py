@@ -193,7 +193,7 @@ def finished_runs(folder: Path, backbones: Sequence[str] | None = None) -> list[
             near = [known for known in there if known.lower() == name.lower()]
             hint = f", did you mean {near[0]!r}?" if near else "."
             raise SkinTLError(
-                f"The study {study.name!r} has no finished run of {name!r}{hint} It has: {', '.join(there)}."
+                f"The study {study.name!r} has no finished run of {name!r}{hint} Name one of {', '.join(there)}."
             )
     return [run for run in runs if not backbones or run.backbone in backbones]
 
@@ -228,13 +228,13 @@ def find_study(study: str | Path | None = None, root: Path = ROOT) -> Path:
     there = f"Studies with finished runs: {', '.join(sorted(finished))}." if finished else "No study has finished runs."
     if study is None:
         if not finished:
-            raise SkinTLError(f"{there} Run one first: `./run_all.sh` (the demo), or `./run_all.sh STUDY`.")
+            raise SkinTLError(f"{there} Run `./run_all.sh` (the demo) or `./run_all.sh STUDY` first.")
         study = max(finished, key=lambda name: (-_steps_from_finished(runs / name), finished[name], name))
     elif study not in finished:
         known = (root / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
         what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
-        first = f" Run it first: `{command_of(study)}`." if known else ""
-        raise SkinTLError(f"{what}.{first} {there}")
+        advice = f"Run `{command_of(study)}` first, or name another study." if known else "Name another study."
+        raise SkinTLError(f"{what}. {advice} {there}")
     return runs / study
 
 

@@ -73,8 +73,8 @@ def read_labels(path: str | Path) -> pd.DataFrame:
         table["lesion_id"] = table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])
     elif "dx" not in table:
         raise SkinTLError(
-            f"{path} has the columns {', '.join(table)}. Expected those of HAM10000 "
-            f"({', '.join(METADATA_COLUMNS)}) or of the challenge (image, {', '.join(classes).upper()})."
+            f"{path} has the columns {', '.join(table)}. Expected those of HAM10000 ({', '.join(METADATA_COLUMNS)}) or "
+            f"of the challenge (image, {', '.join(classes).upper()}). Replace the table."
         )
     return check_metadata(table.replace({"dx_type": {"": "unknown"}}), path, (*DX_TYPES, "unknown"))
 
@@ -118,6 +118,6 @@ def refuse_known(image_ids: Iterable[str], known_ids: Iterable[str]) -> None:
     if shared:
         raise SkinTLError(
             f"{len(shared)} images of the external test set are in the data set too: {', '.join(shared[:5])}"
-            f"{' …' if len(shared) > 5 else ''}. A test on images that heads were trained with tells nothing: remove "
+            f"{' …' if len(shared) > 5 else ''}. A test on training images overstates the scores. Remove "
             "them from one of the two."
         )

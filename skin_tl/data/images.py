@@ -194,7 +194,7 @@ def _hash(path):
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise SkinTLError(f"{path} cannot be read: {error.strerror}.") from None
+        raise SkinTLError(f"{path} cannot be read: {error.strerror}. Replace the file.") from None
 
 
 @contextlib.contextmanager

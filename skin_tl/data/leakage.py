@@ -54,8 +54,8 @@ def _arms(split, seed):
     siblings = parts["test"].drop(test.index)
     if siblings.empty:
         raise SkinTLError(
-            "No test lesion has a second image, so nothing can leak: the leakage experiment needs a data set with "
-            "several images of a lesion."
+            "`leakage: true` needs lesions with several images, and no test lesion has a second one. Set "
+            "`leakage: false`, or use another data set."
         )
     stand_ins = []
     for dx, wanted in siblings.groupby("dx"):

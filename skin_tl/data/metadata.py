@@ -56,8 +56,8 @@ def find_metadata(folder: str | Path, name: str = "HAM10000_metadata") -> Path:
     tables = [path for path in map(Path, files_below(folder)) if pattern.fullmatch(path.name) and path.is_file()]
     if not tables:
         raise SkinTLError(
-            f"{folder} holds no metadata table. Expected a file {name}.csv (also without ending, or .tab, as Harvard "
-            f"Dataverse serves it); it belongs to the release, {DOI}.{packed_files(folder)}"
+            f"{folder} holds no metadata table. Add the file {name}.csv of the release, {DOI} (also without "
+            f"ending, or .tab, as Harvard Dataverse serves it).{packed_files(folder)}"
         )
     if len({path.read_bytes() for path in tables}) > 1 and len({_content(path) for path in tables}) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in tables)
@@ -180,7 +180,9 @@ def check_metadata(table: pd.DataFrame, path: str | Path, dx_types: Sequence[str
     table["age"] = pd.to_numeric(ages, errors="coerce").astype(float)
     bad_ages = table.index[ages.notna() & table["age"].isna()]
     if len(bad_ages):
-        raise SkinTLError(f"{path}, line {bad_ages[0]}: age {ages[bad_ages[0]]!r} is not a number of years.")
+        raise SkinTLError(
+            f"{path}, line {bad_ages[0]}: age {ages[bad_ages[0]]!r} is not a number of years. Correct it."
+        )
     try:
         _table_schema(dx_types).validate(table, lazy=True)
     except pa.errors.SchemaErrors as errors:

@@ -244,7 +244,7 @@ def contrast(
     rows = []
     for value in (a, b):
         if not (test[column] == value).any():
-            raise SkinTLError(f"{backbone}: no predictions with {column} {value!r} to compare.")
+            raise SkinTLError(f"{backbone}: no predictions with {column} {value!r} to compare. Run the study again.")
     for cell, part in test.groupby(others):
         sides = [part[part[column] == value].sort_values(["seed", "image_id"]) for value in (a, b)]
         if any(side.empty for side in sides):

@@ -115,7 +115,7 @@ def _check_probabilities(predictions, source):
     try:
         probability = predictions[PROBABILITIES].to_numpy(float)
     except (ValueError, TypeError) as error:
-        raise SkinTLError(f"{source}: a probability is not a number ({error}).") from None
+        raise SkinTLError(f"{source}: a probability is not a number ({error}). {AGAIN}") from None
     total = probability.sum(1)
     for wrong, what in (
         (~np.isfinite(probability).all(1), "a probability that is empty or not finite"),
@@ -243,7 +243,7 @@ def pool_weights(y: np.ndarray, log_p: np.ndarray) -> np.ndarray:
 def check_same_images(predictions: Mapping[str, pd.DataFrame]) -> None:
     """Raise `SkinTLError` unless all backbones have the same images and diagnoses."""
     if not predictions:
-        raise SkinTLError("No predictions to compare: the study lists no backbone that was run.")
+        raise SkinTLError("No predictions to compare: none of the study's `backbones` was run. Run the study first.")
     keys = [*UNIT, "dx", "lesion_id"]
     (first, *names), tables = sorted(predictions), predictions
     wanted = pd.MultiIndex.from_frame(tables[first][keys])

@@ -66,7 +66,9 @@ def split_spread(metrics: pd.DataFrame, metric: str = "macro_f1") -> dict[str, f
     rows = metrics[(metrics["metric"] == metric) & (metrics["class"] == "all") & (metrics["subgroup"] == "all")]
     values = rows.loc[rows["seed"].astype(str) != "all", "value"].to_numpy(float)
     if not len(values):
-        raise SkinTLError(f"metrics.csv has no {metric} of single seeds to tell a spread from.")
+        raise SkinTLError(
+            f"metrics.csv has no {metric} of single seeds, so its spread is unknown. Delete it and run the study again."
+        )
     gaps = np.abs(values[:, None] - values)[np.triu_indices(len(values), 1)]
     return {
         "n_splits": len(values),

@@ -52,7 +52,10 @@ def subgroups(metadata: pd.DataFrame) -> pd.DataFrame:
     """
     missing = [name for name in ("image_id", "sex", "age", "localization", "dx_type") if name not in metadata]
     if missing:
-        raise SkinTLError(f"The metadata table has no column {', '.join(missing)}, which the subgroups need.")
+        raise SkinTLError(
+            f"metadata.csv has no column {', '.join(missing)}, which the subgroups need. Delete it and "
+            "run the study again."
+        )
     age = pd.to_numeric(metadata["age"], errors="coerce")
     bands = pd.Series(UNKNOWN, index=metadata.index, dtype=object)
     for name, (start, end) in AGE_BANDS.items():

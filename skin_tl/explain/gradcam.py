@@ -74,7 +74,8 @@ def gradcam(
         heat = np.maximum(np.einsum("nhwk,nk->nhw", maps, slopes), 0)
         if not np.isfinite(heat).all():
             raise SkinTLError(
-                f"{model.name}: feature maps that are not finite. Its weights are damaged: train it again."
+                f"{model.name}: feature maps that are not finite, so its weights are damaged. Delete its "
+                "run.json and run the study again."
             )
         for row, one in zip(rows, heat, strict=True):
             found[row] = _enlarged(one, size)

@@ -241,8 +241,8 @@ def _load(network, name, file):
         problem = f"nothing in it for {len(same)} layers, such as {same[0]}"
     if problem:
         raise SkinTLError(
-            f"{file} does not hold the weights of {name} without its classifier ({problem}). It must be written by "
-            f"Keras 3's `save_weights` from keras.applications.{name}(include_top=False)."
+            f"{file} does not hold the weights of {name} without its classifier ({problem}). Write it with "
+            f"Keras 3: keras.applications.{name}(include_top=False).save_weights(…)."
         )
 
 

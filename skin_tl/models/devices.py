@@ -56,8 +56,8 @@ def on_device(study: Study) -> contextlib.AbstractContextManager:
     """
     if study.device == "gpu" and not gpus():
         raise SkinTLError(
-            f"`device: gpu`, but {keras.backend.backend()} finds no GPU on this machine{why_no_gpu()}. Do what "
-            "README.md says of GPUs, or set `device: auto`."
+            f"`device: gpu`, but {keras.backend.backend()} finds no GPU on this machine{why_no_gpu()}. Follow "
+            "docs/install.md#gpu, or set `device: auto`."
         )
     return keras.device("cpu") if study.device == "cpu" else contextlib.nullcontext()
 

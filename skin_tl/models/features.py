@@ -150,7 +150,9 @@ def _compute(folder, images, model, what, key):
                 batch = np.concatenate([batch, np.zeros((BATCH - n_rows, *batch.shape[1:]), np.uint8)])
             values = keras.ops.convert_to_numpy(model.predict_on_batch(np.asarray(batch)))[:n_rows]
             if not np.isfinite(values).all():
-                raise SkinTLError(f"{what}: features that are not finite. Its weights are damaged: fetch them again.")
+                raise SkinTLError(
+                    f"{what}: features that are not finite, so its weights are damaged. Replace their file."
+                )
             features[first : first + n_rows] = values
             shown.update(n_rows)
             if step % SAVE_EVERY == 0:

@@ -273,9 +273,9 @@ def _unfreeze(network, last_block):
         else:
             return
         raise SkinTLError(
-            f"skin_tl/registry.py: `last_block` {last_block!r} of {network.name} {problem}. It must say how the names "
-            "begin of all layers with weights from the last block's first one to the network's end (its `summary()` "
-            "lists them), and of none before."
+            f"skin_tl/registry.py: `last_block` {last_block!r} of {network.name} {problem}. Write how the "
+            "names of all layers with weights begin, from the last block's first one to the network's end (its "
+            "`summary()` lists them), and of none before."
         )
 
 

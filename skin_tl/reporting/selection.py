@@ -62,7 +62,7 @@ class Selection:
         if not (texts / language).is_dir():
             known = ", ".join(languages())
             raise SkinTLError(
-                f"The report has no language {language!r}: {texts / language} is missing. Known: {known}."
+                f"The report has no language {language!r}: {texts / language} is missing. Choose one of {known}."
             )
         self.files = read_study_files(study)
         self.study = self.files.study

@@ -94,7 +94,8 @@ def deck_of(notebook: NotebookNode) -> dict[str, Any]:
     slides = [_slide(*part, pieces) for part in zip(parts[::3], parts[1::3], parts[2::3], strict=True)]
     twice = sorted({slide["id"] for slide in slides if [other["id"] for other in slides].count(slide["id"]) > 1})
     if twice or not slides:
-        raise SkinTLError(f"slides.md needs slides, each with an id of its own. Twice: {', '.join(twice) or 'none'}.")
+        problem = f"gives an id twice: {', '.join(twice)}" if twice else "has no slide"
+        raise SkinTLError(f"slides.md {problem}. Give each slide an id of its own.")
     about = {"opening": Markup(opening), "notes": decks[0]["notes"], "words": decks[0]["words"], "slides": slides}
     return {"page": page["page"], "header": Markup(page["header"])} | about
 
@@ -115,7 +116,7 @@ class _Pieces:
         place = f"#{anchor}" if panel is None else f"#{anchor}/{panel}"
         if anchor not in self._pieces:
             known = ", ".join(sorted(self._pieces))
-            raise SkinTLError(f"slides.md asks for {place}, which the report does not show. It shows: {known}.")
+            raise SkinTLError(f"slides.md asks for {place}, which the report does not show. Name one of {known}.")
         if any(anchor == other and (panel == part or None in (panel, part)) for other, part in self._taken):
             raise SkinTLError(f"slides.md asks twice for {place}. Show it once, and link to its slide.")
         self._taken.add((anchor, panel))
@@ -124,7 +125,7 @@ class _Pieces:
             panels = list(_PANEL.finditer(html))
             if int(panel) >= len(panels):
                 there = f"the panels there are 0 to {len(panels) - 1}" if panels else f"{anchor} has no panels"
-                raise SkinTLError(f"slides.md asks for {place}, but {there}.")
+                raise SkinTLError(f"slides.md asks for {place}, but {there}. Name another one.")
             html = html[: panels[0].start()] + panels[int(panel)][0] + html[panels[-1].end() :]
             html = html.replace(f'id="{anchor}"', f'id="{anchor}-{panel}"', 1).replace("panels several", "panels", 1)
         return re.sub(r'aria-label="[^"]*"', lambda _: f'aria-label="{alt}"', html, count=1) if alt else html
@@ -136,7 +137,8 @@ def _slide(name: str, title: str, html: str, pieces: _Pieces) -> dict[str, Any]:
     words = _SHOWN.sub("", html).strip()
     if "<img" in words:
         raise SkinTLError(
-            f"slides.md, slide {name}: what is shown is written ![](#anchor) and stands alone, between empty lines."
+            f"slides.md, slide {name}: a picture stands within a paragraph. Write ![](#anchor) alone, between "
+            "empty lines."
         )
     kind = "words" if not shown else "shown" if not words else "below"
     if kind == "below" and all(len(_PANEL.findall(piece)) in (1, 4) for piece in shown):

@@ -153,9 +153,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SkinTLError(f"{path} is missing: the report has no text in this language. Add the file.") from None
     except yaml.YAMLError as error:
-        raise SkinTLError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise SkinTLError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Correct the file.") from None
     if not isinstance(content, dict):
-        raise SkinTLError(f"{path} must hold `key: text` lines.")
+        raise SkinTLError(f"{path} holds no `key: text` lines. Correct the file.")
     return content
 
 
@@ -206,7 +206,7 @@ class Texts:
 
     def _look_up(self, key: str) -> Fact:
         if key not in self.facts:
-            raise SkinTLError(f"no fact `{key}`")
+            raise SkinTLError(f"no fact `{key}`. Name another one, or add it to FAMILIES in skin_tl/reporting/facts.py")
         return self.facts[key]
 
     def _fact(self, key: str, spec: str | None = None) -> Markup:

@@ -69,7 +69,7 @@ def _name_of_study(given: str, folders: list[Path]) -> str:
     known = {path.stem for path in ROOT.glob("studies/*.yaml")} | {path.name for path in folders}
     if given in known - set(RESERVED):
         return given
-    raise SkinTLError(f"No study named {given!r} to clean. There are: {', '.join(sorted(known))}.")
+    raise SkinTLError(f"No study named {given!r} to clean. Name one of {', '.join(sorted(known))}.")
 
 
 def size_of(path: Path) -> int:

@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
             status = commands.main(arguments, prog_name="./run_all.sh", standalone_mode=False) or 0
         except click.ClickException as error:
             raise SkinTLError(
-                f"{error.format_message().rstrip('.')}. `./run_all.sh --help` lists the commands."
+                f"{error.format_message().rstrip('.')}. Run `./run_all.sh --help`, which lists the commands."
             ) from None
 
     try:

@@ -24,7 +24,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-from skin_tl.files import ROOT, disk_full_message, is_full
+from skin_tl.files import ROOT, disk_full_message, is_full, read_json
 from skin_tl.schema import TUNED
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 N_LINES = 15
 """Of the log of a step that crashed, which are shown."""
+
+PUBLISHED = "report/published/index.html"
+"""Where reports on real images are."""
 
 LONG = {"images", "features", "random_features", "external_images", "external_features"}
 """Rules that take long; `train` does where whole networks are trained."""
@@ -269,7 +272,16 @@ class Progress:
         if not partly:
             for file in sorted(ROOT.glob(f"{where}/*.html")) + sorted(ROOT.glob(f"{where}/*.pdf")):
                 self.terminal.line(f"  {file.relative_to(ROOT)}")
+            if what := _not_real(self.study):
+                self.terminal.line(f"Its numbers are those of {what}. Reports on real images: {PUBLISHED}")
         return 0
+
+
+def _not_real(study: Study) -> str:
+    """Return why the numbers of a finished study say nothing of skin lesions; empty where they do."""
+    weights = ROOT / "runs" / study.name / "weights.json"
+    random = weights.is_file() and read_json(weights)["source"] == "random"
+    return " and ".join(["synthetic images"] * study.synthetic + ["backbones with random weights"] * random)
 
 
 class LogHandler(LogHandlerBase):

@@ -287,14 +287,16 @@ def _parse_options(options: Sequence[str]) -> tuple[argparse.ArgumentParser, arg
         if unknown := re.search(r"argument --executor/-e: invalid choice: '?([\w-]+)", words):
             raise SkinTLError(
                 f"The executor {unknown[1]!r} is not installed. Start with --profile profiles/slurm or --profile "
-                "profiles/kubernetes, which install theirs; another one: .venv/bin/pip install "
-                f"snakemake-executor-plugin-{unknown[1]}"
+                "profiles/kubernetes, which install theirs; or "
+                f"install another one: .venv/bin/python -m pip install snakemake-executor-plugin-{unknown[1]}"
             ) from None
         raise SkinTLError(
-            f"Snakemake does not take these options: {words}. `./run_all.sh --help` lists the useful ones."
+            f"Snakemake does not take these options: {words}. Run `./run_all.sh --help`, which lists the useful ones."
         ) from None
     except Exception as error:
-        raise SkinTLError(f"Snakemake does not take these options: {one_line(str(error))}") from None
+        raise SkinTLError(
+            f"Snakemake does not take these options: {one_line(str(error))}. Run `./run_all.sh --help`."
+        ) from None
     if sum(option in ("--config", "-C") for option in options) > 1:
         raise SkinTLError(
             "--config is given twice, and only the last would count: write --config key=value other_key=A,B."

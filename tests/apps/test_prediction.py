@@ -394,8 +394,8 @@ def test_names_that_a_terminal_cannot_show_lose_no_result(project, files, tmp_pa
 def test_unknown_studies_and_backbones_are_told_with_those_that_there_are(project, files, tmp_path, capsys):
     image = next(iter(files.values()))
     line = refused(project, capsys, "--study", "smal", image)
-    assert "No study is named 'smal'. Studies with finished runs: " in line and "small." in line
-    assert "has no finished run of 'VGG16'. It has: MobileNetV2" in refused(
+    assert "No study is named 'smal'. Name another study. Studies with finished runs: " in line and "small." in line
+    assert "has no finished run of 'VGG16'. Name one of MobileNetV2" in refused(
         project, capsys, "--backbone", "VGG16", image
     )
     assert "No study has finished runs" in refused(tmp_path, capsys, image)

@@ -61,7 +61,7 @@ def test_order_of_rows_changes_nothing():
 
 def test_nothing_to_leak_is_said():
     metadata = metadata_of(0).drop_duplicates("lesion_id")
-    with pytest.raises(SkinTLError, match="No test lesion has a second image"):
+    with pytest.raises(SkinTLError, match=r"leakage: true.*no test lesion has a second one"):
         leakage_splits(metadata, draw_splits(metadata, ["lesion"], [1]))
     with pytest.raises(SkinTLError, match="split_policies"):
         leakage_splits(metadata, draw_splits(metadata, ["image"], [1]))

@@ -59,7 +59,7 @@ def with_value(column, value):
 @pytest.mark.parametrize(
     ("spoil", "names", "remedy"),
     [
-        (lambda data: (data / TABLE).unlink(), "HAM10000 holds no metadata table", f"Expected a file {TABLE}"),
+        (lambda data: (data / TABLE).unlink(), "HAM10000 holds no metadata table", f"Add the file {TABLE}"),
         slow(lambda data: (data / TABLE).write_text(""), f"{TABLE} is empty", "Restore the table"),
         slow(lambda data: change(data, lambda table: table[:0]), f"{TABLE} has a header but no rows", "Restore"),
         slow(lambda data: change(data, lambda table: table.drop(columns="dx")), "no column dx", "Restore the table"),

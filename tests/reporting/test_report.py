@@ -939,7 +939,7 @@ def test_a_missing_caption_fails(make):
 
 def test_unknown_language_fails(make):
     study = make("fits_demo").files.folder / "study.json"
-    with pytest.raises(SkinTLError, match=r"no language 'xx'.*Known: .*en"):
+    with pytest.raises(SkinTLError, match=r"no language 'xx'.*Choose one of .*en"):
         Report(str(study), "xx")
 
 

@@ -264,17 +264,17 @@ def test_a_slide_holds_words_and_what_it_shows():
     [
         (
             "## S {#s}\n\n![](#figure-x)",
-            r"asks for #figure-x, .* shows: figure-a, figure-b, table-c",
+            r"asks for #figure-x, .* Name one of figure-a, figure-b, table-c",
         ),
         ("## S {#s}\n\n![](#figure-a)\n\n![](#figure-a)", "asks twice for #figure-a"),
         ("## S {#s}\n\n![](#figure-b/0)\n\n![](#figure-b)", "asks twice for #figure-b"),
         ("## S {#s}\n\n![](#figure-b)\n\n![](#figure-b/0)", "asks twice for #figure-b/0"),
         ("## S {#s}\n\n![](#figure-b/2)", "panels there are 0 to 1"),
         ("## S {#s}\n\n![](#table-c/0)", "has no panels"),
-        ("## S {#s}\n\nBeside ![](#figure-a) words.", "slide s: what is shown"),
-        ("## S {#s}\n\n![](picture.png)", "slide s: what is shown"),
-        ("## S {#s}\n\n## Again {#s}", "Twice: s"),
-        ("Words alone.", "needs slides"),
+        ("## S {#s}\n\nBeside ![](#figure-a) words.", "slide s: a picture stands"),
+        ("## S {#s}\n\n![](picture.png)", "slide s: a picture stands"),
+        ("## S {#s}\n\n## Again {#s}", "gives an id twice: s"),
+        ("Words alone.", "has no slide"),
     ],
 )
 def test_wrong_words_are_one_clear_error(words, message):

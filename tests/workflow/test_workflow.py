@@ -30,7 +30,7 @@ from PIL import ImageFile
 
 from skin_tl import progress
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT
+from skin_tl.files import ROOT, write_json
 from skin_tl.reporting import watching
 from skin_tl.step_code import code_hash
 from skin_tl.study import load_study, save_study
@@ -300,6 +300,22 @@ def test_the_conda_environment_is_known_by_its_name(project, tmp_path):
     assert (tmp_path / "conda" / "installed.base").is_file() and not (project / ".venv").exists()
 
 
+NOT_REAL = "Its numbers are those of synthetic images. Reports on real images: report/published/index.html"
+
+
+def test_a_study_whose_numbers_are_not_real_says_so_at_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(console, "ROOT", tmp_path)
+    demo, real = load_study("demo"), load_study("ham10000")
+    assert console._not_real(demo) == "synthetic images" and not console._not_real(real)
+    for study in (demo, real):
+        write_json(tmp_path / "runs" / study.name / "weights.json", {"source": "random"})
+    assert console._not_real(demo) == "synthetic images and backbones with random weights"
+    assert console._not_real(real) == "backbones with random weights"
+    write_json(tmp_path / "runs" / real.name / "weights.json", {"source": "imagenet"})
+    assert not console._not_real(real)
+    assert (ROOT / console.PUBLISHED).is_file()
+
+
 # --- Starts -------------------------------------------------------------------------------------------------------
 
 
@@ -311,13 +327,16 @@ def test_a_start_shows_its_steps_and_the_next_has_nothing_to_do(ready):
     assert "  a word from images" in lines
     assert "[2 of 2] computing the metrics" in lines
     assert any(re.fullmatch(r"\[2 of 2\] computing the metrics: done in \d+ s", line) for line in lines)
-    assert lines[-1] == "Done: 2 steps."
+    assert lines[-2:] == ["Done: 2 steps.", NOT_REAL]
     assert any("decoding the images" in file.read_text() for file in ready.glob(".snakemake/log/*.log"))
     assert not list(ready.glob("runs/demo/logs/*.progress"))
 
     began = time.monotonic()
     again = run_all(ready)
-    assert again.returncode == 0 and again.stderr.splitlines() == ["Nothing to do: report/demo is up to date."]
+    assert again.returncode == 0 and again.stderr.splitlines() == [
+        "Nothing to do: report/demo is up to date.",
+        NOT_REAL,
+    ]
     assert time.monotonic() - began < 30  # 10 s on an idle machine
 
 
