@@ -8,13 +8,16 @@ The operating point ``diagnosis`` flags a lesion whose most probable diagnosis i
 lesions in the validation subset.  Neither looks at the test subset.
 """
 
+import functools
+
 import numpy as np
 import pandas as pd
 from sklearn import metrics as skm
 
-from skin_tl.evaluation import uncertainty
+from skin_tl.evaluation.estimates import Estimate, over_seeds
 from skin_tl.evaluation.metrics import N_BOOT, mean_over
 from skin_tl.evaluation.predictions import configurations, validation_rows
+from skin_tl.evaluation.uncertainty import ranking_metrics
 from skin_tl.schema import BENIGN, CLASSES, DECISION_COLUMNS, DECISIONS, PROBABILITIES, ROC_COLUMNS, SENSITIVITY
 
 
@@ -88,47 +91,52 @@ def decisions_table(
     """
     rows = []
     for labels, part in configurations(predictions, strategy=strategy, backbone=backbone):
-        lesions = lesion_scores(part)
-        index, weights = uncertainty.draw_lesions(lesions, n_boot, seed)
-        validation = lesion_scores(validation_rows(predictions, labels))
+        lesions, validation = lesion_scores(part), lesion_scores(validation_rows(predictions, labels))
         for decision in DECISIONS:
-            found = _decision_rows(lesions, index, weights, validation, decision)
+            found = _decision_rows(lesions, validation, decision, n_boot, seed)
             rows += [{**labels, "decision": decision, **row} for row in found]
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)
 
 
-def _decision_rows(lesions, index, weights, validation, decision):
+def _decision_rows(lesions, validation, decision, n_boot, seed):
     """Return the rows of one decision in one configuration, as dicts without the configuration's labels."""
-    positive, score = lesions[decision].to_numpy(), lesions[f"{decision}_score"].to_numpy()
-    benign = lesions["dx"].isin(BENIGN).to_numpy()
-
-    def over_seeds(of, compute):
-        return _over_seeds(lesions["seed"].to_numpy(), index, weights, of, compute)
-
-    def roc_auc(at, drawn):
-        draws, _ = uncertainty.ranking_metrics(drawn, positive[at], score[at])
-        return skm.roc_auc_score(positive[at], score[at]), draws
-
+    points = list(_operating_points(lesions, validation, decision))
+    flags = {point: flagged for point, flagged, _ in points}
+    compute = functools.partial(_estimates, decision=decision, points=tuple(flags))
+    found: dict[tuple[str, str], list[dict]] = {}
+    for row in over_seeds(lesions.assign(**flags), compute, n_boot, seed):
+        found.setdefault(row.pop("key"), []).append(row)
     rows = []
-    if positive.any() and not positive.all():
-        rows += [{"point": "any", "metric": "roc_auc", **found} for found in over_seeds(score >= 0, roc_auc)]
-    for point, flagged, thresholds in _operating_points(lesions, validation, decision):
-        rows += [{"point": point, "metric": "threshold", **found} for found in thresholds]
+    if 0 < lesions[decision].sum() < len(lesions):
+        rows += [{"point": "any", "metric": "roc_auc", **row} for row in found["any", "roc_auc"]]
+    for point, _, thresholds in points:
+        rows += [{"point": point, "metric": "threshold", **row} for row in thresholds]
+        for metric in ("sensitivity", "specificity", "flagged_benign_share"):
+            shares = [{"point": point, "metric": metric, **row} for row in found[point, metric]]
+            rows += shares
+            if metric != "specificity":
+                of = lesions[decision] if metric == "sensitivity" else lesions["dx"].isin(BENIGN)
+                rows += _counts(metric, shares, lesions.loc[of, "seed"])
+    return rows
+
+
+def _estimates(lesions, drawn, decision, points):
+    """Estimate the ROC AUC of a decision and, at each operating point, its shares, on the lesions of one seed."""
+    positive, names = lesions[decision].to_numpy(), lesions["lesion_id"].to_numpy()
+    score, benign = lesions[f"{decision}_score"].to_numpy(), lesions["dx"].isin(BENIGN).to_numpy()
+    area = skm.roc_auc_score(positive, score) if 0 < positive.sum() < len(positive) else np.nan
+    found = {("any", "roc_auc"): Estimate(area, ranking_metrics(drawn, positive, score)[0], names)}
+    for point in points:
+        flagged = lesions[point].to_numpy()
         for metric, of, event in (
             ("sensitivity", positive, flagged),
             ("specificity", ~positive, ~flagged),
             ("flagged_benign_share", benign, flagged),
         ):
-
-            def share(at, drawn, event=event):
-                with np.errstate(invalid="ignore"):
-                    return event[at].mean(), event[at].astype(np.float32) @ drawn / drawn.sum(0)
-
-            shares = over_seeds(of, share)
-            rows += [{"point": point, "metric": metric, **found} for found in shares]
-            if metric != "specificity":
-                rows += [{"point": point, **found} for found in _counts(metric, shares, lesions["seed"][of])]
-    return rows
+            with np.errstate(invalid="ignore"):
+                draws = event[of].astype(np.float32) @ drawn[of] / drawn[of].sum(0)
+            found[point, metric] = Estimate(event[of].mean() if of.any() else np.nan, draws, names[of])
+    return found
 
 
 def _operating_points(lesions, validation, decision):
@@ -144,38 +152,6 @@ def _operating_points(lesions, validation, decision):
         rows = [{"seed": str(seed), "value": value} for seed, value in used.items()]
         rows.append({"seed": "all", "value": mean_over(list(used.values()))})
         yield "sensitivity_95", lesions[f"{decision}_score"].to_numpy() >= chosen, rows
-
-
-def _over_seeds(seeds, index, weights, of, compute):
-    """Compute a share of 0…1 for each seed and as their mean, with intervals.
-
-    Parameters
-    ----------
-    seeds, index : (n_rows,) arrays
-        Seed and lesion (row of `weights`) of each row.
-    weights : (n_lesions, n_draws) array
-    of : (n_rows,) bool array
-        The rows that the share is of.
-    compute : callable
-        Takes positions of rows and their weights, gives the share and its draws.
-
-    Returns
-    -------
-    list of dict
-        seed, value, ci_low, ci_high, n_lesions.
-    """
-    found = []
-    for seed in np.unique(seeds):
-        at = np.flatnonzero(of & (seeds == seed))
-        value, draws = compute(at, weights[index[at]]) if len(at) else (np.nan, np.full(weights.shape[1], np.nan))
-        found.append((str(seed), value, draws, len(np.unique(index[at]))))
-    mean = uncertainty.nanmean([draws for _, _, draws, _ in found])
-    found.append(("all", mean_over([value for _, value, _, _ in found]), mean, len(np.unique(index[of]))))
-    rows = []
-    for seed, value, draws, n_lesions in found:
-        low, high = uncertainty.interval("share", value, draws, n_lesions)
-        rows.append({"seed": seed, "value": value, "ci_low": low, "ci_high": high, "n_lesions": n_lesions})
-    return rows
 
 
 def _counts(metric, shares, seeds):
