@@ -1,6 +1,7 @@
 """Model card: what an exported model is, what it was trained on and how good it is.
 
-Takes a finished run, its predictions and ``metrics.csv`` of the report; gives Markdown by ``model_card.md.j2``.
+Takes a finished run, its predictions and ``metrics.csv`` of the report; gives Markdown by ``model_card.md.j2``.  Its
+limits are those of the model card in the report (``report/text/en/model_card_limits.j2``).
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from skin_tl.apps.runs import Run
 from skin_tl.evaluation.calibration import fit_temperature
 from skin_tl.evaluation.metric_list import names_of
 from skin_tl.evaluation.predictions import main_arm, where
+from skin_tl.evaluation.study_files import TEXTS
 from skin_tl.explain.explanations import explained_head, tested_images
 from skin_tl.files import file_fingerprint, read_json
 from skin_tl.models.runs import weights_note
@@ -120,6 +122,7 @@ def model_card(
     values = {
         "run": run,
         "study": study,
+        "synthetic": study.synthetic,
         "head": head,
         "start": weights_note(read_json(run.study_folder / "weights.json"), run.strategy),
         "weights_fingerprint": "" if run.strategy == "from_scratch" else run.record["weights"].get("fingerprint", ""),
@@ -135,11 +138,14 @@ def model_card(
         "word": labels("en"),
     }
     values |= _data(run, predictions) | _scores(run, predictions, metrics_file)
-    template = Path(__file__).with_name("model_card.md.j2").read_text(encoding="utf-8")
     rules = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, TEXTS / "en"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
     )
-    return rules.from_string(template).render(values)
+    return rules.get_template("model_card.md.j2").render(values)
 
 
 def _data(run: Run, predictions: pd.DataFrame) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from skin_tl.evaluation.study_files import TEXTS, Setup
 from skin_tl.reporting import figures
+from skin_tl.reporting.checklists import checklist_rows, read_items
 from skin_tl.reporting.context import template_context
 from skin_tl.reporting.layouts import LAYOUTS
 from skin_tl.reporting.pictures import error_rows, example_rows, explanation_rows
@@ -118,6 +119,17 @@ class Report(Selection):
         words = self.texts.caption("tables", name, "caption", **context)
         caption = self._caption_line("table", number, words, layout.file)
         return Piece(table_html(name, anchor, caption, heads, rows))
+
+    def checklists(self) -> list[Piece]:
+        """Return what reporting guidelines ask for with the answers of this report, a table for each part."""
+        heads = [(self.labels(f"column.{name}"), False) for name in ("asked", *read_items(), "answer")]
+        pieces = []
+        for about, rows in checklist_rows(self.texts).items():
+            number, anchor = self._number("table", "checklists", {"about": about})
+            words = self.texts.caption("tables", "checklists", "caption", about=about)
+            caption = self._caption_line("table", number, words, None)
+            pieces.append(Piece(table_html("checklists", anchor, caption, heads, rows)))
+        return pieces
 
     def slides(self) -> Piece:
         """Return the words of the slides, which rendering makes a deck of; a notebook shows their titles.

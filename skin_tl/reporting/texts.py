@@ -251,6 +251,11 @@ class Texts:
             raise SkinTLError(f"{self.folder / 'captions.yaml'} has no `{kind}: {key}: {part}`. Add it.") from None
         return typeset(self._render(source, f"captions.yaml, {kind}: {key}", **context).strip(), self.language)
 
+    def line(self, source: str, place: str, **context: Any) -> Markup:
+        """Return one paragraph of Markdown, filled in, as inline HTML; `place` names it in errors."""
+        text = typeset(self._render(source, place, **context), self.language)
+        return Markup(to_html(text).strip().removeprefix("<p>").removesuffix("</p>"))
+
     def _render(self, name: str, source: str | None = None, **context: Any) -> str:
         place = self.folder / (source or name)
         try:

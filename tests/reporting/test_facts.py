@@ -140,7 +140,7 @@ def show(study, folder):
         wrap(patch, Facts, "__getitem__", lambda keys, fact: shown.asked.update(keys))
         wrap(patch, texts.Texts, "prose", lambda names, html: shown.words.add(("text", names[0])))
         wrap(patch, texts.Texts, "caption", lambda names, html: shown.words.add(names[:2]))
-        for kind in ("text", "figure", "table", "header", *PICTURES):
+        for kind in ("text", "figure", "table", "checklists", "header", *PICTURES):
             wrap(patch, Report, kind, partial(note_piece, shown.pieces, kind))
         for language in texts.languages():
             space = {"study": str(study), "language": language, "output": str(folder), "display": lambda piece: None}
@@ -150,8 +150,9 @@ def show(study, folder):
     return shown
 
 
-def note_piece(pieces, kind, arguments, piece):
-    pieces.append((kind, arguments[0] if arguments else kind, str(piece.html)))
+def note_piece(pieces, kind, arguments, found):
+    for piece in found if isinstance(found, list) else [found]:
+        pieces.append((kind, arguments[0] if arguments else kind, str(piece.html)))
 
 
 class Studies(dict):
@@ -246,6 +247,13 @@ def test_the_recomputation_is_one_of_its_own():
 
 
 # The data behind what is shown -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_links_lead_to_a_place_in_the_report(studies, name):
+    page = "".join(html for *_, html in studies[name].pieces)
+    links = set(re.findall('href="#([^"]+)"', page))
+    assert len(links) > 30 and links <= set(re.findall(r'\bid="([^"]+)"', page))
 
 
 @pytest.mark.parametrize("name", STUDIES)

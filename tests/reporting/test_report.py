@@ -1016,7 +1016,7 @@ def test_languages_have_the_same_parts(language):
 
     names = {file.name for file in (TEXTS / "en").iterdir()}
     assert {file.name for file in (TEXTS / language).iterdir()} == names
-    for name in ("labels.yaml", "captions.yaml"):
+    for name in ("labels.yaml", "captions.yaml", "checklists.yaml"):
         ours, english = (yaml.safe_load((TEXTS / code / name).read_text(encoding="utf-8")) for code in (language, "en"))
         ours, english = (
             {k for k in _keys(c) if not k.startswith((".localization", ".title"))} for c in (ours, english)
