@@ -58,6 +58,19 @@ def messages():
     return found
 
 
+def lines_said():
+    """Return the lines that a terminal shows while a study runs and at its end, list of (place, text)."""
+    found = []
+    for path in sorted((ROOT / "skin_tl").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Name(id="say" | "print") | ast.Attribute(attr="line" | "echo"), args=[first, *_]
+                ):
+                    found.append((f"{path.relative_to(ROOT)}:{node.lineno}", _text(first)))
+    return found
+
+
 MESSAGES = messages()
 
 

@@ -1,4 +1,4 @@
-"""Prose uses the field's standard terms: texts of the report, README, docs and the notebooks' cells of prose.
+"""Prose uses the field's standard terms: texts of the report, README, docs, messages and the notebooks' cells of prose.
 
 To ban a word, add it to `INSTEAD` with what to write; patterns ignore case.  Code, keys and addresses do not count.
 """
@@ -8,6 +8,7 @@ import re
 
 import pytest
 import yaml
+from test_messages import lines_said, messages
 
 from skin_tl.evaluation.study_files import TEXTS
 from skin_tl.files import ROOT
@@ -64,6 +65,10 @@ def _prose() -> dict[str, tuple[str, str]]:
             )
     for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"), ROOT / "notebooks" / "README.md"):
         found[str(path.relative_to(ROOT))] = "en", path.read_text(encoding="utf-8")
+    found["usage.txt"] = "en", (ROOT / "skin_tl" / "workflow" / "usage.txt").read_text(encoding="utf-8")
+    for place, text in [*messages(), *lines_said()]:
+        module = place.partition(":")[0]
+        found[module] = "en", f"{found.get(module, ('', ''))[1]}\n{text}"
     for path in ROOT.glob("notebooks/*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]

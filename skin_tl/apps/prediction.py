@@ -85,9 +85,11 @@ class Predictions:
         if image is None:
             told = [NOT_A_DIAGNOSIS]
             if self.study.synthetic:
-                told.append("These models learned from drawn images: what they say of a photograph means nothing.")
+                told.append(
+                    "These models were trained on synthetic images: their predictions of photographs mean nothing."
+                )
             if self.random_weights:
-                told.append("Their backbones started from random weights, not ImageNet's.")
+                told.append("Their backbones have random weights and are not pretrained on ImageNet.")
             if self.missing:
                 again = f"{', '.join(self.missing)}. `{command_of(self.study.name)}` goes on with it."
                 told.append(f"This study is not finished, it lacks {again}")
@@ -98,12 +100,12 @@ class Predictions:
         if rows["unlike"].any():
             names = " and ".join(rows.loc[rows["unlike"], "backbone"].drop_duplicates())
             told.append(
-                f"This image is unlike those that the models learned from (seen by {names}): rely on none of this."
+                f"This image is unlike the training images, by the features of {names}. Do not rely on its predictions."
             )
         for subset, image_id in rows.loc[rows["seen"] != "", ["seen", "seen_as"]].drop_duplicates().to_numpy():
             told.append(
-                f"This very image, {image_id}, is among those that the models {SEEN[subset]}: what they say of it is "
-                "no evidence of what they say of an image they have not seen."
+                f"This very image, {image_id}, is in the {SEEN[subset]} set of these models, so its predictions are "
+                "optimistically biased."
             )
         return told
 

@@ -28,8 +28,8 @@ from skin_tl.study import command_of
 if TYPE_CHECKING:
     import keras
 
-SEEN = {"train": "learned from", "val": "were chosen by (the validation subset)"}
-"""What models have to do with an image of their training or validation subset."""
+SEEN = {"train": "training", "val": "validation"}
+"""The subsets whose images a model has used, in words."""
 
 BATCH = 32
 """Images per forward pass."""
@@ -210,8 +210,8 @@ def _find_images(folder: Path, about: dict) -> ImageSet:
         )
     how = "drawn and decoded" if about["synthetic"] else "decoded"
     say(
-        f"note: {cache_folder()} has no images of the study {folder.name}: all {about['n_images']:,} are {how} again "
-        f"and kept there. {hint} to avoid it."
+        f"note: {cache_folder()} has no images of the study {folder.name}. All {about['n_images']:,} are {how} again "
+        f"and kept there. {hint} to avoid this."
     )
     return read_images(folder)
 
@@ -237,8 +237,8 @@ def _with_images(
     kept = Path("features") / features_key(images, predictor.body)
     if not (cache_folder() / kept / "about.json").is_file():
         say(
-            f"note: {cache_folder()} has no features by the network of {run.strategy}/{run.backbone}, by which near "
-            f"lesions are found: all {len(ids):,} images pass through it once, which may take minutes; they are kept."
+            f"note: {cache_folder()} has no features of {run.strategy}/{run.backbone}, which find the nearest lesions. "
+            f"All {len(ids):,} images pass through the network once, which may take minutes. The features are kept."
             + ("" if run.strategy in TUNED else f" {_cache_hint(run.study_folder, kept)} to avoid it.")
         )
     features, _ = extract(images, run.backbone, explained_head(run.study)["preprocessing"], predictor.body)

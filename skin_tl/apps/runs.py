@@ -33,8 +33,8 @@ REPORT = "its report"
 """What a study lacks all of whose runs are finished, in the words of a warning."""
 
 LEFT_OUT = (
-    "Left out, as the images of the study are not here: the nearest lesions, whether an image is unlike those that the "
-    "models learned from or is one of them, and the check that the models are those whose predictions the study wrote"
+    "Left out, because the images of the study are not at hand: the nearest lesions, whether an image is unlike the "
+    "training images or is one of them, and the check that model.keras gives the probabilities of predictions.csv"
 )
 """What needs the images of the data set; probabilities do not."""
 

@@ -244,7 +244,10 @@ def check_changed_data(study: Study, folder: Path, forced: bool = False) -> None
         if same and not forced and known.get("code") == step_of(PARTS[name]):
             continue
         if not same:
-            print(f"{name} is not what was decoded last: it is checked before anything is made again.", file=sys.stderr)
+            print(
+                f"note: {name} differs from the data that were decoded last. It is checked before any step runs.",
+                file=sys.stderr,
+            )
         data = open_part(study, PARTS[name], folder)
         if (decode(data.files, study.image_size).key, data.fingerprint) == (known["key"], known["fingerprint"]):
             remember_same(name, part)

@@ -406,11 +406,11 @@ def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, t
     said = predictions.loc[image_id, PROBABILITIES].astype(float).idxmax().removeprefix("p_")  # calibration keeps it
     assert f"says: {explorer.labels(f'diagnosis.{said}')};" in page
     assert "This very image" not in page
-    for subset, told in (("train", "learned from"), ("val", "validation subset")):
+    for subset, told in (("train", "training set"), ("val", "validation set")):
         known = split.index[split == subset][0]
         explorer.predict(f"{known}.png", tmp_path / "HAM10000")
         page = str(explorer._own.value)
-        assert f"This very image, {known}, is among those" in page and told in page
+        assert f"This very image, {known}, is in the" in page and told in page
 
     content = (tmp_path / "HAM10000" / f"{image_id}.png").read_bytes()
     explorer._upload.value = ({"name": "../a.png", "type": "image/png", "size": 9, "content": content, **_NOW},)

@@ -415,7 +415,7 @@ def test_what_is_not_there_is_told_with_what_is(copied, tmp_path, capsys):
     assert "No study has finished runs" in refused(tmp_path / "empty", capsys)
     assert "No study is named 'smal'" in refused(copied, capsys, "--study", "smal")
     line = refused(copied, capsys, "--study", "small", "--backbone", "VGG16,ResNet50")
-    assert "no finished run of 'ResNet50'. It has: VGG16, EfficientNetB7" in line
+    assert "no finished run of 'ResNet50'. Name one of VGG16, EfficientNetB7" in line
     assert "--format=onxx is unknown. Name one of onnx, litert" in refused(copied, capsys, "--format", "onnx,onxx")
     assert "--format" in refused(copied, capsys, "--format", ",")
     assert "No such option '--jsn'" in refused(copied, capsys, "--jsn")

@@ -146,13 +146,13 @@ def test_an_image_that_the_models_were_trained_or_chosen_with_is_told(project, f
     Image.fromarray(picture).save(tmp_path / "other.png")
     paths = [files[image_id], str(tmp_path / "mine.png"), str(tmp_path / "other.png")]
     found = prediction.predict_images(paths, "small", root=project)
-    known = {"train": "learned from", "val": "were chosen by (the validation subset)"}.get(subset)
+    known = {"train": "the training set", "val": "the validation set"}.get(subset)
     written = json.loads(predict.as_json(found))["images"]
     for path, of in zip(paths, written, strict=True):
         told = [line for line in found.warnings(path) if "very image" in line]
         if known and path != paths[2]:
-            assert told == [line for line in of["warnings"] if f"image, {image_id}, is among those" in line]
-            assert known in told[0] and "no evidence" in told[0]
+            assert told == [line for line in of["warnings"] if f"image, {image_id}, is in" in line]
+            assert known in told[0] and "optimistically biased" in told[0]
             assert of["predictions"][0]["seen"] == {"subset": subset, "image_id": image_id}
         else:
             assert not told and of["predictions"][0]["seen"] is None
@@ -325,7 +325,7 @@ def test_the_longest_names_fit_too():
     study = check_study(STUDY | {"dataset": "synthetic", "title": "A title " * 20})
     shown = predict.as_text(prediction.Predictions(study, True, table, near, {"a.png": None}, {}))
     assert max(map(len, shown.splitlines())) <= 80
-    assert "drawn" in shown and "EfficientNetB7 and ConvNeXtTiny" in " ".join(shown.split())
+    assert "synthetic images" in shown and "EfficientNetB7 and ConvNeXtTiny" in " ".join(shown.split())
     assert shown.count("akiec 1.0") == len(near)
 
 
@@ -532,7 +532,7 @@ def test_what_is_computed_again_is_said_first_and_gives_the_same(without_cache, 
     shown = capsys.readouterr().err
     decoded, passed = (next(line for line in shown.splitlines() if what in line) for what in ("no images", "features"))
     assert f"note: {kept} has no images of the study small: all {len(list(project.rglob('*.jpg'))):,} are" in decoded
-    assert f"note: {kept} has no features by the network of feature_extraction/MobileNetV2" in passed
+    assert f"note: {kept} has no features of feature_extraction/MobileNetV2" in passed
     assert all("SKIN_TL_CACHE to" in line and "to avoid it" in line for line in (decoded, passed))
     assert found.left_out == ""
     pd.testing.assert_frame_equal(found.table, said.table)
