@@ -41,7 +41,7 @@ def checklist_rows(texts: Texts) -> dict[str, list[list[Markup | str]]]:
     entries = set(items.index.get_level_values("entry"))
     if set(answers) != entries:
         other = ", ".join(sorted(set(answers) ^ entries))
-        raise SkinTLError(f"{path} and {FILE} must have the same entries. In one of them alone: {other}.")
+        raise SkinTLError(f"{path} and {FILE} do not have the same entries: {other}. Add what one of them lacks.")
     words = {name: Markup(f"*{texts.labels(f'checklist.{name}')}*") for name in ("absent", "unknown")}
     rows: dict[str, list[list[Markup | str]]] = {}
     for (part, entry), numbers in items.iterrows():
