@@ -47,7 +47,7 @@ def commands() -> None:
         if os.environ.get(name):
             os.environ[name] = os.path.abspath(os.path.expanduser(os.environ[name]))
     if os.environ.get("KERAS_BACKEND", "tensorflow") not in ("tensorflow", "jax"):
-        raise SkinTLError(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is not supported: use tensorflow or jax.")
+        raise SkinTLError(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is not supported. Use tensorflow or jax.")
 
 
 def _parts(ctx: click.Context, option: click.Parameter, text: str | None) -> list[str]:
@@ -87,7 +87,7 @@ def test(options: tuple[str, ...]) -> None:
 @commands.command(context_settings=PASSED_ON, add_help_option=False)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def bench(options: tuple[str, ...]) -> None:
-    """Measure speed and growth beside other ways, as ratios in one run; write report/performance.csv."""
+    """Measure speed and growth as ratios to other methods; write report/performance.csv."""
     _become(str(ROOT / "tests" / "benchmarks" / "bench.py"), *options)
 
 
@@ -109,7 +109,9 @@ def tensorboard(options: tuple[str, ...]) -> None:
     """Show curves of networks that are trained as a whole, in a browser. OPTIONS go to TensorBoard."""
     if not any(ROOT.glob("runs/*/*/*/tensorboard/**/events*")):
         click.echo(
-            "note: no network was trained as a whole yet (fine_tuning, from_scratch): the page is empty.", err=True
+            "note: the page is empty, because no study with fine_tuning or from_scratch has run. Run one first: "
+            "./run_all.sh fine_tuning",
+            err=True,
         )
     _become("tensorboard.main", "--logdir", str(ROOT / "runs"), *options)
 
@@ -119,7 +121,7 @@ def tensorboard(options: tuple[str, ...]) -> None:
 @of_finished_runs
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON.")
 def predict(images: tuple[str, ...], study: str | None, backbone: list[str], json_wanted: bool) -> None:
-    """Predict images by the models of a finished study: no diagnosis."""
+    """Predict images by the models of a finished study. This is no diagnosis."""
     from skin_tl.apps.predict import predict as predict_images
 
     predict_images(images, study, backbone, json_wanted, ROOT)
