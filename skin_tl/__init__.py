@@ -1,9 +1,8 @@
 """Transfer learning for skin-cancer detection: the helper package behind the notebooks.
 
-The modules read in the order the data flows: `study` (what is asked) → `dataset` → `images` → `splits` →
-`backbones` → `features` → `training`, `tuning` → `evaluation` → `facts`, `figures` → `rendering`.  Importing the
-package costs nothing: Keras is imported when a network is built or read, by
-`backbones.import_keras` alone.
+Data flow through the packages: `settings` and `study` (what a study asks for) → `data` → `models` → `evaluation` →
+`explain` → `reporting`; `apps` use finished runs, and `workflow` runs the steps.  Importing the package does not import
+Keras: only `models.backbones.import_keras` does, when a network is built or read.
 """
 
 __version__ = "0.1.0"

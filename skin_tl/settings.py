@@ -24,7 +24,7 @@ def as_list(value: Any) -> list:
 
 
 def _in_digits(value):
-    """Refuse text that pydantic would read as another number than it shows: ``1_2`` is no 12."""
+    """Refuse numbers that are not written in decimal digits, such as ``1_2``, which pydantic would read as 12."""
     if isinstance(value, str) and not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", value):
         raise PydanticCustomError("digits", "expected a number in decimal digits, as in 12 or 0.5")
     return value

@@ -1,4 +1,4 @@
-"""A study: what is asked, read from a YAML file and checked.
+"""Study: the settings of one study, read from a YAML file and checked.
 
 Takes ``studies/<name>.yaml`` and overrides (``--config key=value``); gives a frozen `Study` and the paths of
 its files.  A wrong key or value ends in one `SkinTLError` that lists what is allowed.
@@ -27,7 +27,7 @@ SMOOTHED = 5
 
 
 def passes_of(fraction: float) -> int:
-    """Return how often an epoch shows each training image to a whole network that learns from a share of the lesions.
+    """Return the number of passes over the training images in one epoch of a whole network, by share of the lesions.
 
     Shown once, a small part makes few steps, and a learning curve would show what few steps cost as if it were what few
     lesions cost; with as many steps as the whole, each part would take as long.  In between lies 1/√fraction, rounded:
@@ -47,7 +47,7 @@ def passes_of(fraction: float) -> int:
 
 
 def penalties_beyond(l2: list[float]) -> tuple[list[float], list[float]]:
-    """Return the penalties that may be tried beyond those that a study lists, by factors of ten.
+    """Return the penalties below and above those of a study, in factors of ten, that training may try too.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def penalties_beyond(l2: list[float]) -> tuple[list[float], list[float]]:
 
 
 def own_training(study: Study) -> list[str]:
-    """List the keys of training that a study sets to something else than their defaults and its strategies look at.
+    """List the training keys that differ from their defaults and that the study's strategies use.
 
     Keys that say where a network is trained are left out.
     """
@@ -79,7 +79,7 @@ class Study(Settings):
 
     @property
     def pseudo_runs(self) -> list[tuple[str, str]]:
-        """Runs without a network of their own, list of (strategy, name): ensembles of several backbones; baselines."""
+        """Runs without a network of their own, ensembles and baselines: list of (strategy, name)."""
         ensembles = [(strategy, ENSEMBLE) for strategy in self.strategies] if len(self.backbones) > 1 else []
         return ensembles + [("baseline", name) for name in BASELINES]
 
@@ -94,24 +94,24 @@ class Study(Settings):
 
     @property
     def synthetic(self) -> bool:
-        """Whether the images are drawn, not photographed."""
+        """Whether the images are synthetic."""
         return self.dataset == "synthetic"
 
     @property
     def releases(self) -> tuple[str, ...]:
-        """Releases of photographs that it needs, each found by ``SKIN_TL_<name>`` or downloaded: tuple of str."""
+        """Data releases that the study needs, each named by ``SKIN_TL_<name>`` or downloaded: tuple of str."""
         return (*([] if self.synthetic else ["HAM10000"]), *([self.external.upper()] if self.external else []))
 
     @property
     def transfers(self) -> bool:
-        """Whether it needs networks that learned from photographs: all but training from random weights does.
+        """Whether the study needs pretrained weights: all strategies but ``from_scratch`` do.
 
         One that a command line narrows keeps what its file needs, so that its other runs stay up to date.
         """
         return self.strategies != ["from_scratch"] or self.external is not None or "strategies" in self.overrides
 
     def rates(self, strategy: str) -> list[float]:
-        """Return the learning rates that a strategy which trains whole networks has to choose from, list of float."""
+        """Return the learning rates of a strategy that trains whole networks, list of float; the validation set selects one."""
         return getattr(self, f"{strategy}_rate")
 
     def run_folder(self, runs: str = "runs") -> Path:
@@ -120,7 +120,7 @@ class Study(Settings):
 
     @property
     def control(self) -> str | None:
-        """Scaling under which heads are trained on random weights beside the study's own; None without that control.
+        """Scaling of the random-weight control; None in a study without one.
 
         Native if it is listed, as the conclusions rest on it: one more pass over the images for each backbone.
         """
@@ -177,7 +177,7 @@ def command_of(name: str) -> str:
 
 
 class _Loader(yaml.BaseLoader):
-    """Reads the values of YAML as the text that stands there, which `Study` turns into what each key takes.
+    """YAML loader that keeps each value as text; `Study` converts it to the type of its key.
 
     PyYAML's own types are those of YAML 1.1, where ``010`` is 8, ``1:30`` is 90, and the title ``007`` loses its zeros.
     A key that is given twice, of which only the last would count, is refused.
@@ -194,7 +194,7 @@ class _Loader(yaml.BaseLoader):
 
 
 def _read_json(text):
-    """Read JSON, and refuse as `_Loader` does a key that is given twice."""
+    """Read JSON; refuse a key that is given twice, as `_Loader` does."""
 
     def each_once(pairs):
         keys = [key for key, _ in pairs]
@@ -261,7 +261,7 @@ def check_study(settings: dict[str, Any], overrides: dict[str, Any] | None = Non
 
 
 def _with_an_effect(settings, overrides):
-    """Leave out of a file's settings what belongs to strategies that an override took away."""
+    """Drop the settings of strategies that an override removes."""
     if "strategies" not in overrides:
         return settings
     left = {*as_list(overrides["strategies"])}
@@ -277,7 +277,7 @@ _EXPECTED = {
 
 
 def _explain(item, overrides):
-    """Turn one pydantic error into a phrase: which key, what was given, what is allowed."""
+    """Describe one pydantic error: the key, the given value and what is allowed."""
     key = str(item["loc"][0]) if item["loc"] else "study"
     where = f"`--config {key}=…`" if key in overrides else f"key `{key}`"
     if item["type"] == "extra_forbidden":

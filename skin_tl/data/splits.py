@@ -1,4 +1,4 @@
-"""Splits: which images train, validate and test.
+"""Splits: the training, validation and test sets.
 
 Takes the metadata table; gives a table that names the subset of every image for each split policy and seed, and one for
 the experiments that a study asks for beside.  Both are drawn once and are the same for every backbone, as are the

@@ -1,4 +1,4 @@
-"""From predictions to metrics: every figure of a report's ``metrics.csv``.
+"""Metrics: every value of a report's ``metrics.csv``, computed from predictions.
 
 Takes tables of predictions (one row per image, as ``predictions.csv`` holds them); gives tidy tables of metrics,
 one value per row, with 95 % intervals by a bootstrap over lesions.  Values on test subsets are scikit-learn's
@@ -238,7 +238,7 @@ def _with_intervals(codes, values, draws):
 
 
 def approximate(rows: pd.DataFrame) -> pd.Series:
-    """Tell which intervals hold the truth less often than in 93 of 100 samples, or are not known to.
+    """Return which intervals have a coverage below 93 %, or an unknown one.
 
     Measured on simulated test sets (``tests/benchmarks/interval_coverage.py``): those of the ECE in 92 %; of ROC AUC
     and average precision of a diagnosis with 15 to 20 lesions in 91 to 94 %, of one with 45 and more in 92 to 96 %; all

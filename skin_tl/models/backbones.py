@@ -1,4 +1,4 @@
-"""Backbones: which networks a study may name, where their weights come from, and how they are built.
+"""Backbones: pretrained networks without classifier, the source of their weights, and how they are built.
 
 Takes a backbone's name, a preprocessing and a source of weights; gives a Keras model that turns raw pixels,
 (n_images, size, size, 3) uint8, into features, (n_images, n_features) float32.  Keras is imported when a
@@ -50,7 +50,7 @@ taken for all, so that a study's numbers do not depend on where its weights come
 
 
 def import_keras() -> Any:
-    """Import Keras with what results rest on, whatever a person's own ``keras.json`` says; return it.
+    """Import Keras with float32 and channels last, whatever the user's ``keras.json`` says; return it.
 
     All modules of the package get Keras by this function.
     """
@@ -62,7 +62,7 @@ def import_keras() -> Any:
 
 
 def weights_file(backbone: str) -> Path | None:
-    """Return the path that `SKIN_TL_WEIGHTS` promises for a backbone, or None where the variable is not set.
+    """Return the path of a backbone's weights below `SKIN_TL_WEIGHTS`, or None where the variable is not set.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def weights_file(backbone: str) -> Path | None:
 
 
 def weights_state(backbone: str, record: Path) -> str:
-    """Return what tells a backbone's weights from others: the fingerprint of its file, or ``hub``.
+    """Return what identifies a backbone's weights: the fingerprint of their file, or ``hub``.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def _random_for(backbones, reason):
 
 
 def _download(backbones):
-    """Have Keras fetch (or find in its cache) ImageNet weights; return what went wrong, or an empty string."""
+    """Download ImageNet weights by Keras, or find them in its cache; return the error, or an empty string."""
     with contextlib.nullcontext() if hub_answers() else _offline():
         for name in backbones:
             try:
@@ -193,7 +193,7 @@ def hub_answers() -> bool:
 
 @contextlib.contextmanager
 def _offline():
-    """Let every download inside the block fail at once."""
+    """Make every download inside the block fail at once."""
 
     class Refuse(urllib.request.BaseHandler):
         handler_order = 0
@@ -325,7 +325,7 @@ def build_backbone(
 
 
 def _pool_stages(network, name):
-    """Let a network give the pooled outputs of its last three stages, normalised and side by side."""
+    """Concatenate the pooled, normalised outputs of a network's last three stages."""
     keras = import_keras()
 
     before = BACKBONES[name].stages
@@ -349,7 +349,7 @@ def _pool_stages(network, name):
 
 
 def _where_it_is_now(name, weights):
-    """Return the file of a backbone's weights; a folder that was moved is found by `SKIN_TL_WEIGHTS`."""
+    """Return the file of a backbone's weights; `SKIN_TL_WEIGHTS` names the new place of a moved folder."""
     for file in (Path(weights["file"]), weights_file(name)):
         if file is not None and file.is_file():
             known = file_fingerprint(file)
@@ -447,7 +447,7 @@ def _number_names(part, names):
 
 
 def count_parameters_with_classifier(name: str) -> int:
-    """Return how many parameters a network has with its 1,000-class ImageNet classifier; no value of them is drawn."""
+    """Count the parameters of a network with its 1,000-class ImageNet classifier, without initialising them."""
     keras = import_keras()
 
     with keras.StatelessScope():

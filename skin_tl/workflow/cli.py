@@ -1,6 +1,6 @@
 """Command line: what follows ``./run_all.sh``.
 
-Takes the words that a person typed; gives the exit status.  ``usage.txt`` beside this file is the overview, which
+Takes the arguments of a command line; gives the exit status.  ``usage.txt`` beside this file is the overview, which
 run_all.sh prints without any environment; each command explains itself by ``--help``.
 """
 
