@@ -1,4 +1,4 @@
-"""Files that land whole or not at all, and fingerprints of what they hold.
+"""Files: atomic writes, locks, and fingerprints of contents.
 
 Takes paths and content; gives files that another process sees either complete or absent.
 """
@@ -80,7 +80,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 @functools.cache
 def _here():
-    """Return what tells apart where process ids count: machines, and containers, which may share a machine's name."""
+    """Return the identity of the machine or container in which process ids are unique."""
     place = socket.gethostname()
     with contextlib.suppress(OSError):
         place += os.readlink("/proc/self/ns/pid")
@@ -143,7 +143,7 @@ def disk_full_message(path: str | Path) -> str:
 
 
 def disk_message(error: OSError, path: str | Path | None = None) -> str | None:
-    """Say what a person can mend of an OSError: a full disk, or a file or folder without permission; else None.
+    """Return advice on an OSError that a user can correct (a full disk, a missing permission), else None.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def full_folder() -> str | Path:
 
 
 def exit_status(run: Callable[[], object], watch: Callable[[str], object] | None = None) -> int:
-    """Call `run` and return the exit status of a process: 0, or 1 after one line on what the user can mend.
+    """Call `run` and return the exit status of a process: 0, or 1 after one line on what the user can correct.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def without_nan(content: Any) -> Any:
-    """Return JSON's content with null where a number is not finite, for which JSON has no word."""
+    """Replace numbers that are not finite by null, since JSON has no word for them."""
     if isinstance(content, dict):
         return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

@@ -111,7 +111,7 @@ class Study(Settings):
         return self.strategies != ["from_scratch"] or self.external is not None or "strategies" in self.overrides
 
     def rates(self, strategy: str) -> list[float]:
-        """Return the learning rates of a strategy that trains whole networks, list of float; the validation set selects one."""
+        """Return the learning rates that the validation set selects from for whole networks, list of float."""
         return getattr(self, f"{strategy}_rate")
 
     def run_folder(self, runs: str = "runs") -> Path:

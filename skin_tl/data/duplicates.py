@@ -65,7 +65,7 @@ def descriptors(pixels: np.ndarray) -> np.ndarray:
 def nearest_of_other_lesions(
     values: np.ndarray, reference: np.ndarray, lesions: np.ndarray, own: np.ndarray | None = None, chunk: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the most similar image of another lesion, and by how much it is nearer than images of any third lesion.
+    """Find the most similar image of another lesion, and the ratio of its distance to that of a third lesion.
 
     Distance is 1 − cosine of the principal components of `reference`, each scaled to a variance of 1.  The ratio of the
     two distances is the test of Lowe (International Journal of Computer Vision 60, 2004,

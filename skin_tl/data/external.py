@@ -1,4 +1,4 @@
-"""The external test set: the ISIC 2018 Task 3 test images, which no choice ever sees.
+"""The external test set: the ISIC 2018 Task 3 test images, on which nothing is selected.
 
 Takes the folder that ``SKIN_TL_ISIC2018`` names (or downloads it, from the release of HAM10000) and a study's trained
 heads; gives ``external/`` below the study's runs, and in each run ``predictions_isic2018.csv``.

@@ -179,7 +179,7 @@ def _pictures(paths):
 
 
 def _is_mask(path):
-    """Tell whether an image has two colours at most, as segmentations have and no photograph has."""
+    """Return whether an image has at most two colours, as segmentation masks have."""
     try:
         with Image.open(path) as image:
             return image.getcolors(2) is not None

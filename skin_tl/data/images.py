@@ -208,7 +208,7 @@ def damaged_refused() -> Iterator[None]:
 
 
 def read_image(path: str | Path, size: int) -> np.ndarray:
-    """Read one image file as the backbones see it.
+    """Read one image file as the input of a backbone.
 
     It is turned upright by its EXIF orientation.  Samples of 9 to 16 bits are scaled to 8 bits by their bit depth, and
     grey-scale pictures are spread over three channels.

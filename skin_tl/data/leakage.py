@@ -1,4 +1,4 @@
-"""Leakage, isolated: what it is worth to have seen other images of the test lesions in training.
+"""Leakage experiment: the effect of other images of the test lesions in the training set.
 
 Takes the metadata and the lesion splits; gives for each seed two training sets for one test subset.  They have the same
 size and the same number of images per diagnosis, and differ in this alone: the arm ``leak_with_siblings`` has images of

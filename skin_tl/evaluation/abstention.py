@@ -1,4 +1,4 @@
-"""Abstention: what is gained if a network does not answer where it is least sure.
+"""Abstention: the lower error of a network that leaves its least confident images unanswered.
 
 Takes predictions of several backbones, and distances of images in feature space; gives the area under the generalised
 risk–coverage curve (AUGRC) of four scores of confidence, the curves, and errors among the images that are answered.
@@ -31,7 +31,7 @@ COVERAGES = np.linspace(0, 1, 51)
 
 
 def confidences(tables: Mapping[str, pd.DataFrame], distances: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Add to predictions how sure each backbone is of an image, by each score of `CONFIDENCES`.
+    """Add the confidence of each backbone in each image, by each score of `CONFIDENCES`.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def answering_threshold(confidence: np.ndarray) -> float:
 def abstention_tables(
     predictions: Mapping[str, pd.DataFrame], distances: pd.DataFrame, strategy: str, n_boot: int = N_BOOT, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compute what abstaining by each score is worth on the test subset.
+    """Compute risk and coverage of abstention by each score on the test subset.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Calibration: whether probabilities are as often right as they say, and one temperature that mends them.
+"""Calibration: whether probabilities match frequencies, and temperature scaling.
 
 Takes diagnoses and probabilities; gives log loss, expected calibration error, reliability and temperatures.
 """
@@ -62,7 +62,7 @@ def calibration_gaps(y: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 
 def reliability(predictions: pd.DataFrame, strategy: str, backbone: str) -> pd.DataFrame:
-    """Compare how sure a backbone is with how often it is right, over the test images of all seeds.
+    """Compare the confidence of a backbone with its accuracy by bin, over the test images of all seeds.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def reliability(predictions: pd.DataFrame, strategy: str, backbone: str) -> pd.D
 
 
 def fit_temperature(dx: Sequence[str], probability: np.ndarray) -> float:
-    """Find the temperature that makes the log loss of validation images least (Guo et al., ICML 2017).
+    """Find the temperature with the lowest log loss on validation images (Guo et al., ICML 2017).
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Which differences are real: paired comparisons on the same test lesions.
+"""Comparisons: paired tests of differences on the same test lesions.
 
 Takes the predictions of several backbones, or of one backbone in two configurations; gives tables of differences
 with 95 % intervals and p-values.
@@ -127,7 +127,7 @@ def _difference(difference, draws, n_units):
 
 
 def _units(metric, y):
-    """Return how many lesions' worth of spread a metric rests on; `y` holds a diagnosis per lesion."""
+    """Return the effective number of lesions of a metric; `y` holds a diagnosis per lesion."""
     return uncertainty.units_of_mean(np.bincount(y)) if metric in MEANS_OF_CLASSES else len(y)
 
 

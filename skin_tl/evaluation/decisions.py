@@ -1,4 +1,4 @@
-"""Melanoma as a decision: what a backbone finds, what it misses and what that costs.
+"""Decisions: sensitivity and false alarms for melanoma and for malignant lesions.
 
 Takes predictions; gives tables of sensitivity, specificity and counts at two operating points, and the points of ROC
 curves.  A decision is made per lesion, from the mean probability over its images in the subset.

@@ -1,4 +1,4 @@
-"""Net benefit: whether deciding by a probability does more good than referring every lesion, or none.
+"""Net benefit: decision curves against referring every lesion, or none.
 
 Takes predictions; gives decision curves (Vickers and Elkin, Medical Decision Making 2006) of each decision.  A decision
 is made per lesion, from the mean probability over its images in the subset, before temperature scaling.

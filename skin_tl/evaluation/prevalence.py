@@ -1,4 +1,4 @@
-"""Prevalence: what a decision would mean where target lesions are rarer, or more frequent, than in the data set.
+"""Prevalence: predictive values of a decision at other prevalences than that of the data set.
 
 Takes the table of decisions; gives predictive values and numbers of referrals at other prevalences, by Bayes' theorem.
 Sensitivity and specificity are assumed not to change with the prevalence, at the threshold that the validation subset

@@ -1,4 +1,4 @@
-"""Risk: whether the probability of melanoma is as high as melanomas are frequent.
+"""Risk: calibration of the probability of melanoma.
 
 Takes predictions; gives, per lesion (the mean probability over its images in the subset), calibration slope and
 intercept, Brier score, the points of a reliability curve, and how the probabilities of melanomas, other malignant and

@@ -44,7 +44,7 @@ from skin_tl.study import command_of
 
 
 def split_spread(metrics: pd.DataFrame, metric: str = "macro_f1") -> dict[str, float]:
-    """Tell how far a metric moves between random test splits.
+    """Summarise the spread of a metric over random test splits.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ def _strategy_contrasts(files, n_boot):
 
 
 def _other_splits(metrics):
-    """Summarise how far scores of each backbone move between further random splits of the same sizes.
+    """Summarise the spread of each backbone's scores over further random splits of the same sizes.
 
     Beside the spread stands what the published numbers rest on: the lead of the presentation's first backbone over its
     second (`published_gap`, macro F1), whose test splits differ, and the share of pairs of our splits that differ by as

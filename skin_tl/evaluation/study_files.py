@@ -23,7 +23,7 @@ TEXTS = ROOT / "report" / "text"
 
 @dataclass(frozen=True, order=True)
 class Setup:
-    """What backbones are compared under: transfer strategy, split policy and preprocessing."""
+    """The conditions of a comparison: transfer strategy, split policy and preprocessing."""
 
     strategy: str
     split_policy: str
@@ -157,7 +157,7 @@ class StudyFiles:
 
     @property
     def random_weights(self) -> bool:
-        """Whether the backbones never saw a photograph."""
+        """Whether the backbones have random weights."""
         return self.weights["source"] == "random"
 
 

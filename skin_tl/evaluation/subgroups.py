@@ -1,4 +1,4 @@
-"""Who the metrics hold for: the same metrics by sex, age, body site and way of diagnosis.
+"""Subgroups: metrics by sex, age, body site and way of diagnosis.
 
 Takes predictions and the metadata table; gives rows of ``metrics.csv`` whose `subgroup` reads ``sex=female``, and says
 which of them rest on enough lesions for a conclusion.
@@ -120,7 +120,7 @@ def subgroup_table(
 
 
 def conclusive(rows: pd.DataFrame) -> pd.Series:
-    """Tell which values rest on enough lesions for a conclusion.
+    """Return which values have enough lesions for a conclusion.
 
     A value does if it rests on at least `MIN_LESIONS` lesions and its interval is no wider than `MAX_WIDTH`; a mean
     over diagnoses also needs two diagnoses, and `MIN_CLASS_LESIONS` lesions of each that is present.  Images whose

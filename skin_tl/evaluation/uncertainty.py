@@ -1,4 +1,4 @@
-"""How far a metric may be off: 95 % intervals by a bootstrap over lesions.
+"""Uncertainty: 95 % confidence intervals by a bootstrap over lesions.
 
 Takes the test images of one or several seeds (lesion, diagnosis, probabilities); gives every metric in each of
 the bootstrap's draws, and intervals from them.
@@ -149,7 +149,7 @@ def _libraries() -> ThreadpoolController:
 
 
 def one_thread() -> AbstractContextManager:
-    """Keep products of matrices to one thread: faster where they are small, and the same bytes on any number of cores.
+    """Limit products of matrices to one thread: small ones are faster, and results do not depend on cores.
 
     To be used in a ``with`` statement.
     """
@@ -262,7 +262,7 @@ def wilson_interval(value: float, variance: float, n_units: float) -> tuple[floa
 
 
 def units_of_mean(n_lesions: Sequence[int] | np.ndarray) -> float:
-    """Return how many lesions' worth of spread the mean over diagnoses rests on (Welch and Satterthwaite).
+    """Return the effective number of lesions of a mean over diagnoses (Welch and Satterthwaite).
 
     Rare diagnoses contribute most of the variance, so that of the mean is known hardly better than theirs.
 

@@ -1,4 +1,4 @@
-"""Distances in feature space: how unlike its training images each image of a study is, for each backbone.
+"""Distances in feature space: the distance of each image to the training images, for each backbone.
 
 Takes the features that earlier steps computed; gives ``features/distances.csv``, which the evaluation reads: it holds
 the OOD scores of `skin_tl.explain.neighbours` of validation, test and external images.  Where the cache still holds the

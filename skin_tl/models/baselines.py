@@ -1,4 +1,4 @@
-"""Baselines that put a backbone's numbers in place: what is reached without a network.
+"""Baselines: predictions without a network, which backbones are compared with.
 
 Takes the metadata, the splits and the decoded images; gives predictions as ``predictions.csv`` holds them, for the
 validation and test subsets, so that everything that is computed for a backbone is computed for a baseline too.

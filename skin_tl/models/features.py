@@ -1,4 +1,4 @@
-"""Features: what a frozen backbone sees in each image, computed once.
+"""Features: the outputs of a frozen backbone for each image, computed once.
 
 Takes decoded images and a built backbone; gives a memory-mapped array (n_images, n_features) float32 in the images'
 order, kept below the cache under a key made of the images, the network with its scaling and weights, and the code of a

@@ -180,7 +180,7 @@ def _best_fit(fit, penalties):
 
 
 def smoothed_val_f1(history: Sequence[dict[str, Any]]) -> float:
-    """Return what the last epoch of a history (list of dict) counts when epochs are compared, see `SMOOTHED`."""
+    """Return the smoothed validation macro F1 of the last epoch of a history (list of dict), see `SMOOTHED`."""
     return float(np.mean([row["val_macro_f1"] for row in history[-SMOOTHED:]]))
 
 

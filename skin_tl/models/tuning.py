@@ -1,4 +1,4 @@
-"""Tuning: whole networks that learn from images, from transferred or from random weights.
+"""Tuning: training of whole networks, from pretrained or from random weights.
 
 Takes decoded images, their table and the rows of each subset; gives per split policy, preprocessing and seed a trained
 network, its history and its predictions on the validation and test subsets.  Batches come from the memory map as
