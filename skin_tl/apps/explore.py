@@ -57,7 +57,7 @@ def of_head(predictions: pd.DataFrame, choice: Choice, subset: str = "test") -> 
 
 
 def head_table(predictions: pd.DataFrame, choice: Choice) -> pd.DataFrame:
-    """Return what a head says of each test image, and how far it is from the truth and from other backbones.
+    """Return a head's prediction of each test image, its loss, and its disagreement with other backbones.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def head_table(predictions: pd.DataFrame, choice: Choice) -> pd.DataFrame:
 
 
 def disagreement(tables: Sequence[pd.DataFrame]) -> pd.Series:
-    """Tell how far backbones disagree about each image: the Jensen–Shannon divergence of their probabilities.
+    """Compute the disagreement of backbones about each image: the Jensen–Shannon divergence of their probabilities.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def subsets(splits: pd.DataFrame, choice: Choice) -> pd.Series:
 
 
 def compare(predictions: pd.DataFrame, image_id: str, choice: Choice, backbones: Sequence[str]) -> pd.DataFrame:
-    """Return what several backbones say of one image under the same strategy, split, scaling and seed.
+    """Return the predictions of several backbones for one image, with the same strategy, split, scaling and seed.
 
     Returns
     -------
@@ -210,7 +210,7 @@ def features_of_run(found: Runs, choice: Choice) -> np.ndarray:
 def nearest_lesions(
     found: Runs, features: np.ndarray, image_id: str, choice: Choice, n_lesions: int = 6
 ) -> pd.DataFrame:
-    """Find the training lesions that look most like an image to a backbone.
+    """Find the training lesions nearest to an image in the features of a backbone.
 
     Parameters
     ----------
@@ -248,13 +248,13 @@ def lesions_of(predictions: pd.DataFrame, choice: Choice, subset: str = "test") 
 
 
 def threshold_of_validation(predictions: pd.DataFrame, choice: Choice) -> float:
-    """Return the threshold for melanoma that the validation subset chooses, NaN where there is none to ask."""
+    """Return the threshold for melanoma that the validation set selects, NaN without a validation set."""
     lesions = lesions_of(predictions, choice, "val")
     return choose_threshold(lesions["melanoma"], lesions["melanoma_score"]) if len(lesions) else np.nan
 
 
 def decide(lesions: pd.DataFrame, threshold: float) -> dict:
-    """Tell what a threshold on the probability of melanoma, in 0…1, finds, misses and costs.
+    """Count the lesions that a threshold on the probability of melanoma, in 0…1, finds, misses and flags.
 
     A lesion, from `lesions_of`, is flagged from the threshold on.
 

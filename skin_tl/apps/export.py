@@ -89,7 +89,7 @@ class Exported:
 
 
 def check_packages(formats: Sequence[str]) -> None:
-    """Make sure that what the formats need is there.
+    """Check that the packages that the formats need are installed.
 
     Raises
     ------

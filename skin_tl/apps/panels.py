@@ -118,11 +118,11 @@ class Explorer:
         return parts.panel(self._matrix, self._shown, parts.row(self._order, self._before, self._after), self._cards)
 
     def lesion(self) -> widgets.VBox:
-        """Return the panel of the chosen image: its lesion, its siblings and what two backbones say of it."""
+        """Return the panel of the chosen image: its lesion, its siblings and the predictions of two backbones."""
         return parts.panel(self._picture, parts.row(*self._pair), self._comparison)
 
     def nearest(self) -> widgets.VBox:
-        """Return the panel with the training lesions that look most like the chosen image to the chosen backbone."""
+        """Return the panel with the training lesions nearest to the chosen image, in the chosen backbone's features."""
         return parts.panel(parts.row(self._find), self._neighbours)
 
     def threshold(self) -> widgets.VBox:
@@ -303,7 +303,7 @@ class Explorer:
         self._after.disabled = self._first + PAGE >= len(self._in_cell)
 
     def _about(self, image_id: str, row: pd.Series) -> tuple[str, str]:
-        """Return the metadata of an image in words, and what the head says of it in numbers."""
+        """Return the metadata of an image in words, and the head's prediction in numbers."""
         about, known, number = self.found.metadata.loc[image_id], self.labels.known, self.labels.number
         age = self._word("age", age=number(about["age"], ".0f")) if about["age"] == about["age"] else None
         words = [known("sex", about["sex"]), age]
@@ -355,7 +355,7 @@ class Explorer:
         self._comparison.value = self._html.comparison(columns, self.rows.loc[self.image, "dx"])
 
     def _key(self) -> tuple:
-        """Tell networks apart: heads of a backbone share its features, whole networks learned theirs each by itself."""
+        """Return what identifies the features of a network: heads share their backbone's."""
         alone = ("split_policy", "seed") if self.choice["strategy"] in TUNED else ()
         return tuple(self.choice[name] for name in ("strategy", "backbone", "preprocessing", *alone))
 
@@ -381,7 +381,7 @@ class Explorer:
 
     @contextlib.contextmanager
     def _saying(self, place: widgets.HTML) -> Iterator[None]:
-        """Write what a person can mend into a panel, where a click would otherwise end in nothing."""
+        """Show an error in a panel, where a click would otherwise have no effect."""
         try:
             yield
         except SkinTLError as error:
@@ -442,7 +442,7 @@ class Explorer:
         self.predict(self._path.value.strip())
 
     def predict(self, path: str, base: Path | None = None) -> None:
-        """Show what every backbone of the chosen study says of an image file.
+        """Show the predictions of an image file by every backbone of the chosen study.
 
         Parameters
         ----------
@@ -462,7 +462,7 @@ class Explorer:
             self._own.value = self._predicted(found, found.images[0])
 
     def _predicted(self, found: Predictions, image: str) -> str:
-        """Return what the runs say of an image as HTML."""
+        """Return the predictions of an image by the runs, as HTML."""
         table = found.table[found.table["image"] == image]
         notes = [self._word("not_a_diagnosis"), *self._notes()]
         if table["unlike"].any():

@@ -113,7 +113,7 @@ def show(text: object) -> None:
 def predict(
     images: Sequence[str], study: str | None, backbones: Sequence[str], json_wanted: bool, root: Path = ROOT
 ) -> None:
-    """Predict images and print what the models of a finished study answer, as text or JSON.
+    """Predict images by the models of a finished study, and print the predictions as text or JSON.
 
     Parameters
     ----------

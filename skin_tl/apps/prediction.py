@@ -29,7 +29,7 @@ RUN_OF = ["image", "strategy", "backbone"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the models of a study say of some images.
+    """The predictions of some images by the models of a study.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Predictions:
 def read_files(
     paths: Iterable[str | Path], size: int, base: Path | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read image files as the backbones see them.
+    """Read image files as the inputs of backbones.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ class Run:
 
     @property
     def random_weights(self) -> bool:
-        """Whether its backbone should have started from ImageNet's weights and had random ones."""
+        """Whether its backbone has random weights in place of those pretrained on ImageNet."""
         return bool(self.record.get("random_weights")) and self.strategy != "from_scratch"
 
     def split(self) -> pd.DataFrame:

@@ -50,7 +50,7 @@ class Runs:
 
     @property
     def random_weights(self) -> bool:
-        """Whether the backbones never saw a photograph."""
+        """Whether the backbones have random weights."""
         return read_json(self.folder / "weights.json")["source"] == "random"
 
 
@@ -130,7 +130,7 @@ def _study_of(folder: Path, files: list[Path]) -> Study:
 
 
 def quick_run(study: str, output: str | Path = "runs/interactive", root: Path = ROOT) -> Path:
-    """Return the folder of a study's finished runs; where there are none, train two backbones on drawn images first.
+    """Return the folder of a study's finished runs; without any, train two backbones on synthetic images first.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def tested_images(predictions: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def choose(tested: pd.DataFrame) -> pd.DataFrame:
-    """Choose images from `tested_images` to be explained, by rules that leave no choice.
+    """Choose images from `tested_images` to be explained, by fixed rules.
 
     Of each diagnosis one that is recognised (``hit``) and one that is not (``miss``): the one with the median
     probability of the predicted diagnosis, the lower of the two middle ones, so neither the best nor the worst.  And
@@ -96,7 +96,7 @@ def choose(tested: pd.DataFrame) -> pd.DataFrame:
 
 
 def share_in_the_middle(maps: np.ndarray) -> np.ndarray:
-    """Return how much of each map lies in the middle of the picture, the quarter of its area around the centre.
+    """Return the share of each map in the central quarter of the image's area.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def share_in_the_middle(maps: np.ndarray) -> np.ndarray:
 
 
 def likeness(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return how alike pairs of maps, (n, size, size) each, are: the correlation over their pixels.
+    """Return the correlation over pixels of pairs of maps, (n, size, size) each.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def drawn_rows(n_images: int, n_points: int = N_POINTS, seed: int = 0) -> np.nda
 
 
 def lay_out(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Lay the features of images out in two dimensions, like ones near each other, by t-SNE.
+    """Project the features of images to two dimensions by t-SNE.
 
     Source: L. van der Maaten, G. Hinton, Visualizing Data using t-SNE, JMLR 9 (2008); scikit-learn's, after a principal
     component analysis.  One thread, so that the same features give the same places.
@@ -330,7 +330,7 @@ def _summary(tested: pd.DataFrame, chosen: pd.DataFrame) -> dict[str, float | st
 
 
 def neighbours(points: pd.DataFrame) -> dict[str, float]:
-    """Say how often the nearest point of another lesion has the same diagnosis, and how often it would by chance.
+    """Return how often the nearest point of another lesion has the same diagnosis, and how often a random one has.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ WORTH_COMPILING = 4
 def gradcam(
     model: Model, pixels: np.ndarray, classes: Sequence[int] | np.ndarray, seen: Model | None = None
 ) -> np.ndarray:
-    """Show where an image holds what speaks for a class.
+    """Compute Grad-CAM: how much each place of an image contributes to the score of a class.
 
     Constant memory: pixels are read one batch at a time.
 
@@ -83,7 +83,7 @@ def gradcam(
 
 
 def in_batches(model: Model, pixels: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Any]]:
-    """Give what a model says of some images, batch by batch: their rows and an array, or a list of them.
+    """Yield the outputs of a model for some images, batch by batch: their rows and an array, or a list of arrays.
 
     All batches have one shape, the last one filled up, so that the model is compiled once; for a few batches it is not
     compiled at all, which would take longer than they do.
@@ -127,7 +127,7 @@ def feature_maps(model: Model) -> Model:
 
 
 def score_slopes(model: Model, means: np.ndarray, features: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return how much the score of a class, what enters the softmax, grows with the mean of each map.
+    """Return the gradient of a class's logit by the mean of each feature map.
 
     Divided by the number of places it is the slope of each place.
 
@@ -165,7 +165,7 @@ def _back_through(steps, values, slopes):
 
 
 def shuffle_weights(model: Model, seed: int = 0) -> None:
-    """Shuffle the numbers inside each kernel of a model: it keeps its scales and loses what it learned.
+    """Shuffle the weights inside each kernel of a model, which keeps their scale and removes what was trained.
 
     For the check of Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018: a map that says something of what
     the network learned must change.  Vectors (biases, the statistics of batch normalisation) stay, lest numbers

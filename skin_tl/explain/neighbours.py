@@ -114,7 +114,7 @@ def nearest_lesions(known: "pd.DataFrame", rows: np.ndarray, distances: np.ndarr
 
 
 def ood_score(distances: np.ndarray) -> np.ndarray:
-    """Return how unlike the reference each image is: its distance to the `OOD_NEIGHBOUR`-th nearest one of it.
+    """Return the OOD score of each image: its distance to the `OOD_NEIGHBOUR`-th nearest image of the reference.
 
     The method of Sun et al. (*Out-of-distribution detection with deep nearest neighbors*, ICML 2022), who compare
     directions of features as they are, too.  It assumes nothing of how features are distributed.

@@ -96,12 +96,12 @@ class Report(Selection):
         return self._pictures("examples", example_rows(self, n_examples))
 
     def explanations(self, setup: Setup, backbone: str) -> Piece:
-        """Return what a backbone looks at: of each diagnosis an image that it recognises and one that it does not."""
+        """Return Grad-CAM of a backbone: for each diagnosis, one image that it recognises and one that it does not."""
         rows = explanation_rows(self, setup, backbone)
         return self._pictures("explanations", rows, "explanations.csv", setup=setup, backbone=backbone)
 
     def confident_errors(self, setup: Setup) -> Piece:
-        """Return the errors of each backbone that it is surest of, with what it looks at."""
+        """Return the most confident errors of each backbone, with Grad-CAM."""
         return self._pictures("confident_errors", error_rows(self, setup), "explanations.csv", setup=setup)
 
     def _pictures(self, name: str, rows: Sequence[Markup], data: str | None = None, **context: Any) -> Piece:

@@ -144,7 +144,7 @@ def _lead(comparisons: pd.DataFrame, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def setup_table(scores: pd.DataFrame, comparisons: pd.DataFrame, validated: pd.DataFrame) -> pd.DataFrame:
-    """Say for each set-up which backbone the validation subset selects, and how it compares by each metric.
+    """Table of the backbone that the validation set selects in each set-up, and how it compares by each metric.
 
     The test subset ranks the backbones and selects none: a score that has won on it is optimistically biased.
 
@@ -284,7 +284,7 @@ def ranking_table(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def subgroup_range_table(subgroups: pd.DataFrame) -> pd.DataFrame:
-    """Say for each set-up, backbone, variable and metric between which subgroups a score ranges.
+    """Table of the lowest and highest subgroup by set-up, backbone, variable and metric.
 
     Only subgroups that allow a conclusion count, see `skin_tl.evaluation.subgroups.conclusive`; images whose trait is
     unknown are no subgroup.
@@ -319,7 +319,7 @@ def subgroup_range_table(subgroups: pd.DataFrame) -> pd.DataFrame:
 
 
 def net_benefit_range_table(curves: pd.DataFrame) -> pd.DataFrame:
-    """Say at which thresholds a backbone's net benefit exceeds that of referring all and none.
+    """Table of the thresholds at which a backbone's net benefit exceeds that of referring all and none.
 
     Parameters
     ----------
@@ -371,7 +371,7 @@ def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def extreme_table(reports: pd.DataFrame, confusion: pd.DataFrame) -> pd.DataFrame:
-    """Say for each set-up and backbone which diagnosis is easiest and hardest, and what melanomas are taken for.
+    """Table of the easiest and hardest diagnosis by set-up and backbone, and of what melanomas are confused with.
 
     Returns
     -------

@@ -23,7 +23,7 @@ FLAT = 0.01
 
 
 def training_table(history: pd.DataFrame) -> pd.DataFrame:
-    """Say how long heads or networks trained: per set-up and backbone, the mean number of epochs over the seeds.
+    """Table of training lengths: the mean number of epochs over the seeds, by set-up and backbone.
 
     Of a network that is fine-tuned, the epochs of its head, before, do not count.
     """
@@ -34,7 +34,7 @@ def training_table(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def ending_table(files: StudyFiles) -> pd.DataFrame:
-    """Say how the training of whole networks ended, as far as they learned from all training lesions.
+    """Table of how the training of whole networks ended, on all training lesions.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def ending_table(files: StudyFiles) -> pd.DataFrame:
 
 
 def rate_table(files: StudyFiles) -> pd.DataFrame:
-    """Say what whole networks reached on their validation subsets with each learning rate, on all training lesions.
+    """Table of validation scores of whole networks by learning rate, on all training lesions.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def transfer_tables(files: StudyFiles, metrics: pd.DataFrame) -> dict[str, pd.Da
 
 
 def learning_curve_table(files: StudyFiles, metrics: pd.DataFrame) -> pd.DataFrame:
-    """Put macro F1 beside the number of lesions that were learned from, for each of the study's `curves`.
+    """Table of macro F1 by number of training lesions, for each of the study's `curves`.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def _lesions_of_fraction(files: StudyFiles, fraction: float) -> float:
 
 
 def lesions_needed_table(curves: pd.DataFrame) -> pd.DataFrame:
-    """Say how many training lesions each transfer strategy needs to reach what training from scratch does with all.
+    """Table of the training lesions that each transfer strategy needs to reach training from scratch on all.
 
     Returns
     -------

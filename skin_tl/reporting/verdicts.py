@@ -47,7 +47,7 @@ class Verdicts:
 
     @cached_property
     def control(self) -> dict[str, Any]:
-        """What pretrained weights of frozen backbones are worth against random ones, by macro F1.
+        """The gain of pretrained over random weights in frozen backbones, by macro F1.
 
         Of ``names`` (the backbones with this control, none in a study without) ``of`` gives the verdict by name:
         better, worse or open; ``better`` names the first.  ``all`` is all (better with each backbone), some, open

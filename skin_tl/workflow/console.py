@@ -1,4 +1,4 @@
-"""Console: what a person sees while the engine works: steps, bars, reasons and failures.
+"""Console: the steps, bars, reasons and failures that a terminal shows while a study runs.
 
 Takes records of Snakemake's log, through the logger plugin ``skin-tl`` that this module is, and the events of the steps
 (`skin_tl.progress`); gives lines on standard error.  The engine's own words stay in its log below ``.snakemake/log/``.

@@ -78,7 +78,7 @@ def _write_features(
 
 
 def distances(study: Study, folder: Path, options: Namespace) -> None:
-    """Compute how unlike its training images each image is, in the features of each backbone."""
+    """Compute the distance of each image to its training images, in the features of each backbone."""
     from skin_tl.explain.distances import write_distances
 
     write_distances(study, folder)
@@ -119,7 +119,7 @@ def external(study: Study, folder: Path, options: Namespace) -> None:
 
 
 def explain(study: Study, folder: Path, options: Namespace) -> None:
-    """Compute what one backbone and strategy look at in chosen test images, and the 2-D map of its features."""
+    """Compute Grad-CAM of chosen test images for one backbone and strategy, and the 2-D map of its features."""
     from skin_tl.explain.explanations import explain as write_explanations
 
     write_explanations(study, options.strategy, options.backbone, folder)

@@ -141,7 +141,7 @@ def _count(labels: Labels, number: float, beside: Sequence[float] | np.ndarray =
 
 @draw.themed
 def operating_points(decisions: pd.DataFrame, labels: Labels = ENGLISH) -> list[draw.Drawing]:
-    """Draw what a decision misses and its false alarms, at each operating point.
+    """Draw missed lesions and false alarms of a decision, at each operating point.
 
     Parameters
     ----------

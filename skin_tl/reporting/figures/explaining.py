@@ -176,7 +176,7 @@ def _network(axes: Axes, bottom: float, source: str, colours: Sequence[str], tar
 def transfer(
     labels: Labels = ENGLISH, strategies: Sequence[str] = ("feature_extraction",), **fields: str
 ) -> list[draw.Drawing]:
-    """Draw learning from scratch beside transfer, as the presentation does.
+    """Draw training from scratch beside transfer, as the presentation does.
 
     Parameters
     ----------
