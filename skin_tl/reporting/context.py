@@ -61,20 +61,13 @@ def _of_study(report: Selection) -> dict[str, Any]:
         "explained": report.explained,
         "curves": report.curves,
         "train_fractions": files.study.train_fractions,
-        "reproduction": _reproduction(report),
+        "reproduction": report.reproduction,
         "lower_precision": any(run.get("precision") == "bfloat16" for run in files.runs.values()),
         "n_duplicates": files.n_duplicates,
         "references": _references(report),
         "cite": _cite,
         "as_list": lambda value: [str(v) for v in (value if isinstance(value, list) else [value])],
     }
-
-
-def _reproduction(report: Selection) -> Setup | None:
-    """Return the set-up that repeats the presentation, where the study has it."""
-    setup = Setup("feature_extraction", "image", "unit")
-    repeated = setup in report.setups and report.published_backbones and not report.files.random_weights
-    return setup if repeated else None
 
 
 def _reduced(report: Selection) -> bool:
@@ -145,6 +138,7 @@ def _findings(report: Selection) -> dict[str, Any]:
     return {
         "verdict": Verdicts(report),
         "ranked": report.ranked,
+        "best_of": report.best,
         "effects": report.effects,
         "has_middle": report.has_middle,
         "n_stated": len(same),

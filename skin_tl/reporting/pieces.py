@@ -66,7 +66,7 @@ def panels_html(anchor: str, drawings: Iterable[tuple[str, float, float]], alt: 
     for svg, width, height in drawings:
         kind = "panel tall" if height > 0.8 * width else "panel"
         panels.append(f'<div class="{kind}" style="max-width:{width * 96 * 1.2:.0f}px">{svg}</div>')
-    several = " several" if len(panels) > 1 else ""
+    several = " several" * (len(panels) > 1) + " many" * (len(panels) > 2)
     html = Markup('<div class="panels{}" role="img" aria-label="{}" style="{}">\n{}\n</div>')
     return html.format(several, alt, GRID, Markup("\n".join(panels)))
 

@@ -172,5 +172,7 @@ class Report(Selection):
 
     def _captioned(self, name: str, body: Markup, data: str | None, context: dict[str, Any]) -> Piece:
         number, anchor = self._number("figure", name, context)
-        caption = self._caption_line("figure", number, self.texts.caption("figures", name, "caption", **context), data)
+        title, words = (self.texts.caption("figures", name, part, **context) for part in ("title", "caption"))
+        shown = Markup("<strong>{}.</strong> {}").format(Markup(title), Markup(words))
+        caption = self._caption_line("figure", number, shown, data)
         return Piece(figure_html(anchor, body, caption))

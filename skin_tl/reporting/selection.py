@@ -84,6 +84,13 @@ class Selection:
         self.counted = ".1f" if len(self.study.seeds) > 1 else ".0f"  # how counts are written, means over the seeds
         self.rates_compared = any(len(self.study.rates(name)) > 1 for name in self.files.tuned)
 
+    @property
+    def reproduction(self) -> Setup | None:
+        """The set-up that repeats the presentation, where the study has it."""
+        setup = Setup("feature_extraction", "image", "unit")
+        repeated = setup in self.setups and self.published_backbones and not self.files.random_weights
+        return setup if repeated else None
+
     def setup_name(self, setup: Setup) -> str:
         """Return a set-up in words; strategies are named where the study has several."""
         words = [self.labels(f"split_policy.{setup.split_policy}"), self.labels(f"preprocessing.{setup.preprocessing}")]
