@@ -244,7 +244,7 @@ class Texts:
         return to_html(typeset(self._render(f"{name}.md", **context), self.language))
 
     def caption(self, kind: str, key: str, part: str, **context: Any) -> str:
-        """Return a part (``title``, ``caption``, ``alt``) of the entry `key` of `kind` in captions.yaml, as inline HTML."""
+        """Return a part (title, caption, alt) of the entry `key` of `kind` in captions.yaml, as inline HTML."""
         try:
             source = self._captions[kind][key][part]
         except (KeyError, TypeError):
