@@ -707,8 +707,16 @@ def test_conclusions_rest_on_the_strategy_that_the_validation_subset_puts_first(
     # The same network from random weights scores higher on the test subset: nothing is claimed for transfer.
     texts = {name: words_of(report, name).replace("\u00a0", " ") for name in ("summary", "conclusion", "slides")}
     better = {
-        "en": ("Pretraining does not help", "Not in this way. Training from scratch", "Not in this way. Training from scratch"),
-        "fr": ("n’est pas utile", "Pas ainsi. L’entraînement à partir de zéro", "Pas ainsi. L’entraînement à partir de zéro"),
+        "en": (
+            "Pretraining does not help",
+            "Not in this way. Training from scratch",
+            "Not in this way. Training from scratch",
+        ),
+        "fr": (
+            "n’est pas utile",
+            "Pas ainsi. L’entraînement à partir de zéro",
+            "Pas ainsi. L’entraînement à partir de zéro",
+        ),
     }
     for text, words in zip(texts.values(), better[language], strict=True):
         assert words in text.replace(NARROW_SPACE, " ")
