@@ -1,5 +1,6 @@
 """What is published: complete, without pictures, listed, and recomputed from the predictions beside it."""
 
+import functools
 import re
 
 import pandas as pd
@@ -160,3 +161,67 @@ def test_backbones_that_were_not_run_are_named_with_the_reason(monkeypatch):
 def test_a_fact_that_is_not_published_is_an_error():
     with pytest.raises(SkinTLError, match=r"ham10000/facts\.json has no fact `score\.none`\. Publish the study again"):
         findings.Published(ROOT / "report" / "published" / "ham10000").number("score.none")
+
+
+TYPED = {"600", "450", "1", "−1", "96"}
+"""Numbers of README's blocks that no study measured: the release's images, the range of a scaling, a study's key."""
+
+
+def test_every_number_of_the_generated_blocks_is_a_cell_of_a_published_table(monkeypatch):
+    """What the template asks for is followed to its cell; no other number stands in the blocks."""
+    asked, shown = {}, set(TYPED)
+
+    class Recording(findings.Published):
+        def value(self, key):
+            asked[self.folder, key] = super().value(key)
+            shown.add(str(asked[self.folder, key]))
+            return asked[self.folder, key]
+
+        @property
+        def core_hours(self):
+            cells = pd.read_csv(self.folder / "runs.csv").set_index("backbone")["core_hours"]
+            shown.update(f"{value:.1f}" for value in cells)
+            return super().core_hours
+
+    number = findings.Labels.number
+    monkeypatch.setattr(
+        findings.Labels, "number", lambda self, value, spec: shown.add(text := number(self, value, spec)) or text
+    )
+    monkeypatch.setattr(findings, "Published", Recording)
+    text = "\n".join(findings.blocks().values())
+    assert len(asked) > 50
+    for (folder, key), value in asked.items():
+        fact = _facts(folder)[key]
+        rows = _table(folder / fact["file"])
+        for column, wanted in fact["where"].items():
+            rows = rows[rows[column].map(_plain) == _plain(wanted)]
+        (cell,) = rows[fact["column"]]
+        assert _plain(cell) == _plain(value), key
+
+    shown.add(number(findings.ENGLISH, findings.CONFIDENCE, ".0%"))
+    text = re.sub(
+        r"`[^`]*`|\]\([^)]*\)|!\[[^\]]*|^    .*$|\(tensorflow .*?cores\)\)",
+        "",
+        text,
+        flags=re.M,
+    )
+    words = re.sub(r"\b[A-Za-z]+\d+\w*", "", text)  # VGG16, F1
+    assert {*re.findall(r"[+−]?\d+(?:\.\d+)?%?", words)} <= shown
+
+
+@functools.cache
+def _facts(folder):
+    return read_json(folder / "facts.json")
+
+
+@functools.cache
+def _table(file):
+    return pd.read_csv(file, dtype=str)
+
+
+def _plain(value):
+    """Return a cell or a value in one form: numbers as float, all else as text."""
+    try:
+        return str(value) if isinstance(value, bool) else float(value)
+    except ValueError:
+        return str(value)
