@@ -110,6 +110,13 @@ class Published:
         return listing(f"{words[name]} {self.interval(key)}" for name, key in keys.items() if self.has(key))
 
     @property
+    def significant_pairs(self) -> list[str]:
+        """The pairs of backbones whose macro F1 differs significantly in the main set-up, list of str."""
+        pairs = [(a, b) for a in self.study.backbones for b in self.study.backbones]
+        keys = {(a, b): f"pair.{self.main.key}.{a}.{b}.macro_f1.real" for a, b in pairs}
+        return [f"{a} from {b}" for (a, b), key in keys.items() if self.has(key) and self.value(key)]
+
+    @property
     def not_run(self) -> list[str]:
         """The backbones that the study's file lists and that this run left out."""
         try:
@@ -193,10 +200,10 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     return {name: _wrapped(getattr(template, name)()) for name in BLOCKS}
 
 
-def listing(items: Iterable[object], last: str = "and") -> str:
+def listing(items: Iterable[object]) -> str:
     """Join items as an enumeration: ``A, B and C``."""
     shown = [str(item) for item in items]
-    return ", ".join(shown[:-1]) + f" {last} " + shown[-1] if len(shown) > 1 else "".join(shown)
+    return ", ".join(shown[:-1]) + " and " + shown[-1] if len(shown) > 1 else "".join(shown)
 
 
 def _wrapped(text: str) -> str:

@@ -126,6 +126,13 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     interval = "{value:.2f} ({ci_low:.2f}–{ci_high:.2f})"
     assert f"selects **{best}**, whose macro F1 on lesions that are not in training is " in readme
     assert f"is {interval.format(**scores.loc[best])};" in readme
+    lead = _cells(folder, "setups.csv", metric="macro_f1").nlargest(1, "val_macro_f1").iloc[0]
+    ends = f"by {_signed(lead.lead)} ({_signed(lead.lead_low)} to {_signed(lead.lead_high)})"
+    significant = "" if lead.lead_low > 0 or lead.lead_high < 0 else "not "
+    assert f"differs from {lead.second}, the next backbone, {ends}, which is {significant}statistically" in readme
+    pairs = _cells(folder, "comparisons.csv", metric="macro_f1")
+    apart = [f"{row.backbone_a} from {row.backbone_b}" for row in pairs.itertuples() if row.p_holm < 0.05]
+    assert all(pair in readme.partition("Significant differences: ")[2].partition(". ")[0] for pair in apart)
     baseline = scores[scores["kind"] == "baseline"]["value"].idxmax()
     assert f") reaches {interval.format(**scores.loc[baseline])}." in readme
     gain = _cells(folder, "effects.csv", metric="macro_f1", backbone=best, column="weights").iloc[0]
