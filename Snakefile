@@ -8,6 +8,10 @@
 #
 #   features ── distances ── evaluate
 #
+# where the study asks for it, finished networks predict changed test images before `evaluate`:
+#
+#   train ── robustness ── evaluate
+#
 # and where the study has an external test set, the heads that `train` wrote predict it before `ensemble`:
 #
 #   external_images ─ external_features ─┬─ external
@@ -24,7 +28,7 @@ from pathlib import Path
 
 from skin_tl.files import content_hash, fingerprint
 from skin_tl.models.backbones import weights_state
-from skin_tl.schema import BASELINES, DISTANCES, EVALUATED, EXPLAINED, TUNED
+from skin_tl.schema import BASELINES, DISTANCES, EVALUATED, EXPLAINED, ROBUSTNESS, TUNED
 from skin_tl.step_code import step_code
 from skin_tl.study import check_study
 from skin_tl.workflow.estimates import has_gpu
@@ -61,6 +65,7 @@ if study.transfers and study.weights != "random":
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
 EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]
 DISTANCE_FILES = [f"{RUNS}/{DISTANCES}"] if "feature_extraction" in study.strategies else []
+ROBUSTNESS_FILES = [f"{run}/{ROBUSTNESS}" for run in ALL_RUNS] if study.robustness else []
 EXTERNAL_FILES = []
 if study.external:
     PREDICTIONS += [f"{run}/predictions_{study.external}.csv" for run in ALL_RUNS]
@@ -120,6 +125,7 @@ rule all:
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
         PREDICTIONS,
         EXPLANATIONS,
+        ROBUSTNESS_FILES,
         EXTERNAL_FILES,
 
 
@@ -243,6 +249,21 @@ rule explain:
     resources: **needs(8000, 240, GPUS)
     shell: run("explain", "wildcards.backbone", "wildcards.strategy")
 
+if study.robustness:
+
+    rule robustness:
+        message: "predicting changed images by {wildcards.backbone}, {wildcards.strategy}"
+        input:
+            [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in ("predictions.csv", "model.keras", "run.json")],
+            rules.images.output,
+            rules.dataset.output[0],
+        output: f"{RUNS}/{{strategy}}/{{backbone}}/{ROBUSTNESS}"
+        params: code=step_code("robustness")
+        threads: NETWORK_CORES
+        log: f"{RUNS}/logs/robustness_{{strategy}}_{{backbone}}.log"
+        resources: **needs(8000, 240, GPUS)
+        shell: run("robustness", "wildcards.backbone", "wildcards.strategy")
+
 if study.external:
 
     rule external_images:
@@ -339,6 +360,7 @@ rule evaluate:
         rules.images.output.metadata,
         rules.dataset.output[0],
         DISTANCE_FILES,
+        ROBUSTNESS_FILES,
     output: [f"{REPORT}/{name}" for name in EVALUATED]
     params:
         depends=depends(backbones=study.backbones, strategies=study.strategies),

@@ -54,7 +54,9 @@ Features = Literal["last", "all_stages"]
 RANDOM_WEIGHTS = "random_weights"
 """Arm of the heads on features of the same backbone with random weights (study key `random_control`)."""
 
-BASELINES = ("majority", "metadata_only", "colour_histogram")
+METADATA = "metadata_only"
+
+BASELINES = ("majority", METADATA, "colour_histogram")
 """Pseudo-backbones that use no network; their runs stand under the strategy ``baseline``."""
 
 ENSEMBLE = "ensemble"
@@ -65,6 +67,7 @@ EVALUATED = (
     *("metrics.csv", "comparisons.csv", "effects.csv", "decisions.csv", "roc.csv", "subgroups.csv"),
     *("calibration.csv", "other_splits.csv", "external.csv", "abstention.csv", "risk_coverage.csv", "conformal.csv"),
     *("shift.csv", "priors.csv", "decision_curves.csv", "prevalence.csv", "risk.csv", "risk_bins.csv"),
+    "robustness.csv",
 )
 """Tables that the step `evaluate` writes into ``report/<study>/`` (`skin_tl.evaluation.scoring`)."""
 
@@ -187,3 +190,13 @@ SHIFT_COLUMNS = [
 ]
 
 PRIOR_COLUMNS = [*CELL, *("strategy", "backbone", "dx", "internal", "external", "estimated")]
+
+ROBUSTNESS = "robustness.csv"
+"""File of the step `robustness` in a run's folder, and the table that `evaluate` makes of those of all runs."""
+
+ROBUSTNESS_PREDICTIONS = ["kind", "change", "severity", "image_id", "lesion_id", "dx", *PROBABILITIES]
+
+ROBUSTNESS_COLUMNS = [
+    *("strategy", "backbone", "kind", "change", "severity", "metric", "value", "unchanged", "difference"),
+    *("ci_low", "ci_high", "n_lesions"),
+]

@@ -100,6 +100,9 @@ class Settings(BaseModel):
         Whether lesions of one diagnosis with near-duplicate images count as one lesion.
     external
         An external test set, `isic2018`, that every trained model predicts.
+    robustness
+        Whether finished networks also predict corrupted test images, and such without the lesion, without its
+        surroundings or with artefacts drawn on. Each network predicts fewer images for it than the data set has.
     images
         Whether report and slides show pictures of the data set. Without them they may be shared.
     l2
@@ -172,6 +175,7 @@ class Settings(BaseModel):
     random_control: bool = True
     group_near_duplicates: bool = True
     external: Annotated[Literal["isic2018"] | None, BeforeValidator(_or_none)] = None
+    robustness: bool = False
     images: bool = True
     l2: Listed[Annotated[Real, Field(ge=0)]] = [1e-4, 1e-3, 1e-2]
     max_epochs: Whole = Field(300, ge=1)

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from skin_tl.data.splits import draw_experiments, draw_splits, split_fingerprints
-from skin_tl.evaluation.predictions import ensemble
+from skin_tl.evaluation.predictions import ensemble, where
 from skin_tl.evaluation.scoring import write_evaluation
 from skin_tl.evaluation.study_files import read_study_files
-from skin_tl.explain.explanations import choose, likeness, share_in_the_middle, tested_images
+from skin_tl.explain.explanations import choose, explained_head, likeness, share_in_the_middle, tested_images
+from skin_tl.explain.robustness import changes, draw_images
 from skin_tl.files import alone, fingerprint, write_csv, write_json
 from skin_tl.models import baselines
 from skin_tl.schema import (
@@ -26,6 +28,8 @@ from skin_tl.schema import (
     EXPERIMENT,
     PREDICTION_COLUMNS,
     PROBABILITIES,
+    ROBUSTNESS,
+    ROBUSTNESS_PREDICTIONS,
     STRATEGIES,
 )
 from skin_tl.study import check_study
@@ -69,7 +73,10 @@ STUDIES = {
         {},
     ),
     "lesion": (
-        {"dataset": "ham10000", "backbones": ["ResNet50", "VGG16"], "image_size": 224, "external": "isic2018"},
+        {
+            **{"dataset": "ham10000", "backbones": ["ResNet50", "VGG16"], "image_size": 224, "external": "isic2018"},
+            "robustness": True,
+        },
         {},
     ),
 }
@@ -164,6 +171,8 @@ def fabricate(root, name="tiny", changes=None, weights="imagenet", metadata=None
             write_json(run / "run.json", record)
             if len(study["train_fractions"]) > 1:  # its size is shown
                 (run / "model.keras").write_bytes(bytes(100_000 * (1 + study["backbones"].index(backbone))))
+            if study["robustness"]:
+                write_csv(run / ROBUSTNESS, _changed(predictions[backbone], study, np.random.default_rng(seed + 4)))
             _write_explanations(run / "explanations", predictions[backbone], metadata, study, seed)
             if study["external"]:
                 write_csv(run / f"predictions_{study['external']}.csv", elsewhere[backbone])
@@ -214,6 +223,20 @@ def fabricate_metadata(rng):
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def _changed(predictions, study, rng):
+    """Draw what a network predicts for changed images: corruptions blur its probabilities, most without lesion."""
+    images = draw_images(tested_images(predictions, check_study(study)))
+    head = where(predictions, arm="main", train_fraction=1.0, subset="test", **explained_head(check_study(study)))
+    logits = np.log(head.set_index("image_id").loc[images["image_id"], PROBABILITIES].to_numpy())
+    parts = []
+    for kind, change, severity in changes():
+        strength = 0 if kind == "none" else 3 if change == "no_lesion" else 0.3 + 0.4 * severity
+        chances = special.softmax(logits + rng.normal(0, strength, logits.shape), axis=1)
+        table = images.join(pd.DataFrame(chances, columns=PROBABILITIES))
+        parts.append(table.assign(kind=kind, change=change, severity=severity))
+    return pd.concat(parts, ignore_index=True)[ROBUSTNESS_PREDICTIONS]
 
 
 def _near_duplicates(metadata):

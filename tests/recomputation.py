@@ -18,6 +18,7 @@ decimals as well.
 import functools
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -501,7 +502,7 @@ class Recomputation:
         study = self.study
         lists = {"n_backbones": "backbones", "n_seeds": "seeds"}
         fixed = {"confidence": CONFIDENCE, "level": LEVEL, "sensitivity": SENSITIVITY, "n_classes": len(CLASSES)}
-        fixed |= {"coverage": COVERAGE, "answered": ANSWERED}
+        fixed |= {"coverage": COVERAGE, "answered": ANSWERED, "lesions_per_diagnosis": 30}
         fixed |= {"threshold": 0.1, "false_alarms_per_target": 9, "lesions": 1000}
         fixed |= {"lowest_prevalence": 0.01, "highest_prevalence": 0.12}
         fixed |= {"min_lesions": MIN_LESIONS, "max_width": MAX_WIDTH, "n_penalties": len(study["l2"])}
@@ -1230,6 +1231,43 @@ class Recomputation:
             both = [bootstrap(table, lambda at, f=f: benefit(at, f)) for f in (referred, np.ones(len(table), bool))]
             return self.percentiles(both[0] - np.maximum(both[1], 0), np.ptp(np.quantile(both[0], [0.025, 0.975])))[end]
         return found[ending]
+
+    @stored
+    def changed(self, strategy, backbone, change, severity):
+        """Return predictions of changed images, of each severity where `severity` is 0; or those of a baseline."""
+        table = pd.read_csv(self.runs / strategy / backbone / "robustness.csv")
+        table = table.sort_values("image_id")
+        if change == "metadata_only":
+            ids = table["image_id"].unique()
+            told = self.predictions("baseline", change)
+            of = {"split_policy": self.study["split_policies"][0], "seed": self.study["seeds"][0], "subset": "test"}
+            told = told[(told[list(of)] == pd.Series(of)).all(axis=1)]
+            return [told.set_index("image_id").loc[ids].reset_index()]
+        table = table[table["change"] == change]
+        severities = [int(severity)] if int(severity) else table["severity"].unique()
+        return [table[table["severity"] == one].reset_index(drop=True) for one in severities]
+
+    def of_robustness(self, strategy, backbone, change, severity, metric, ending="value"):
+        """Compute a score of changed images, its difference from unchanged ones, and the interval of one of the two."""
+
+        def score(rows, at):
+            rows = rows.iloc[at]
+            if metric == "macro_f1":
+                return metric_of(rows, metric)
+            group = rows[(rows["dx"] == "mel") == (metric == "melanoma_risk")]
+            return group["p_mel"].mean()
+
+        before = self.changed(strategy, backbone, "none", "0")[0]
+        after, every = self.changed(strategy, backbone, change, severity), np.arange(len(before))
+        if ending == "n_lesions":
+            return before["lesion_id"].nunique()
+        value, unchanged = np.mean([score(rows, every) for rows in after]), score(before, every)
+        if ending in ("low", "high"):
+            less = (lambda at: 0) if change == "none" else partial(score, before)
+            compute = lambda at: np.mean([score(rows, at) for rows in after]) - less(at)  # noqa: E731
+            draws = bootstrap(before.assign(seed=0), compute)
+            return self.percentiles(draws)[ending]
+        return {"value": value, "unchanged": unchanged, "difference": value - unchanged}[ending]
 
     def percentiles(self, draws, width=0):
         """Return both ends of the interval by percentiles; they vary twice as much as a standard error does.

@@ -22,9 +22,10 @@ from skin_tl.evaluation.decisions import decisions_table, roc_points
 from skin_tl.evaluation.metric_list import COMPARED
 from skin_tl.evaluation.metrics import N_BOOT, metrics_table
 from skin_tl.evaluation.net_benefit import decision_curves
-from skin_tl.evaluation.predictions import main_arm, read_table
+from skin_tl.evaluation.predictions import main_arm, read_table, where
 from skin_tl.evaluation.prevalence import prevalence_table
 from skin_tl.evaluation.risk import risk_bins, risk_table
+from skin_tl.evaluation.robustness import robustness_table
 from skin_tl.evaluation.shift import shift_tables
 from skin_tl.evaluation.study_files import StudyFiles, published_results
 from skin_tl.evaluation.subgroups import subgroup_table
@@ -35,8 +36,11 @@ from skin_tl.schema import (
     CONTRAST_COLUMNS,
     EVALUATED,
     EXTERNAL_COLUMNS,
+    METADATA,
     METRIC_COLUMNS,
     RANDOM_WEIGHTS,
+    ROBUSTNESS,
+    ROBUSTNESS_COLUMNS,
     SIGNIFICANCE,
     kind_of,
 )
@@ -112,6 +116,7 @@ def evaluate_study(files: StudyFiles, n_boot: int = N_BOOT) -> dict[str, pd.Data
         "conformal.csv": _of_runs(files, partial(conformal_table, n_boot=n_boot)),
         **_abstention(files, n_boot),
         **_shift(files, n_boot),
+        ROBUSTNESS: _robustness(files, n_boot),
     }
 
 
@@ -196,6 +201,16 @@ def _shift(files, n_boot):
     ]
     parts = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
     return dict(zip(("shift.csv", "priors.csv"), parts, strict=True))
+
+
+def _robustness(files, n_boot):
+    """Compute what changes of the images do to each backbone, beside the baseline that gets no image."""
+    told = main_arm(files.predictions[files.predictions["backbone"] == METADATA])
+    found = [pd.DataFrame(columns=ROBUSTNESS_COLUMNS)]
+    for (strategy, backbone), table in files.robustness.items():
+        same = {"split_policy": files.study.split_policies[0], "seed": files.study.seeds[0], "subset": "test"}
+        found.append(robustness_table(table, strategy, backbone, {METADATA: where(told, **same)}, n_boot))
+    return pd.concat(found[1:] or found, ignore_index=True)
 
 
 def _effects(files, n_boot):

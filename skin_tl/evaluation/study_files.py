@@ -14,7 +14,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metrics import point_metrics
 from skin_tl.evaluation.predictions import main_arm, read_predictions, read_table
 from skin_tl.files import ROOT, read_json
-from skin_tl.schema import DISTANCE_COLUMNS, DISTANCES, SETUP, TUNED
+from skin_tl.schema import DISTANCE_COLUMNS, DISTANCES, ROBUSTNESS, SETUP, TUNED
 from skin_tl.study import Study, check_study, command_of
 
 TEXTS = ROOT / "report" / "text"
@@ -154,6 +154,13 @@ class StudyFiles:
         if not file.is_file():
             return pd.DataFrame(columns=DISTANCE_COLUMNS)
         return read_table(file, command_of(self.study.name))
+
+    @cached_property
+    def robustness(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """What networks predict for changed test images, by strategy and backbone; empty where it was not asked."""
+        command = command_of(self.study.name)
+        runs = self.runs if self.study.robustness else ()
+        return {names: read_table(self.folder / Path(*names) / ROBUSTNESS, command) for names in runs}
 
     @property
     def random_weights(self) -> bool:

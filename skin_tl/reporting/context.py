@@ -39,6 +39,7 @@ def _of_study(report: Selection) -> dict[str, Any]:
         "pictures": report.pictures,
         "classes": CLASSES,
         "confidences": CONFIDENCES,
+        "corrupted": report.changed().query("kind == 'corruption'")["change"].unique().tolist(),
         "backbones": study.backbones,
         "published_backbones": report.published_backbones,
         "missing": [name for name in report.published if name not in study.backbones],

@@ -187,6 +187,7 @@ FAMILIES = (
     Family("net_benefit_range.{setup}.{backbone}.{decision}", "net_benefit_ranges.csv"),
     Family("prevalence.{setup}.{backbone}.{decision}.{prevalence_percent}.{metric}", "prevalence.csv", where=_OWN),
     Family("risk.{setup}.{backbone}.{metric}", "risk.csv", where=_OWN | {"seed": "all"}),
+    Family("robustness.{strategy}.{backbone}.{change}.{severity}.{metric}", "robustness.csv", also="kind"),
     Family("other_splits.{strategy}.{backbone}.{metric}", "other_splits.csv", also="split_policy preprocessing"),
     Family("external.{setup}.{backbone}.{metric}", "external.csv", also="dataset arm train_fraction"),
     Family("abstention.{dataset}.{setup}.{backbone}.{score}.{metric}", "abstention.csv", where=_ALL_SEEDS),
@@ -223,7 +224,8 @@ def collect_facts(tables: dict[str, pd.DataFrame]) -> Facts:
         ``external``, ``subgroup`` and ``ranking`` (ROC AUC and average precision of a diagnosis); ``explained``
         (Grad-CAM and errors of one run) and ``feature_map`` (how the features of one backbone lie in two dimensions);
         ``curve`` (macro F1 with a share of the training lesions), ``needed`` (lesions to reach what training from
-        scratch does with all) and ``gain`` (one strategy less another); ``abstention`` (what is gained by
+        scratch does with all) and ``gain`` (one strategy less another); ``robustness`` (scores
+        of changed images); ``abstention`` (what is gained by
         leaving images unanswered), ``sets`` (conformal prediction sets), ``shift`` (parts of the difference on an
         external set) and ``prior`` (frequencies of the diagnoses there, true and estimated).
     """

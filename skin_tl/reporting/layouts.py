@@ -382,6 +382,23 @@ def _risk(report: Selection, setup: Setup) -> Layout:
     return Layout("risk.csv", rows, [known("backbone"), *values])
 
 
+def _robustness(report: Selection, backbone: str) -> Layout:
+    table = report.changed(backbone)
+    table = table[(table["kind"] != "corruption") | table["severity"].isin([0, max(table["severity"])])]
+    rows = _together(table, ["kind", "change", "severity"], "metric")
+
+    def severity(cells: Cells, row: Row) -> str:
+        if row["kind"] != "corruption":
+            return "–"
+        return str(row["severity"]) if row["severity"] else cells.labels("column.every_severity")
+
+    columns = [word("change"), Column("column.severity", severity)]
+    columns.append(number("value", ".2f", head="metric.macro_f1", of="macro_f1"))
+    for name, spec in (("macro_f1", "+.2f"), ("melanoma_risk", "+.3f"), ("other_risk", "+.3f")):
+        columns.append(number("difference", spec, Ends(spec), f"column.changed_{name}", of=name))
+    return Layout("robustness.csv", rows, columns)
+
+
 def _comparisons(report: Selection, setup: Setup) -> Layout:
     table = report.tables["comparisons.csv"]
     table = setup.of(table[table["dataset"] == "internal"])
@@ -440,6 +457,7 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
     "priors": _priors,
     "prevalence": _prevalence,
     "risk": _risk,
+    "robustness": _robustness,
     "external": _plain(
         "external.csv",
         known("backbone"),

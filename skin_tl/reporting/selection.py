@@ -139,6 +139,12 @@ class Selection:
             table = table[table[column] == value] if column in table else table
         return table
 
+    def changed(self, backbone: str | None = None) -> pd.DataFrame:
+        """Return the scores of changed images under the main strategy, of one backbone or all."""
+        table = self.tables["robustness.csv"]
+        table = table[(table["strategy"] == self.main.strategy) & (table["kind"] != "none")]
+        return table if backbone is None else table[table["backbone"] == backbone]
+
     def ece(self, setup: Setup) -> dict[str, float]:
         """Return the expected calibration error of each backbone (and the ensemble) of a set-up."""
         table = setup.of(self.tables["scores.csv"])

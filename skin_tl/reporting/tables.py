@@ -18,6 +18,7 @@ from skin_tl.evaluation.predictions import read_table
 from skin_tl.evaluation.prevalence import PER, PREVALENCES
 from skin_tl.evaluation.study_files import TEXTS, StudyFiles, published_results
 from skin_tl.evaluation.subgroups import MAX_WIDTH, MIN_LESIONS
+from skin_tl.explain.robustness import LESIONS_PER_DIAGNOSIS
 from skin_tl.registry import BACKBONES
 from skin_tl.reporting.score_tables import (
     classification_reports,
@@ -243,6 +244,7 @@ def settings_table(files: StudyFiles) -> pd.DataFrame:
         "lowest_prevalence": min(PREVALENCES) / 100,
         "highest_prevalence": max(PREVALENCES) / 100,
         "lesions": PER,
+        "lesions_per_diagnosis": LESIONS_PER_DIAGNOSIS,
         "min_lesions": MIN_LESIONS,
         "max_width": MAX_WIDTH,
         "level": SIGNIFICANCE,

@@ -200,6 +200,25 @@ class Verdicts:
             return "above"
         return "below" if self._value(f"{key}.high") < than else "open"
 
+    def changed(self) -> dict[str, Any]:
+        """Return what changes of the images do to the selected backbone.
+
+        ``key`` begins the facts' keys; ``worst`` and ``mildest`` are the corruptions that lower macro F1 most and
+        least, mean over the severities; ``harmful`` and ``alarming`` are the artefacts that lower macro F1, or raise
+        the probability of melanoma of other lesions, statistically significantly.
+        """
+        best = self._report.best(self._report.main)
+        key, table = f"robustness.{self._report.main.strategy}.{best}.", self._report.changed(best)
+        graded = table[(table["kind"] == "corruption") & (table["severity"] == 0) & (table["metric"] == "macro_f1")]
+        order = graded.sort_values("difference")["change"].tolist()
+        drawn = table.loc[table["kind"] == "artefact", "change"].unique()
+
+        def moved(metric: str, where: str) -> list[str]:
+            return [name for name in drawn if self.interval(f"{key}{name}.0.{metric}") == where]
+
+        found = {"harmful": moved("macro_f1", "below"), "alarming": moved("other_risk", "above")}
+        return {"key": key, "worst": order[0], "mildest": order[-1]} | found
+
     def abstaining(self) -> dict[str, list[str]]:
         """Return by which scores abstaining is better or worse than by the largest probability, or neither (open).
 

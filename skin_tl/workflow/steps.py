@@ -125,6 +125,13 @@ def explain(study: Study, folder: Path, options: Namespace) -> None:
     write_explanations(study, options.strategy, options.backbone, folder)
 
 
+def robustness(study: Study, folder: Path, options: Namespace) -> None:
+    """Predict changed test images by one backbone and strategy."""
+    from skin_tl.explain.robustness import measure_robustness
+
+    measure_robustness(study, options.strategy, options.backbone, folder)
+
+
 def baselines(study: Study, folder: Path, options: Namespace) -> None:
     """Predict without a network, for comparison."""
     from datetime import UTC, datetime
@@ -284,8 +291,9 @@ def rebuild_report(folder: Path) -> list[Path]:
 STEPS = {
     step.__name__: step
     for step in (
-        *(weights, images, dataset, features, random_features, distances, train, explain, baselines),
+        *(weights, images, dataset, features, random_features, distances, train, explain, robustness),
         *(
+            baselines,
             ensemble,
             external_images,
             external_features,

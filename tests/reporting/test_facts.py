@@ -52,6 +52,7 @@ STUDIES = {
             "split_policies": ["lesion", "image"],
             "preprocessings": ["unit", "native"],
             "backbones": ["VGG16", "Xception"],
+            "robustness": True,
         },
     },
     "elsewhere": {

@@ -447,6 +447,7 @@ def test_every_text_fits_every_study(make, name, language):
         # One model of each run is explained, so those texts are for its set-up alone.
         setups = report.explained if file.stem == "appendix_explanations_setup" else report.setups
         left_out = {"transfer_buys": not report.curves, "results_published": not report.published_backbones}
+        left_out |= {"appendix_robustness": not report.study.robustness}
         if (left_out | dict.fromkeys(["results_external", "appendix_shift"], not report.external)).get(file.stem):
             continue  # the notebook leaves them out
         measured = {"why_leakage": report.effects("arm"), "why_preprocessing": report.effects("preprocessing")}

@@ -23,6 +23,7 @@ from skin_tl.reporting.figures.data_set import (
 from skin_tl.reporting.figures.decisions import calibration, operating_points, roc
 from skin_tl.reporting.figures.explaining import cnn_operations, transfer
 from skin_tl.reporting.figures.flow import flow
+from skin_tl.reporting.figures.robustness import corruptions, shortcuts
 from skin_tl.reporting.figures.scores import class_scores, confusion_matrix, published, published_classes, scores
 from skin_tl.reporting.figures.subgroups import subgroups
 from skin_tl.reporting.figures.training import feature_maps, learning_curves, training_curves
@@ -34,4 +35,4 @@ __all__ += ["class_scores", "confusion_matrix", "explained_picture", "published"
 __all__ += ["calibration", "contrast", "effects", "external", "published_classes", "rank_changes", "split_spread"]
 __all__ += ["feature_maps", "flow", "learning_curves", "operating_points", "roc", "subgroups", "training_curves"]
 __all__ += ["prediction_sets", "risk_coverage"]
-__all__ += ["decision_curves", "risk"]
+__all__ += ["corruptions", "decision_curves", "risk", "shortcuts"]
