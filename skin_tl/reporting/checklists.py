@@ -28,8 +28,8 @@ def checklist_rows(texts: Texts) -> dict[str, list[list[Markup | str]]]:
     Returns
     -------
     dict of list of list of str
-        By part, the rows: what is asked, the items of each guideline (a dash where it has none), and the answer as
-        HTML.
+        By part, the rows: what is asked, the answer as HTML, and the items of each guideline (a dash where it has
+        none).
 
     Raises
     ------
@@ -46,6 +46,6 @@ def checklist_rows(texts: Texts) -> dict[str, list[list[Markup | str]]]:
     rows: dict[str, list[list[Markup | str]]] = {}
     for (part, entry), numbers in items.iterrows():
         asked, answer = (texts.line(source, f"{path.name}, {entry}", **words) for source in answers[entry])
-        row = [asked, *(", ".join(number.split()) or "–" for number in numbers), answer]
+        row = [asked, answer, *(", ".join(number.split()) or "–" for number in numbers)]
         rows.setdefault(part, []).append(row)
     return rows

@@ -385,7 +385,8 @@ def _risk(report: Selection, setup: Setup) -> Layout:
 def _robustness(report: Selection, backbone: str) -> Layout:
     table = report.changed(backbone)
     table = table[(table["kind"] != "corruption") | table["severity"].isin([0, max(table["severity"])])]
-    rows = _together(table, ["kind", "change", "severity"], "metric")
+    rows, names = _together(table, ["kind", "change", "severity"], "metric"), table["change"].unique().tolist()
+    rows.sort(key=lambda row: (names.index(row["change"]), row["severity"]))
 
     def severity(cells: Cells, row: Row) -> str:
         if row["kind"] != "corruption":

@@ -122,7 +122,7 @@ class Report(Selection):
 
     def checklists(self) -> list[Piece]:
         """Return what reporting guidelines ask for with the answers of this report, a table for each part."""
-        heads = [(self.labels(f"column.{name}"), False) for name in ("asked", *read_items(), "answer")]
+        heads = [(self.labels(f"column.{name}"), False) for name in ("asked", "answer", *read_items())]
         pieces = []
         for about, rows in checklist_rows(self.texts).items():
             number, anchor = self._number("table", "checklists", {"about": about})

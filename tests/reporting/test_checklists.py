@@ -42,7 +42,7 @@ def test_an_answer_is_a_place_a_fact_or_a_reason(make, name, language):
     changes, options = STUDIES[name]
     report = make(f"fits_{name}", changes, language, **options)
     words = [report.labels(f"checklist.{word}") for word in ("absent", "unknown")]
-    for asked, *_, answer in itertools.chain(*checklist_rows(report.texts).values()):
+    for asked, answer, *_ in itertools.chain(*checklist_rows(report.texts).values()):
         assert asked and not re.search(r"[{}]|\bNone\b|\bnan\b|  +[.,;]| [.,]", answer), answer
         reasons = [answer.partition(word)[2].removeprefix("</em>").strip() for word in words]
         assert 'href="#' in answer or "data-fact" in answer or max(map(len, reasons)) > 20, answer
