@@ -88,8 +88,8 @@ def transform_of(backbone: str, preprocessing: str) -> str:
     return "tf" if preprocessing == "unit" else BACKBONES[backbone].transform
 
 
-def check_image_size(backbones: Iterable[str], image_size: int) -> None:
-    """Refuse images that are too small for one of some backbones.
+def check_backbones(backbones: Iterable[str], image_size: int, features: str = "last") -> None:
+    """Refuse images that are too small for one of some backbones, and features that its entry does not tell.
 
     Raises
     ------
@@ -101,4 +101,9 @@ def check_image_size(backbones: Iterable[str], image_size: int) -> None:
             raise SkinTLError(
                 f"`image_size: {image_size}` is too small for {name}, which needs {smallest} pixels. Set a larger one, "
                 f"or leave {name} out of `backbones`."
+            )
+        if features == "all_stages" and not BACKBONES[name].stages:
+            raise SkinTLError(
+                f"`features: all_stages` needs the stages of {name}, and its entry in skin_tl/registry.py has no "
+                "`stages`. Name them there, or set `features: last`."
             )

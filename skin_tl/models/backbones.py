@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import file_fingerprint, fingerprint, is_disk_full, read_json
-from skin_tl.registry import BACKBONES, check_image_size, transform_of
+from skin_tl.registry import BACKBONES, check_backbones, transform_of
 from skin_tl.schema import Features
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def build_backbone(
     """
     keras = import_keras()
 
-    check_image_size([name], image_size)
+    check_backbones([name], image_size, features)
     if weights["source"] == "random":
         keras.utils.set_random_seed(seed)
         network = _network(name, None, image_size)
@@ -329,11 +329,6 @@ def _pool_stages(network, name):
     keras = import_keras()
 
     before = BACKBONES[name].stages
-    if not before:
-        raise SkinTLError(
-            f"`features: all_stages` needs the stages of {name}, and its entry in skin_tl/registry.py has no `stages`. "
-            "Name them there, or set `features: last`."
-        )
     given = {}
 
     def call(layer, *arguments, **keywords):

@@ -20,7 +20,7 @@ from pathlib import Path
 from skin_tl.data.images import check_cache, damaged_refused
 from skin_tl.errors import INTERRUPTED, SkinTLError
 from skin_tl.files import ROOT, read_json, write_json
-from skin_tl.registry import check_image_size
+from skin_tl.registry import check_backbones
 from skin_tl.study import Study, load_study, save_study, study_path
 from skin_tl.workflow.console import Progress, Terminal, one_line, register_logger
 from skin_tl.workflow.estimates import check_room, estimate, has_gpu, needs_room
@@ -71,7 +71,7 @@ def run(name_or_path: str, options: list[str]) -> int:
         return 0 if _engine(settings, parser, study) else 1
 
     folder = Path("runs") / study.name
-    check_image_size(study.backbones, study.image_size)
+    check_backbones(study.backbones, study.image_size, study.features)
     check_cache()
     check_file(study, path, folder)
     _check_executor(settings, study, folder)

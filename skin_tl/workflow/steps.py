@@ -278,6 +278,8 @@ def rebuild_report(folder: Path) -> list[Path]:
     """
     from skin_tl.reporting.texts import languages
 
+    if not (folder / "study.json").is_file():
+        raise SkinTLError(f"{folder / 'study.json'} is missing: copy the folder of its finished runs there, or run it.")
     study = load_study(folder / "study.json")
     say("computing the metrics")
     evaluate(study, folder, Namespace())

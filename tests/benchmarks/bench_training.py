@@ -1,7 +1,7 @@
 """A step of fine-tuning over the same step in plain Keras, and how long a network waits for its data.
 
 Plain Keras is the recipe of its guides: the network called with ``training=False``, pooling, a dense layer, AdamW, and
-augmentation by Keras's own layers, trained by `fit` on batches that lie ready in memory.
+augmentation by Keras's own layers, trained by `fit` on preloaded batches in memory.
 """
 
 import tempfile
@@ -94,6 +94,6 @@ def measure(full):
     case = f"{backbone}, {size} px, batch {batch}, {precision_of(study)}, one step, over "
     note = "ours also clips gradients and averages weights"
     yield ratio_row("fine-tuning", f"{case}plain Keras", took["ours"], took["plain"], aim=">= 1.0", note=note)
-    case = f"{case}batches that lie ready"
+    case = f"{case}preloaded batches"
     row = ratio_row("fine-tuning", case, took["ours"], took["ready"], faster=False, aim="<= 1.05")
     yield replace(row, note=f"waits for data {max(0, 1 - 1 / row.ratio):.1%} of its time")
