@@ -331,13 +331,11 @@ def test_a_start_shows_its_steps_and_the_next_has_nothing_to_do(ready):
     assert any("decoding the images" in file.read_text() for file in ready.glob(".snakemake/log/*.log"))
     assert not list(ready.glob("runs/demo/logs/*.progress"))
 
-    began = time.monotonic()
     again = run_all(ready)
     assert again.returncode == 0 and again.stderr.splitlines() == [
         "Nothing to do: report/demo is up to date.",
         NOT_REAL,
     ]
-    assert time.monotonic() - began < 30  # 10 s on an idle machine
 
 
 @pytest.mark.parametrize(
@@ -474,7 +472,6 @@ def test_a_stopped_start_leaves_nothing_in_the_way_of_the_next(ready, by):
     wait_for(ready / "started", process)
     busy = run_all(ready)
     assert busy.returncode == 1 and f"(process {process.pid})" in busy.stderr and busy.stderr.count("\n") == 1
-    began = time.monotonic()
     if by == signal.SIGKILL:
         assert list((ready / ".snakemake" / "locks").iterdir())
         os.killpg(process.pid, by)
