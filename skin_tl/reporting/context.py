@@ -108,7 +108,8 @@ def _names(report: Selection) -> dict[str, Any]:
 
     def subgroup_name(variable: str, key: str) -> Markup:
         value = facts[key].value
-        return fact_html(value, key, plain(labels.known({"site": "localization"}.get(variable, variable), value)))
+        shown = value.replace("-", "–") if variable == "age" else value
+        return fact_html(value, key, plain(labels.known({"site": "localization"}.get(variable, variable), shown)))
 
     def diagnosis_name(key: str) -> Markup:
         value = facts[key].value

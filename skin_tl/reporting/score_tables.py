@@ -205,7 +205,7 @@ def classification_reports(metrics: pd.DataFrame, published: pd.DataFrame) -> pd
     pandas.DataFrame
         strategy, split_policy, preprocessing, backbone, row (the classes, then accuracy, macro_avg and
         weighted_avg), precision, recall, f1_score, support (test images, mean over the seeds), published_… for each
-        of the four, missed (1 − recall), and …_difference for the first three (ours less published), empty where
+        of the four, missed (1 − recall), and …_difference for the first three (ours minus published), empty where
         nothing was published; and …_low and …_high for the first three, the ends of their 95 % intervals.
     """
     by_seed = metrics[metrics["seed"] != "all"]

@@ -94,14 +94,14 @@ def roc(points: pd.DataFrame, decisions: pd.DataFrame, labels: Labels = ENGLISH)
         if at is None:  # then a marker anywhere, each at another place, tells the curves apart
             middle = len(rates) * (place + 1) // (len(backbones) + 1)
             at, edge = (rates[middle], mean[middle]), "white"
-        axes.plot(*at, marker, color=colour, markersize=10, markeredgecolor=edge, markeredgewidth=1.3, zorder=5)
+        axes.plot(*at, marker, color=colour, markersize=8, markeredgecolor=edge, markeredgewidth=1.1, zorder=5)
         style = {"color": colour, "marker": marker, "markeredgecolor": "white", "linewidth": 1.8}
         handles.append(draw.legend_line(_area(areas.loc[backbone], backbone, labels), markersize=8, **style))
     tested = cells.xs(("diagnosis", "tested"), level=("point", "metric"))["value"].mean()
     sizes = {"lesions": areas["n_lesions"].max(), "seeds": points["seed"].nunique()}
     sizes = {name: labels.number(size, ",.0f") for name, size in sizes.items()} | {"positives": _count(labels, tested)}
     draw.write_below(axes, labels(f"axis.roc_flagged_{decision}", **sizes), 54)
-    axes.set_ylabel(labels(f"axis.roc_found_{decision}"))
+    axes.set_ylabel(draw.in_lines(labels(f"axis.roc_found_{decision}"), 44))
     if chosen:
         text = labels("axis.chosen", sensitivity=labels.number(SENSITIVITY, ".0%"))
         style = {"linestyle": "", "marker": "o", "markersize": 9, "color": draw.GRID, "markeredgecolor": draw.INK}

@@ -62,7 +62,7 @@ def _score_row(axes: Axes, place: int, backbone: str, row: pd.Series, labels: La
     """Draw a score with its interval, below it the ends of the seeds, and that with random weights."""
     colour, marker = draw.backbone_style(backbone)
     draw.interval_line(axes, row["ci_low"], row["ci_high"], place, colour)
-    axes.plot(row["value"], place, marker, color=colour, markersize=8, markeredgecolor="white")
+    axes.plot(row["value"], place, marker, color=colour, markersize=5.5, markeredgecolor="white", markeredgewidth=0.6)
     for edge in ("seed_min", "seed_max"):
         axes.plot(row[edge], place - 0.2, "|", color=colour, markersize=6, markeredgewidth=1.4)
     axes.plot([row["seed_min"], row["seed_max"]], [place - 0.2] * 2, color=colour, linewidth=0.8)
