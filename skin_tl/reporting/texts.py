@@ -82,15 +82,13 @@ def format_p(value: float, language: str = "en") -> str:
 
 
 def typeset(text: str, language: str) -> str:
-    """Put typographic apostrophes, and in French the spaces at which no line breaks: before ; : ! ? » %, after « and in "F1 macro"."""
+    """Put typographic apostrophes, and in French the spaces at which no line breaks: before ; : ! ? » % and after «."""
     text = re.sub(r"(?<=\w)'(?=[\w\s*\[])", "’", text)
     if language != "fr":
         return text
     text = re.sub(r" ([;!?%])", NARROW_SPACE + r"\1", text)
     text = re.sub(r" ([:»])", NO_BREAK_SPACE + r"\1", text)
-    text = re.sub(r"« ", "«" + NO_BREAK_SPACE, text)
-    text = re.sub(r"(?<=\bF1) (?=macro\b)|(?<=[\d>}]) (?=× )|(?<=×) (?=[\d<])", NO_BREAK_SPACE, text)
-    return text
+    return re.sub(r"« ", "«" + NO_BREAK_SPACE, text)
 
 
 class Labels:
