@@ -472,6 +472,7 @@ def test_a_stopped_start_leaves_nothing_in_the_way_of_the_next(ready, by):
     wait_for(ready / "started", process)
     busy = run_all(ready)
     assert busy.returncode == 1 and f"(process {process.pid})" in busy.stderr and busy.stderr.count("\n") == 1
+    began = time.monotonic()
     if by == signal.SIGKILL:
         assert list((ready / ".snakemake" / "locks").iterdir())
         os.killpg(process.pid, by)
