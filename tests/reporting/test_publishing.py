@@ -136,8 +136,8 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     baseline = scores[scores["kind"] == "baseline"]["value"].idxmax()
     assert f") reaches {interval.format(**scores.loc[baseline])}." in readme
     gain = _cells(folder, "effects.csv", metric="macro_f1", backbone=best, column="weights").iloc[0]
-    shown = f"by {_signed(gain.difference)} ({_signed(gain.ci_low)} to {_signed(gain.ci_high)}) against the same frozen backbone with random weights"
-    assert shown in readme
+    shown = f"by {_signed(gain.difference)} ({_signed(gain.ci_low)} to {_signed(gain.ci_high)})"
+    assert f"{shown} against the same frozen backbone with random weights" in readme
     assert f"which is {'' if gain.ci_low > 0 or gain.ci_high < 0 else 'not '}statistically significant" in readme
     own = {"dataset": "internal", "arm": "main", "seed": "all", "decision": "melanoma", "point": "sensitivity_95"}
     decisions = _cells(folder, "decisions.csv", backbone=best, **own).set_index("metric")
