@@ -211,7 +211,7 @@ def _find_images(folder: Path, about: dict) -> ImageSet:
     how = "drawn and decoded" if about["synthetic"] else "decoded"
     say(
         f"note: {cache_folder()} has no images of the study {folder.name}. All {about['n_images']:,} are {how} again "
-        f"and kept there. {hint} to avoid this."
+        f"and kept there. {hint} to avoid it."
     )
     return read_images(folder)
 

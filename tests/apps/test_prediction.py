@@ -369,7 +369,10 @@ def test_one_bad_file_does_not_stop_the_others(project, files, tmp_path, capsys)
     assert command(project, "predict", *arguments) == 1
     shown = capsys.readouterr()
     assert all(path in shown.out for path in good) and "none.png" not in shown.out
-    assert shown.err == f"error: 1 of 3 images cannot be read: {tmp_path / 'none.png'} does not exist.\n"
+    assert shown.err == (
+        f"error: 1 of 3 images cannot be read: {tmp_path / 'none.png'} does not exist. "
+        "Replace these files, or leave them out.\n"
+    )
     assert command(project, "predict", *arguments, "--json") == 1
     content = json.loads(capsys.readouterr().out)
     assert [of["image"] for of in content["images"]] == good
@@ -531,7 +534,7 @@ def test_what_is_computed_again_is_said_first_and_gives_the_same(without_cache, 
     found = prediction.predict_images(said.images, "small", n_nearest=3, root=without_cache)
     shown = capsys.readouterr().err
     decoded, passed = (next(line for line in shown.splitlines() if what in line) for what in ("no images", "features"))
-    assert f"note: {kept} has no images of the study small: all {len(list(project.rglob('*.jpg'))):,} are" in decoded
+    assert f"note: {kept} has no images of the study small. All {len(list(project.rglob('*.jpg'))):,} are" in decoded
     assert f"note: {kept} has no features of feature_extraction/MobileNetV2" in passed
     assert all("SKIN_TL_CACHE to" in line and "to avoid it" in line for line in (decoded, passed))
     assert found.left_out == ""
