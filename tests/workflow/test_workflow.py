@@ -908,13 +908,15 @@ CALLED |= {"mypy", "types-pyyaml", "types-requests", "pytest-xdist", "pytest-cov
 
 
 def test_what_is_imported_is_listed_and_what_is_listed_is_used():
-    lines = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    networks = PROJECT["project"]["optional-dependencies"]["networks"]
+    lines = [*PROJECT["project"]["dependencies"], *networks, *PROJECT["dependency-groups"]["dev"]]
     listed = {canonicalize_name(Requirement(line).name) for line in lines}
     providers = importlib.metadata.packages_distributions()
     own = {file.stem for file in ROOT.glob("tests/**/*.py")} | {"skin_tl"}
     wanted = {canonicalize_name(providers[name][0]) for name in imported() - own - sys.stdlib_module_names}
     assert wanted <= listed
     assert listed - wanted <= CALLED
+    assert not {canonicalize_name(Requirement(line).name) for line in networks} & {name for name, _ in locked("light")}
 
 
 def locked(name):
