@@ -218,7 +218,7 @@ document.addEventListener("DOMContentLoaded", () => {
   openFold();
   addEventListener("hashchange", openFold);
   for (const figure of document.querySelectorAll("figure")) enlarge(figure);
-  for (const block of document.querySelectorAll(".table")) {
+  for (const block of document.querySelectorAll(".table:not(.checklists)")) {
     const table = block.querySelector("table");
     makeSortable(table);
     block.prepend(make("div", { className: "tools" }, button(say("copy"), () => copy(block, table))));

@@ -201,13 +201,13 @@ def test_colours_can_be_chosen_where_nothing_may_be_stored(read):
 
 # Tables ----------------------------------------------------------------------------------------------------------
 
-CELLS = """() => [...document.querySelectorAll(".table table")].map(table => [...table.rows].map(row =>
+CELLS = """() => [...document.querySelectorAll(".table:not(.checklists) table")].map(table => [...table.rows].map(row =>
   [...row.cells].map(cell => ({
     text: cell.textContent.replace(/\\s+/g, " ").trim(),
     numbers: [...cell.querySelectorAll("data")].map(data => [data.className, data.getAttribute("value")]),
   }))))"""
 
-SORTED = """() => [...document.querySelectorAll(".table table")].map(table =>
+SORTED = """() => [...document.querySelectorAll(".table:not(.checklists) table")].map(table =>
   [...table.querySelectorAll(".sort")].map(button => [1, 2, 3].map(() => {
     button.click();
     const head = button.closest("th"), others = [...table.querySelectorAll("[aria-sort]")].filter(one => one !== head);
@@ -286,7 +286,7 @@ def test_every_table_is_copied_as_csv(read):
         assert controls.count() == len(tables)
         for place, table in enumerate(tables):
             controls.nth(place).click()
-            name = page.locator(".table .count").nth(place).inner_text().rstrip(".")
+            name = page.locator(".table:not(.checklists) .count").nth(place).inner_text().rstrip(".")
             done = read.labels("page.copied", name=name, rows=len(table) - 1)
             page.wait_for_function("done => document.querySelector('.said').textContent === done", arg=done)
             copied = list(csv.reader(io.StringIO(page.evaluate("navigator.clipboard.readText()"))))
