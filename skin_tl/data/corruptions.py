@@ -4,9 +4,8 @@ Takes pixels, (size, size, 3) uint8; gives them changed.  The kinds and their gr
 T. Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019; the colour
 cast stands for another camera.
 
-Pillow and SciPy compute them, which the project has.  The libraries made for this were looked at: imagecorruptions has
-had no release since 2021 and needs the removed `pkg_resources`, imgaug is abandoned, albumentations is archived (its
-successor is AGPL), and torchvision and kornia need PyTorch.
+Pillow and SciPy compute them, which the project has: a library made for this (imagecorruptions, albumentations) would
+be a further dependency for a few lines each.
 """
 
 from __future__ import annotations

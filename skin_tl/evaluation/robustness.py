@@ -13,7 +13,7 @@ import pandas as pd
 from skin_tl.evaluation import uncertainty
 from skin_tl.evaluation.metrics import N_BOOT
 from skin_tl.evaluation.predictions import class_codes
-from skin_tl.schema import CLASSES, CONFIDENCE, PROBABILITIES, ROBUSTNESS_COLUMNS
+from skin_tl.schema import CLASSES, PROBABILITIES, ROBUSTNESS_COLUMNS
 
 N_CLASSES, MELANOMA = len(CLASSES), CLASSES.index("mel")
 
@@ -94,15 +94,8 @@ def robustness_table(
             moved = after if kind == "none" else after - before
             row = {"kind": kind, "change": name, "severity": severity, "metric": metric, "value": after[0]}
             row |= {"unchanged": before[0], "difference": after[0] - before[0]}
-            row |= dict(zip(("ci_low", "ci_high"), percentiles(moved[1:]), strict=True))
+            draws = moved[1:][np.isfinite(moved[1:])]
+            ends = uncertainty.percentiles(draws) if len(draws) else (np.nan, np.nan)
+            row |= dict(zip(("ci_low", "ci_high"), ends, strict=True))
             rows.append(row | {"n_lesions": len(y)})
     return pd.DataFrame(rows).assign(strategy=strategy, backbone=backbone)[ROBUSTNESS_COLUMNS]
-
-
-def percentiles(draws: np.ndarray) -> tuple[float, float]:
-    """Return the ends of the interval that holds the middle `CONFIDENCE` of draws; NaN where there is none."""
-    draws = draws[np.isfinite(draws)]
-    if not len(draws):
-        return np.nan, np.nan
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)

@@ -43,6 +43,26 @@ class Setup:
         return table[(table["strategy"] == "baseline") & (table["split_policy"] == self.split_policy)]
 
 
+def main_setup(study: Study, validated: pd.DataFrame) -> Setup:
+    """Return the set-up that the conclusions of a study rest on.
+
+    A split by lesion and native scaling, where the study has them, and of the strategies that transfer (training from
+    scratch is what they are compared with) the one under which the best backbone has the highest macro F1 on the
+    validation subset, mean over the seeds: the test subset has no say in it.
+
+    Parameters
+    ----------
+    validated
+        Columns `SETUP` and val_macro_f1.
+    """
+    policies, preprocessings = study.split_policies, study.preprocessings
+    policy = "lesion" if "lesion" in policies else policies[0]
+    preprocessing = "native" if "native" in preprocessings else preprocessings[0]
+    strategies = [name for name in study.strategies if name != "from_scratch"] or study.strategies
+    setups = [Setup(strategy, policy, preprocessing) for strategy in strategies]
+    return max(setups, key=lambda setup: setup.of(validated)["val_macro_f1"].max())
+
+
 @dataclass(frozen=True)
 class StudyFiles:
     """What the finished runs of one study left on disk.
@@ -92,18 +112,8 @@ class StudyFiles:
 
     @cached_property
     def main_setup(self) -> Setup:
-        """The set-up that the conclusions rest on.
-
-        A split by lesion and native scaling, where the study has them, and of the strategies that transfer (training
-        from scratch is what they are compared with) the one under which the best backbone has the highest macro F1 on
-        the validation subset, mean over the seeds: the test subset has no say in it.
-        """
-        policies, preprocessings = self.study.split_policies, self.study.preprocessings
-        policy = "lesion" if "lesion" in policies else policies[0]
-        preprocessing = "native" if "native" in preprocessings else preprocessings[0]
-        strategies = [name for name in self.study.strategies if name != "from_scratch"] or self.study.strategies
-        setups = [Setup(strategy, policy, preprocessing) for strategy in strategies]
-        return max(setups, key=lambda setup: setup.of(self.validated)["val_macro_f1"].max())
+        """The set-up that the conclusions rest on, see `main_setup`."""
+        return main_setup(self.study, self.validated)
 
     @cached_property
     def validated(self) -> pd.DataFrame:

@@ -201,7 +201,7 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     pixels = images.pixels[[row_of[image_id] for image_id in chosen["image_id"]]]
     asked = [CLASSES.index(dx) for dx in chosen["predicted"]]
-    model = _read_model(run / "model.keras", study)
+    model = read_model(run / "model.keras", study)
     rows = drawn_rows(len(images.ids))
     if strategy in TUNED:  # its backbone is no longer the one whose features were computed
         batches = in_batches(features_model(model), images.pixels, rows)
@@ -227,7 +227,8 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
         write_csv(part / "points.csv", points)
 
 
-def _read_model(file: Path, study: Study) -> keras.Model:
+def read_model(file: Path, study: Study) -> keras.Model:
+    """Read a run's ``model.keras``; raise `SkinTLError` where it cannot be read."""
     from skin_tl.models.backbones import import_keras
 
     try:

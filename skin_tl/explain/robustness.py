@@ -17,10 +17,9 @@ import pandas as pd
 
 from skin_tl.data.corruptions import CORRUPTIONS, SEVERITIES
 from skin_tl.data.shortcuts import ARTEFACTS, MASKS, with_artefact
-from skin_tl.errors import SkinTLError
 from skin_tl.files import write_csv
 from skin_tl.progress import bar
-from skin_tl.schema import CLASSES, PROBABILITIES, ROBUSTNESS, ROBUSTNESS_PREDICTIONS, TUNED
+from skin_tl.schema import PROBABILITIES, ROBUSTNESS, ROBUSTNESS_PREDICTIONS, TUNED
 
 if TYPE_CHECKING:
     from skin_tl.study import Study
@@ -105,25 +104,20 @@ def measure_robustness(study: Study, strategy: str, backbone: str, folder: Path)
     Raises
     ------
     SkinTLError
-        If the run's model is missing.
+        If the run's model cannot be read.
     """
     from skin_tl.data.preparation import read_images, read_splits
     from skin_tl.evaluation.predictions import read_predictions
-    from skin_tl.explain.explanations import tested_images
-    from skin_tl.models.backbones import import_keras
+    from skin_tl.explain.explanations import read_model, tested_images
     from skin_tl.models.features import BATCH
     from skin_tl.models.tuning import predict_rows
 
     run, images = folder / strategy / backbone, read_images(folder)
-    if not (run / "model.keras").is_file():
-        raise SkinTLError(f"{run / 'model.keras'} is missing. Delete {run / 'run.json'} and start again.")
     predictions = read_predictions(run / "predictions.csv", read_splits(folder))
     drawn = draw_images(tested_images(predictions, study))
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     pixels = images.pixels[[row_of[image_id] for image_id in drawn["image_id"]]]
-    model = import_keras().models.load_model(run / "model.keras", compile=False)
-    if model.output_shape[-1] != len(CLASSES):
-        raise SkinTLError(f"{run / 'model.keras'} has {model.output_shape[-1]} outputs. Delete it and start again.")
+    model = read_model(run / "model.keras", study)
     views = 8 if strategy in TUNED and study.test_time_augmentation else 1
 
     def predict(pictures: np.ndarray) -> np.ndarray:

@@ -18,10 +18,10 @@ import jinja2
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.study_files import Setup
+from skin_tl.evaluation.study_files import Setup, main_setup
 from skin_tl.files import ROOT, read_json
 from skin_tl.reporting.texts import ENGLISH, Labels
-from skin_tl.schema import CONFIDENCE, ENSEMBLE, SETUP
+from skin_tl.schema import CONFIDENCE, ENSEMBLE
 from skin_tl.study import check_study, command_of, load_study
 
 ORDER = ("presentation", "ham10000", "fine_tuning", "transfer")
@@ -62,14 +62,8 @@ class Published:
 
     @cached_property
     def main(self) -> Setup:
-        """The set-up that the conclusions rest on, by the rule of `StudyFiles.main_setup`."""
-        table = pd.read_csv(self.folder / "setups.csv")
-        kept = table[(table["metric"] == "macro_f1") & (table["strategy"] != "from_scratch")]
-        table = kept if len(kept) else table
-        for column, first in (("split_policy", "lesion"), ("preprocessing", "native")):
-            table = table[table[column] == first] if first in set(table[column]) else table
-        row = table.loc[table["val_macro_f1"].idxmax()]
-        return Setup(*(row[name] for name in SETUP))
+        """The set-up that the conclusions rest on, as in the report."""
+        return main_setup(self.study, pd.read_csv(self.folder / "setups.csv").query("metric == 'macro_f1'"))
 
     @property
     def best(self) -> str:
