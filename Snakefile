@@ -258,7 +258,9 @@ if study.robustness:
             rules.images.output,
             rules.dataset.output[0],
         output: f"{RUNS}/{{strategy}}/{{backbone}}/{ROBUSTNESS}"
-        params: code=step_code("robustness")
+        params:
+            depends=depends(source=STATES.get("HAM10000", "")),  # masks may lie with the images
+            code=step_code("robustness"),
         threads: NETWORK_CORES
         log: f"{RUNS}/logs/robustness_{{strategy}}_{{backbone}}.log"
         resources: **needs(8000, 240, GPUS)
@@ -356,7 +358,6 @@ rule evaluate:
     input:
         PREDICTIONS,
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
-        rules.weights.output,
         rules.images.output.metadata,
         rules.dataset.output[0],
         DISTANCE_FILES,

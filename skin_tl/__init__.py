@@ -5,4 +5,9 @@ Data flow through the packages: `settings` and `study` (what a study asks for) â
 Keras: only `models.backbones.import_keras` does, when a network is built or read.
 """
 
+import sys
+
+# jsonschema, which nbformat imports, builds a grammar of addresses (seconds) for a check that nobody asks for.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 __version__ = "0.1.0"

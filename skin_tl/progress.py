@@ -5,11 +5,13 @@ to the file that the environment variable ``SKIN_TL_PROGRESS`` names, on whateve
 `skin_tl.workflow.console` reads and shows them.  Without the variable, as in a notebook, they go to standard error.
 """
 
+import contextlib
 import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import IO
 
 from tqdm import tqdm
 
@@ -78,3 +80,17 @@ def bar(iterable: Iterable | None = None, total: int | None = None, what: str = 
         dynamic_ncols=False,
         ncols=76,
     )
+
+
+@contextlib.contextmanager
+def standard_error_to(file: IO) -> Iterator[None]:
+    """Send what this process and those that it starts write to standard error meanwhile to an open file."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)

@@ -133,9 +133,8 @@ CURVE_COLUMNS = [
     *("refer_all", "gain", "gain_low", "gain_high", "n_lesions"),
 ]
 
-PREVALENCE_COLUMNS = [
-    *(*CELL, "strategy", "backbone", "decision", "prevalence_percent", "metric", "value", "ci_low", "ci_high"),
-]
+PREVALENCE_COLUMNS = [*CELL, "strategy", "backbone", "decision", "prevalence_percent"]
+PREVALENCE_COLUMNS += ["metric", "value", "ci_low", "ci_high"]
 
 RISK_COLUMNS = [*CELL, "strategy", "backbone", "seed", "metric", "value", "ci_low", "ci_high", "n_lesions"]
 
@@ -184,19 +183,16 @@ CONFORMAL_COLUMNS = [
     *("strategy", "backbone", "seed", "class", "metric", "value", "ci_low", "ci_high", "n_lesions", "verdict"),
 ]
 
-SHIFT_COLUMNS = [
-    *CELL,
-    *("strategy", "backbone", "metric", "part", "value", "ci_low", "ci_high"),
-]
+SHIFT_COLUMNS = [*CELL, *("strategy", "backbone", "metric", "part", "value", "ci_low", "ci_high")]
 
 PRIOR_COLUMNS = [*CELL, *("strategy", "backbone", "dx", "internal", "external", "estimated")]
 
 ROBUSTNESS = "robustness.csv"
 """File of the step `robustness` in a run's folder, and the table that `evaluate` makes of those of all runs."""
 
-ROBUSTNESS_PREDICTIONS = ["kind", "change", "severity", "image_id", "lesion_id", "dx", *PROBABILITIES]
+ROBUSTNESS_PREDICTIONS = ["kind", "change", "severity", "mask", "image_id", "lesion_id", "dx", *PROBABILITIES]
 
 ROBUSTNESS_COLUMNS = [
     *("strategy", "backbone", "kind", "change", "severity", "metric", "value", "unchanged", "difference"),
-    *("ci_low", "ci_high", "n_lesions"),
+    *("ci_low", "ci_high", "n_lesions", "n_released_masks"),
 ]

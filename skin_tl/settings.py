@@ -83,7 +83,7 @@ class Settings(BaseModel):
         What the heads of `feature_extraction` get: the pooled outputs of a backbone's `last` stage, as in the
         presentation, or of its last three (`all_stages`).
     seeds
-        One split and one training for each.
+        Their numbers, not how many: one split and one training for each.
     train_fractions
         Shares of the training lesions (above 0, at most 1; 1 among them). Those below 1 train once more, for learning
         curves; at least one lesion of each diagnosis stays. Results rest on 1.
@@ -167,7 +167,7 @@ class Settings(BaseModel):
     split_policies: Listed[Literal["lesion", "image"]] = ["lesion"]
     preprocessings: Listed[Literal["native", "unit"]] = ["native"]
     features: Features = "last"
-    seeds: Listed[Annotated[Whole, Field(ge=0)]]
+    seeds: Listed[Annotated[Whole, Field(ge=0, lt=2**32)]]
     train_fractions: Listed[Rate] = [1.0]
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
     leakage: bool = False
@@ -225,22 +225,16 @@ class Settings(BaseModel):
             raise ValueError("a value is listed twice")
         return values
 
-    @field_validator("seeds")
-    @classmethod
-    def _fit_generators(cls, seeds):
-        if max(seeds) >= 2**32:
-            raise ValueError("expected whole numbers below 4294967296: random generators take no larger seed")
-        return seeds
-
     @field_validator("backbones")
     @classmethod
     def _known_backbones(cls, names):
         for name in names:
             if name not in BACKBONES:
                 known = {one.lower(): one for one in BACKBONES}
-                near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+                near = difflib.get_close_matches(name.lower(), known, n=1)
                 hint = f", did you mean {known[near[0]]!r}?" if near else "."
-                raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(BACKBONES)}")
+                known_ones = f"Known: {', '.join(BACKBONES)}; docs/studies.md#add-a-backbone says how to add one"
+                raise ValueError(f"unknown backbone {name!r}{hint} {known_ones}")
         return names
 
     @field_validator("train_fractions")

@@ -16,7 +16,6 @@ import functools
 import json
 from collections.abc import Sequence
 
-from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, fingerprint
 
 NO_RESULTS: tuple[str, ...] = (
@@ -61,11 +60,6 @@ def code_hash(*roots: str, without: Sequence[str] = NO_RESULTS + DRAWN) -> str:
     -------
     str
         The same wherever a definition stands, and in whatever order.
-
-    Raises
-    ------
-    SkinTLError
-        If a notebook is not one.
     """
     modules: dict[str, tuple] = {}
     texts: dict[str | tuple[str, str], list[str]] = {}
@@ -95,24 +89,13 @@ def code_hash(*roots: str, without: Sequence[str] = NO_RESULTS + DRAWN) -> str:
 
 
 def notebook_code(name: str) -> list[str]:
-    """Return the source of each code cell of a notebook of the project, without the cell of parameters, list of str.
-
-    Raises
-    ------
-    SkinTLError
-        If the file is no notebook.
-    """
-    try:
-        cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-        return [
-            "".join(cell["source"])
-            for cell in cells
-            if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise SkinTLError(
-            f"notebooks/{name}.ipynb is no notebook. Restore it: git checkout notebooks/{name}.ipynb"
-        ) from None
+    """Return the source of each code cell of a notebook of the project, without the cell of parameters, list of str."""
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return [
+        "".join(cell["source"])
+        for cell in cells
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
+    ]
 
 
 @functools.cache

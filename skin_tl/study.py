@@ -176,6 +176,12 @@ def command_of(name: str) -> str:
     return f"./run_all.sh {name}" if known else f"./run_all.sh /path/to/{name}.yaml"
 
 
+def backbones_left_out(study: Study) -> list[str]:
+    """Return the backbones that a study's own file lists and this run left out; none for a study kept elsewhere."""
+    known = (ROOT / "studies" / f"{study.name}.yaml").is_file()
+    return [name for name in load_study(study.name).backbones if name not in study.backbones] if known else []
+
+
 class _Loader(yaml.BaseLoader):
     """YAML loader that keeps each value as text; `Study` converts it to the type of its key.
 
@@ -191,19 +197,6 @@ class _Loader(yaml.BaseLoader):
                 problem = f"the key `{key.value}` is given already in line {mark.line + 1}. Leave one of them out."
                 raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
-
-
-def _read_json(text):
-    """Read JSON; refuse a key that is given twice, as `_Loader` does."""
-
-    def each_once(pairs):
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ValueError(f"the key `{key}` is given twice. Leave one of them out.")
-        return dict(pairs)
-
-    return json.loads(text, object_pairs_hook=each_once)
 
 
 def load_study(name_or_path: str | Path, overrides: dict[str, Any] | None = None) -> Study:
@@ -224,7 +217,7 @@ def load_study(name_or_path: str | Path, overrides: dict[str, Any] | None = None
     path = study_path(name_or_path)
     try:
         text = path.read_text(encoding="utf-8")
-        settings = _read_json(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+        settings = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:
         problem, file_format = str(error), "JSON" if path.suffix == ".json" else "YAML"
         if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
@@ -271,9 +264,7 @@ def _with_an_effect(settings, overrides):
 
 
 # What keys expect, where the words of the library that checks them would be a pattern, or several messages.
-_EXPECTED = {
-    "seeds": "expected whole numbers from 0, as in 1,2,3",
-}
+_EXPECTED = {"seeds": "expected whole numbers from 0 and below 4294967296, as in 1,2,3"}
 
 
 def _explain(item, overrides):

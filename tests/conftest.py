@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -101,9 +102,15 @@ def pytest_configure(config):
     settings.load_profile("all" if config.getoption("all") else "quick")
 
 
-def pytest_collection_finish():
-    """Keep what the imports made out of each garbage collection, which statsmodels asks for at every correction."""
+@functools.cache
+def _freeze(with_keras):
+    """Keep what the imports made out of each garbage collection, which Keras, training and statsmodels ask for."""
+    gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup():
+    _freeze("keras" in sys.modules)  # whose import some tests alone need
 
 
 @pytest.fixture

@@ -235,7 +235,8 @@ def _changed(predictions, study, rng):
         strength = 0 if kind == "none" else 3 if change == "no_lesion" else 0.3 + 0.4 * severity
         chances = special.softmax(logits + rng.normal(0, strength, logits.shape), axis=1)
         table = images.join(pd.DataFrame(chances, columns=PROBABILITIES))
-        parts.append(table.assign(kind=kind, change=change, severity=severity))
+        mask = np.where(np.arange(len(table)) % 3, "released", "found") if kind == "mask" else ""
+        parts.append(table.assign(kind=kind, change=change, severity=severity, mask=mask))
     return pd.concat(parts, ignore_index=True)[ROBUSTNESS_PREDICTIONS]
 
 

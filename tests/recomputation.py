@@ -18,7 +18,6 @@ decimals as well.
 import functools
 import json
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -162,50 +161,89 @@ def find_temperature(rows):
 # Intervals ---------------------------------------------------------------------------------------------------------
 
 
-def bootstrap(rows, compute, n_draws=N_DRAWS):
-    """Draw lesions, those of all seeds at once, and compute the mean over the seeds in each draw.
+def over_seeds(rows, compute, times=None):
+    """Compute something of each seed's rows and return the mean over the seeds, once or in each draw.
 
-    `compute` takes positions of rows, repeated as their lesions were drawn.
+    `compute` takes how often each row was drawn, (n_draws, n_rows), and returns a number for each draw.
     """
+    times = np.ones((1, len(rows))) if times is None else times
+    with np.errstate(invalid="ignore"):
+        values = [compute(times * (rows["seed"].to_numpy() == seed)) for seed in rows["seed"].unique()]
+    return without_nan(values)
+
+
+def without_nan(values):
+    """Average what is defined, in each draw."""
+    return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
+
+
+def bootstrap(rows, compute, n_draws=N_DRAWS):
+    """Draw lesions, those of all seeds at once, and compute the mean over the seeds in each draw."""
     lesions, codes = np.unique(rows["lesion_id"].to_numpy(), return_inverse=True)
-    seeds = [np.flatnonzero(rows["seed"].to_numpy() == seed) for seed in rows["seed"].unique()]
-    drawn, n_lesions = [], len(lesions)
-    drawings = np.random.default_rng(2018).multinomial(n_lesions, np.full(n_lesions, 1 / n_lesions), n_draws)
-    for counts in drawings:
-        again = [np.repeat(at, counts[codes[at]]) for at in seeds]
-        drawn.append(mean_of([compute(at) if len(at) else np.nan for at in again]))
-    return np.array(drawn)
+    n_lesions = len(lesions)
+    drawn = np.random.default_rng(2018).multinomial(n_lesions, np.full(n_lesions, 1 / n_lesions), n_draws)
+    return over_seeds(rows, compute, drawn[:, codes].astype(float))
 
 
-def bootstrap_metric(rows, metric, label="all"):
-    """Draw lesions and compute a metric of the predicted diagnosis, or ROC AUC or average precision, in each draw."""
+def share(marks):
+    """Return a function for `over_seeds`: the mean of the marks that are not NaN."""
+    known = ~np.isnan(marks)
+    return lambda times: times[:, known] @ marks[known] / times[:, known].sum(axis=1)
+
+
+def ranking(wanted, score, metric):
+    """Return a function for `over_seeds`: ROC AUC or average precision; equal scores are tied."""
+    order = np.argsort(-score)
+    first = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # of equal scores
+
+    def compute(times):
+        hits, errors = (np.add.reduceat((times * of)[:, order], first, axis=1) for of in (wanted, ~wanted))
+        found, flagged = hits.cumsum(axis=1), (hits + errors).cumsum(axis=1)
+        if metric == "average_precision":
+            return (hits * found / np.maximum(flagged, 1)).sum(axis=1) / found[:, -1]
+        return (errors * (found - hits / 2)).sum(axis=1) / found[:, -1] / errors.sum(axis=1)
+
+    return compute
+
+
+def drawn_metric(rows, metric, label="all"):
+    """Return a function for `over_seeds`: a metric of the predicted diagnosis, ROC AUC or average precision."""
     y, guess = (np.array([CLASSES.index(dx) for dx in names]) for names in (rows["dx"], guesses(rows)))
+    cells = np.eye(len(CLASSES) ** 2)[len(CLASSES) * y + guess]
+    wanted = np.isin(CLASSES, CLASSES if label == "all" else label)
 
-    def score(at):
-        table = np.bincount(len(CLASSES) * y[at] + guess[at], minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
-        hits, true, called = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
+    def score(times):
+        table = (times @ cells).reshape(-1, len(CLASSES), len(CLASSES))
+        hits, true, called = table.diagonal(axis1=1, axis2=2), table.sum(axis=2), table.sum(axis=1)
         if metric == "accuracy":
-            return hits.sum() / len(at)
+            return hits.sum(axis=1) / true.sum(axis=1)
         top, bottom = {
             "precision": (hits, np.maximum(called, 1)),
             "recall": (hits, np.maximum(true, 1)),
             "f1": (2 * hits, np.maximum(true + called, 1)),
         }["recall" if metric == "balanced_accuracy" else metric.rpartition("_")[2]]
-        present = true > 0 if label == "all" else (true > 0) & (np.array(CLASSES) == label)
-        weights = true if metric.startswith("weighted") else present
-        return (top / bottom)[present] @ weights[present] / weights[present].sum() if present.any() else np.nan
+        weights = true if metric.startswith("weighted") else (true > 0) & wanted
+        return (top / bottom * weights).sum(axis=1) / weights.sum(axis=1)
 
-    def rank(at):
-        return metric_of(rows.iloc[at], metric, label)
+    def rank(times):
+        of = [ranking(y == code, rows[f"p_{CLASSES[code]}"].to_numpy(), metric) for code in np.flatnonzero(wanted)]
+        return without_nan([compute(times) for compute in of])
 
-    if metric in ("roc_auc", "average_precision"):
-        return bootstrap(rows, rank, 300)
-    # The quick way gives what scikit-learn's does, also where rows repeat and diagnoses lack.
+    compute = rank if metric in ("roc_auc", "average_precision") else score
+    # It gives what scikit-learn does, also where rows repeat and diagnoses lack.
     for seed in rows["seed"].unique():
         at = np.flatnonzero(rows["seed"].to_numpy() == seed)
         for part in (at, np.repeat(at[: len(at) // 2], 3)):
-            np.testing.assert_allclose(score(part), metric_of(rows.iloc[part], metric, label), rtol=1e-12)
-    return bootstrap(rows, score)
+            times = np.bincount(part, minlength=len(rows))[None].astype(float)
+            with np.errstate(invalid="ignore"):
+                found = compute(times)
+            np.testing.assert_allclose(found, metric_of(rows.iloc[part], metric, label), rtol=1e-12)
+    return compute
+
+
+def bootstrap_metric(rows, metric, label="all"):
+    """Draw lesions and compute a metric in each draw."""
+    return bootstrap(rows, drawn_metric(rows, metric, label))
 
 
 def units_of(metric, dx):
@@ -288,18 +326,18 @@ def likeliest_prior(ratio):
 
 
 def parts_of_difference(own, other, own_fitted, other_fitted, corrected):
-    """Return the parts of a difference in macro F1 from confusion matrices, in the order of `PARTS`."""
+    """Return the parts of a difference in macro F1 in each draw, from confusion matrices, in the order of `PARTS`."""
 
     def f1(table):
-        there = table.sum(axis=1) > 0
-        return (2 * table.diagonal() / np.maximum(table.sum(axis=0) + table.sum(axis=1), 1e-12))[there].mean()
+        true, called, hits = table.sum(axis=-1), table.sum(axis=-2), table.diagonal(axis1=-2, axis2=-1)
+        return (2 * hits / np.maximum(true + called, 1e-12) * (true > 0)).sum(axis=-1) / (true > 0).sum(axis=-1)
 
     def alike(table):
-        return table / np.maximum(table.sum(axis=1, keepdims=True), 1e-12) * other.sum(axis=1, keepdims=True)
+        return table / np.maximum(table.sum(axis=-1, keepdims=True), 1e-12) * other.sum(axis=-1, keepdims=True)
 
     rest = f1(other_fitted) - f1(alike(own_fitted))
     first = [f1(other) - f1(own), f1(alike(own)) - f1(own)]
-    return np.array([*first, f1(other) - f1(alike(own)) - rest, rest, f1(corrected) - f1(other)])
+    return np.stack([*first, f1(other) - f1(alike(own)) - rest, rest, f1(corrected) - f1(other)], axis=-1)
 
 
 # A whole study -----------------------------------------------------------------------------------------------------
@@ -516,6 +554,8 @@ class Recomputation:
             rates = sorted(study[f"{strategy}_rate"])
             fixed |= {f"n_{strategy}_rates": len(rates), f"lowest_{strategy}_rate": rates[0]}
             fixed |= {f"highest_{strategy}_rate": rates[-1]}
+        if study["external"]:
+            fixed |= {"n_external_duplicates": len(pd.read_csv(self.runs / "external" / "duplicates.csv"))}
         fixed |= {name: len(study[key]) for name, key in lists.items()}
         kinds = ("strategies", "split_policies", "preprocessings")
         return (fixed | {"n_setups": np.prod([len(study[kind]) for kind in kinds])} | study)[name]
@@ -1011,9 +1051,7 @@ class Recomputation:
             }[metric]
             found = {"value": np.mean([of_seed(part) for _, part in table.groupby("seed")])}
             if metric == "roc_auc" and ending in ("low", "high"):
-                wanted, score = table["wanted"].to_numpy(), table["score"].to_numpy()
-                defined = lambda at: 0 < wanted[at].sum() < len(at)  # noqa: E731
-                draws = bootstrap(table, lambda at: skm.roc_auc_score(wanted[at], score[at]) if defined(at) else np.nan)
+                draws = bootstrap(table, ranking(table["wanted"].to_numpy(), table["score"].to_numpy(), metric))
                 found |= near(wilson(found["value"], draws, table["lesion_id"].nunique()))
             return (found | {"n_lesions": table["lesion_id"].nunique()})[ending]
         wanted, benign, flagged = table["wanted"], table["dx"].isin(BENIGN), table["flagged"]
@@ -1032,14 +1070,7 @@ class Recomputation:
         found = {"value": hits.mean() if count else (hits / sizes).mean(), "n_lesions": at["lesion_id"].nunique()}
         if ending in ("low", "high"):
             # Lesions are drawn from all of the test subset.
-            marks = np.where(of, event.astype(float), np.nan)
-
-            def share(rows):
-                picked = marks[rows]
-                picked = picked[~np.isnan(picked)]
-                return picked.mean() if len(picked) else np.nan
-
-            draws = bootstrap(table, share)
+            draws = bootstrap(table, share(np.where(of, event.astype(float), np.nan)))
             ends = np.array(wilson((hits / sizes).mean(), draws, found["n_lesions"]))
             found |= near(ends * sizes.mean() if count else ends)
         return found[ending]
@@ -1083,23 +1114,24 @@ class Recomputation:
             limits[seed] = max(fit)
         kept = sure >= rows["seed"].map(limits).to_numpy()
 
-        def augrc(at):
-            error = wrong[at].mean()
-            ranked = skm.roc_auc_score(~wrong[at], sure[at]) if 0 < error < 1 else 1
-            return (1 - ranked) * error * (1 - error) + error**2 / 2
+        error_of, ranked = share(wrong.astype(float)), ranking(~wrong, sure, "roc_auc")
+
+        def augrc(times):
+            error = error_of(times)
+            spread = error * (1 - error)
+            return np.where(spread > 0, (1 - ranked(times)) * spread, 0) + error**2 / 2
 
         metrics = {
             "augrc": augrc,
-            "error": lambda at: wrong[at].mean(),
-            "random": lambda at: wrong[at].mean() / 2,
-            "answered": lambda at: kept[at].mean(),
-            "error_answered": lambda at: wrong[at][kept[at]].mean() if kept[at].any() else np.nan,
+            "error": error_of,
+            "random": lambda times: error_of(times) / 2,
+            "answered": share(kept.astype(float)),
+            "error_answered": share(np.where(kept, wrong, np.nan)),
         }
-        seeds = [np.flatnonzero(rows["seed"] == seed) for seed in rows["seed"].unique()]
         found = {}
         for name, compute in metrics.items():
             lesions = rows.loc[kept if name == "error_answered" else slice(None), "lesion_id"].nunique()
-            found[name] = mean_of([compute(at) for at in seeds]), bootstrap(rows, compute, 500), lesions
+            found[name] = over_seeds(rows, compute)[0], bootstrap(rows, compute), lesions
         return found
 
     def of_abstention(self, dataset, strategy, policy, preprocessing, backbone, score, metric, ending="value"):
@@ -1113,19 +1145,25 @@ class Recomputation:
         value, draws, n = self.abstained(setup, backbone, score, dataset)[metric]
         return ({"value": value, "n_lesions": n} | near(wilson(value, draws, n)))[ending]
 
-    def of_sets(self, dataset, strategy, policy, preprocessing, backbone, label, metric, ending="value"):
-        setup = (strategy, policy, preprocessing)
+    @stored
+    def prediction_sets(self, setup, backbone, dataset):
+        """Return test lesions, one row per seed, and which diagnoses are in the set of each."""
         parts = []
         for subset, of in (("val", "internal"), ("test", dataset)):
             rows = self.rows(setup, backbone, subset, of).groupby(["seed", "lesion_id"], as_index=False)
             parts.append(rows.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")}))
         val, test = parts
         inside = np.zeros((len(test), len(CLASSES)), bool)
-        for row, lesion in enumerate(test.to_dict("records")):
-            known = val[val["seed"] == lesion["seed"]]
+        for seed, lesions in test.groupby("seed"):
             for code, dx in enumerate(CLASSES):
-                own = known.loc[known["dx"] == dx, f"p_{dx}"]
-                inside[row, code] = 1 + (own <= lesion[f"p_{dx}"]).sum() > (1 - COVERAGE) * (len(own) + 1) + 1e-9
+                own = val.loc[(val["seed"] == seed) & (val["dx"] == dx), f"p_{dx}"].to_numpy()
+                at_most = (own <= lesions[f"p_{dx}"].to_numpy()[:, None]).sum(axis=1)
+                inside[lesions.index, code] = 1 + at_most > (1 - COVERAGE) * (len(own) + 1) + 1e-9
+        return test, inside
+
+    def of_sets(self, dataset, strategy, policy, preprocessing, backbone, label, metric, ending="value"):
+        setup = (strategy, policy, preprocessing)
+        test, inside = self.prediction_sets(setup, backbone, dataset)
         sizes = inside.sum(axis=1)
         holds = inside[np.arange(len(test)), [CLASSES.index(dx) for dx in test["dx"]]]
         values = {"coverage": holds, "single": sizes == 1, "empty": sizes == 0, "size": sizes / 7}[metric].astype(float)
@@ -1133,10 +1171,6 @@ class Recomputation:
         marks = np.where(of, values, np.nan)
         value = test.assign(mark=marks).groupby("seed")["mark"].mean().mean()
         n_lesions = test.loc[of, "lesion_id"].nunique()
-
-        def share(at):
-            picked = marks[at][~np.isnan(marks[at])]
-            return picked.mean() if len(picked) else np.nan
 
         if ending == "verdict":  # which follows from the interval of the report
             where = dict(zip(("strategy", "split_policy", "preprocessing"), setup, strict=True))
@@ -1146,7 +1180,7 @@ class Recomputation:
         scale = len(CLASSES) if metric == "size" else 1
         found = {"value": scale * value, "n_lesions": n_lesions}
         if ending in ("low", "high"):
-            found |= near(scale * np.array(wilson(value, bootstrap(test, share), n_lesions)))
+            found |= near(scale * np.array(wilson(value, bootstrap(test, share(marks)), n_lesions)))
         return found[ending]
 
     @stored
@@ -1156,7 +1190,7 @@ class Recomputation:
         val = self.rows(setup, backbone, "val")
         found, priors = [], []
         drawn = [
-            np.random.default_rng(place).multinomial(n, np.full(n, 1 / n), 500)
+            np.vstack([np.ones(n), np.random.default_rng(place).multinomial(n, np.full(n, 1 / n), N_DRAWS)])
             for place, n in enumerate(table["lesion_id"].nunique() for table in (own, other))
         ]
         for seed in own["seed"].unique():
@@ -1177,14 +1211,13 @@ class Recomputation:
             corrected = elsewhere / shares[2] * prior
             calls = [(0, chances[0]), (1, chances[1]), (0, like), (1, again), (1, corrected)]
             calls = [(side, y[side] * len(CLASSES) + values.argmax(axis=1)) for side, values in calls]
-            draws = []
-            for counts in [(np.ones(len(drawn[0][0]), int), np.ones(len(drawn[1][0]), int)), *zip(*drawn, strict=True)]:
-                tables = [
-                    np.bincount(cells, counts[side][lesions[side]], len(CLASSES) ** 2).reshape(len(CLASSES), -1)
-                    for side, cells in calls
-                ]
-                draws.append(parts_of_difference(*tables))
-            found.append(draws)
+            tables = [
+                (drawn[side][:, lesions[side]] @ np.eye(len(CLASSES) ** 2)[cells]).reshape(
+                    -1, len(CLASSES), len(CLASSES)
+                )
+                for side, cells in calls
+            ]
+            found.append(parts_of_difference(*tables))
             priors.append(prior)
         return np.mean(found, axis=0), np.mean(priors, axis=0)
 
@@ -1211,24 +1244,15 @@ class Recomputation:
         table = self.decided((strategy, policy, preprocessing), backbone, decision, "any")
         wanted, referred = table["wanted"].to_numpy(), (table["score"] >= 0.1).to_numpy()
 
-        def benefit(at, flagged):
-            """Count what is found, less a ninth of the false alarms, per lesion."""
-            return (np.sum(wanted[at] & flagged[at]) - np.sum(~wanted[at] & flagged[at]) / 9) / len(at)
-
-        def gain(at):
-            return benefit(at, referred) - max(benefit(at, np.ones(len(table), bool)), 0)
-
-        def over_seeds(compute):
-            return np.mean([compute(np.flatnonzero(table["seed"] == seed)) for seed in table["seed"].unique()])
-
-        whole = over_seeds(lambda at: benefit(at, np.ones(len(table), bool)))
-        value = over_seeds(lambda at: benefit(at, referred))
+        # What is found, less a ninth of the false alarms, per lesion.
+        benefits = [share(flagged * np.where(wanted, 1, -1 / 9)) for flagged in (referred, np.ones(len(table)))]
+        value, whole = (over_seeds(table, benefit)[0] for benefit in benefits)
         found = {"value": value, "refer_all": whole, "gain": value - max(whole, 0)}
         found |= {"n_lesions": table["lesion_id"].nunique()}
         if ending in ("low", "high"):
-            return self.percentiles(bootstrap(table, lambda at: benefit(at, referred)))[ending]
+            return self.percentiles(bootstrap(table, benefits[0]))[ending]
         if end:
-            both = [bootstrap(table, lambda at, f=f: benefit(at, f)) for f in (referred, np.ones(len(table), bool))]
+            both = [bootstrap(table, benefit) for benefit in benefits]
             return self.percentiles(both[0] - np.maximum(both[1], 0), np.ptp(np.quantile(both[0], [0.025, 0.975])))[end]
         return found[ending]
 
@@ -1250,23 +1274,27 @@ class Recomputation:
     def of_robustness(self, strategy, backbone, change, severity, metric, ending="value"):
         """Compute a score of changed images, its difference from unchanged ones, and the interval of one of the two."""
 
-        def score(rows, at):
-            rows = rows.iloc[at]
+        def score(rows):
             if metric == "macro_f1":
-                return metric_of(rows, metric)
-            group = rows[(rows["dx"] == "mel") == (metric == "melanoma_risk")]
-            return group["p_mel"].mean()
+                return drawn_metric(rows, metric)
+            return share(rows["p_mel"].where((rows["dx"] == "mel") == (metric == "melanoma_risk")).to_numpy())
 
-        before = self.changed(strategy, backbone, "none", "0")[0]
-        after, every = self.changed(strategy, backbone, change, severity), np.arange(len(before))
+        before, *after = (
+            rows.assign(seed=0)
+            for rows in self.changed(strategy, backbone, "none", "0")
+            + self.changed(strategy, backbone, change, severity)
+        )
         if ending == "n_lesions":
-            return before["lesion_id"].nunique()
-        value, unchanged = np.mean([score(rows, every) for rows in after]), score(before, every)
+            melanomas = before["dx"] == "mel"
+            of = {"macro_f1": before, "melanoma_risk": before[melanomas], "other_risk": before[~melanomas]}[metric]
+            return of["lesion_id"].nunique()
+        if ending == "n_released_masks":
+            return sum(row["mask"] == "released" for rows in after for _, row in rows.iterrows() if change[:3] == "no_")
         if ending in ("low", "high"):
-            less = (lambda at: 0) if change == "none" else partial(score, before)
-            compute = lambda at: np.mean([score(rows, at) for rows in after]) - less(at)  # noqa: E731
-            draws = bootstrap(before.assign(seed=0), compute)
-            return self.percentiles(draws)[ending]
+            draws = np.mean([bootstrap(before, score(rows)) for rows in after], axis=0)
+            return self.percentiles(draws - (change != "none") * bootstrap(before, score(before)))[ending]
+        unchanged, *values = (over_seeds(rows, score(rows))[0] for rows in (before, *after))
+        value = np.mean(values)
         return {"value": value, "unchanged": unchanged, "difference": value - unchanged}[ending]
 
     def percentiles(self, draws, width=0):
@@ -1332,20 +1360,24 @@ class Recomputation:
         y, risk = (table["dx"] == "mel").to_numpy(), table["p_mel"].to_numpy()
         metric = metric.removesuffix("_scaled")
 
-        def compute(at):
-            if metric in ("slope", "intercept"):
-                return self.recalibrated(y[at], risk[at])[metric]
-            share = y[at].mean()
-            found = {"observed": share, "brier_of_share": share * (1 - share), "mean_risk": risk[at].mean()}
-            return (found | {"brier": np.mean((risk[at] - y[at]) ** 2)})[metric]
-
-        value = np.mean([compute(np.flatnonzero(table["seed"] == seed)) for seed in table["seed"].unique()])
+        of_seeds, observed = [at for at in table.groupby("seed").groups.values()], share(y.astype(float))
+        compute = {
+            "observed": observed,
+            "brier_of_share": lambda times: observed(times) * (1 - observed(times)),
+            "mean_risk": share(risk),
+            "brier": share((risk - y) ** 2),
+        }.get(metric)
+        value = (
+            over_seeds(table, compute)[0]
+            if compute
+            else np.mean([self.recalibrated(y[at], risk[at])[metric] for at in of_seeds])
+        )
         n_lesions = table["lesion_id"].nunique()
         if ending == "n_lesions":
             return n_lesions
         if ending == "value":
             return Between(value - 1e-3, value + 1e-3) if scaled or metric in ("slope", "intercept") else value
-        if metric not in ("slope", "intercept"):
+        if compute:
             return near(wilson(value, bootstrap(table, compute), n_lesions))[ending]
         # Each lesion's part in the error of the coefficient, those of all seeds together (a sandwich estimate).
         parts = pd.Series(0.0, table["lesion_id"].unique())

@@ -3,6 +3,7 @@
 #
 #   tests/slurm.sh start FOLDER     writes FOLDER/slurm.conf, linked from /etc/slurm, and starts the daemons
 #   tests/slurm.sh kill FOLDER one  ends a node's daemon and its jobs, as a crash would
+#   tests/slurm.sh hide FOLDER one DIR    starts a node's daemon again where DIR is empty, as on a node that lacks it
 #   tests/slurm.sh stop FOLDER
 set -euo pipefail
 what=$1 folder=$2
@@ -72,6 +73,11 @@ TEXT
             done
         done
         kill -KILL "$(cat "$folder/$3/slurmd.pid")"
+        ;;
+    hide)
+        kill "$(cat "$folder/$3/slurmd.pid")" 2>/dev/null || rm -f "$folder/$3/slurmd.pid" # it may have crashed
+        while [ -e "$folder/$3/slurmd.pid" ]; do sleep 0.2; done
+        unshare --mount sh -c 'mount -t tmpfs none "$1" && exec slurmd -N "$2"' hide "$4" "$3"
         ;;
     stop)
         for file in "$folder"/*/slurmd.pid "$folder/slurmctld.pid" "$folder/munged.pid"; do

@@ -15,6 +15,12 @@ def test_the_import_contracts_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_no_grammar_is_built_where_notebooks_are_read():
+    import nbformat  # noqa: F401
+
+    assert sys.modules["rfc3987_syntax"] is None and "jsonschema" in sys.modules
+
+
 @pytest.mark.parametrize(
     "command",
     ["ruff check .", "ruff format --check .", "mypy", "shellcheck run_all.sh .ci/run"],

@@ -1,9 +1,11 @@
-"""The documentation: its links lead somewhere, README is short, and the keys of a study are those of the program."""
+"""The documentation: its links lead somewhere, README is short, keys and versions are those of the program."""
 
 import os
 import re
+import tomllib
 
 import pytest
+import yaml
 
 from skin_tl.files import ROOT, write_text
 from skin_tl.settings import Settings
@@ -35,6 +37,13 @@ def test_the_readme_is_read_in_a_few_minutes():
     lines = PAGES[0].read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 110
     assert [line for line in lines if len(line) > 120 and "](" not in line] == []
+
+
+def test_the_citation_has_the_version_and_the_licence_of_the_project():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith(f"{project['license']} License")
 
 
 def test_the_keys_of_a_study_are_documented():

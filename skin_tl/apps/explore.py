@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import special
 
 from skin_tl.apps.runs import Run, read_model
 from skin_tl.apps.studies import Runs
@@ -102,12 +103,8 @@ def disagreement(tables: Sequence[pd.DataFrame]) -> pd.Series:
         return pd.Series(dtype=float)
     ids = sorted(set.intersection(*(set(table.index) for table in tables)))
     each = np.stack([table.loc[ids, PROBABILITIES].to_numpy(float) for table in tables])
-    divergence = _entropy(each.mean(0)) - _entropy(each).mean(0)
+    divergence = special.entr(each.mean(0)).sum(-1) - special.entr(each).sum(-1).mean(0)
     return pd.Series(np.clip(divergence / np.log(min(len(tables), len(CLASSES))), 0, 1), index=ids)
-
-
-def _entropy(probability):
-    return -(probability * np.log(np.where(probability > 0, probability, 1))).sum(-1)
 
 
 def confusion(rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -21,7 +20,7 @@ from skin_tl.explain.explanations import explained_head, tested_images
 from skin_tl.files import file_fingerprint, read_json
 from skin_tl.models.runs import weights_note
 from skin_tl.registry import transform_of
-from skin_tl.reporting.texts import labels
+from skin_tl.reporting.texts import ENGLISH, templates
 from skin_tl.schema import BASELINES, CLASSES, DECISIONS, PROBABILITIES, SUBSETS, TUNED
 from skin_tl.study import command_of
 
@@ -62,8 +61,7 @@ def card_metrics(
     if not np.isclose(rows.loc[(seed, "accuracy", "all"), "value"], accuracy, rtol=0, atol=1e-9):
         return None
     seeds = [seed, "all"] if rows.index.get_level_values("seed").nunique() > 2 else [seed]
-    word = labels("en")
-    asked = [(metric, "all", word(f"metric.{metric}")) for metric in METRICS]
+    asked = [(metric, "all", ENGLISH(f"metric.{metric}")) for metric in METRICS]
     asked += [("recall", dx, f"sensitivity for {dx}") for dx in DECISIONS["malignant"]]
     asked += [("f1", dx, f"F1 of {dx}") for dx in CLASSES]
     found = []
@@ -80,9 +78,10 @@ def baseline_scores(table: pd.DataFrame, head: Mapping[str, Any]) -> list[dict[s
     """Return name, accuracy and macro_f1 of each baseline in ``metrics.csv``."""
     wanted = {"dataset": "internal", "strategy": "baseline", "split_policy": head["split_policy"], "class": "all"}
     rows = where(main_arm(table), **wanted, subgroup="all", seed=str(head["seed"]))
-    values, word = rows.set_index(["backbone", "metric"])["value"], labels("en")
+    values = rows.set_index(["backbone", "metric"])["value"]
     return [
-        {"name": word(f"backbone.{name}")} | {score: _number(values[name, score]) for score in ("accuracy", "macro_f1")}
+        {"name": ENGLISH(f"backbone.{name}")}
+        | {score: _number(values[name, score]) for score in ("accuracy", "macro_f1")}
         for name in BASELINES
         if (name, "macro_f1") in values.index
     ]
@@ -135,16 +134,10 @@ def model_card(
         "deterministic": run.strategy in TUNED and study.deterministic,
         "exported": exported,
         "check": check,
-        "word": labels("en"),
+        "word": ENGLISH,
     }
     values |= _data(run, predictions) | _scores(run, predictions, metrics_file)
-    rules = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, TEXTS / "en"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
+    rules = templates(Path(__file__).parent, TEXTS / "en", lstrip_blocks=True, keep_trailing_newline=True)
     return rules.get_template("model_card.md.j2").render(values)
 
 

@@ -10,23 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from sklearn import metrics as skm
 
 from skin_tl.reporting.drawing import DIAGNOSES, GRID, SOFT, Drawing, themed, to_svg, write_numbers
-from skin_tl.reporting.texts import Labels
+from skin_tl.reporting.texts import Labels, templates
 from skin_tl.schema import CLASSES, PROBABILITIES
-
-TEMPLATE = Path(__file__).with_name("panels.html.j2")
 
 
 def macros(given: Mapping[str, Any]) -> Any:
     """Return the macros of the template, each a function that gives HTML; `given` is what they name besides."""
-    rules = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return rules.from_string(TEMPLATE.read_text(encoding="utf-8")).make_module(dict(given))
+    rules = templates(Path(__file__).parent, autoescape=True, lstrip_blocks=True)
+    return rules.get_template("panels.html.j2").make_module(dict(given))
 
 
 def _named(widget: Any, kind: str) -> Any:

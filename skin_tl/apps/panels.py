@@ -438,9 +438,6 @@ class Explorer:
                 (Path(folder) / name).write_bytes(file["content"])
                 self.predict(name, Path(folder))
 
-    def _predict_path(self) -> None:
-        self.predict(self._path.value.strip())
-
     def predict(self, path: str, base: Path | None = None) -> None:
         """Show the predictions of an image file by every backbone of the chosen study.
 

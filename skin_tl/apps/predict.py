@@ -26,6 +26,13 @@ def _nearest_of(predictions: Predictions) -> dict[tuple, pd.DataFrame]:
     return dict(list(predictions.neighbours.groupby(RUN_OF, sort=False)))
 
 
+def _models(predictions: Predictions) -> str:
+    """Return where the models are, with BACKBONE for the name of each."""
+    strategies = ",".join(predictions.table["strategy"].drop_duplicates())
+    strategies = f"{{{strategies}}}" if "," in strategies else strategies
+    return f"runs/{predictions.study.name}/{strategies}/BACKBONE/model.keras"
+
+
 def as_json(predictions: Predictions) -> str:
     """Return predictions as JSON text."""
     found = _nearest_of(predictions)
@@ -46,6 +53,7 @@ def as_json(predictions: Predictions) -> str:
         images.append({"image": printable(image), "warnings": predictions.warnings(image), "predictions": said})
     content = {
         "study": predictions.study.name,
+        "models": {"files": _models(predictions), **predictions.head},
         "warnings": predictions.warnings(),
         "left_out": predictions.left_out or None,
         "images": images,
@@ -56,7 +64,7 @@ def as_json(predictions: Predictions) -> str:
 
 def as_text(predictions: Predictions, width: int = 80) -> str:
     """Return predictions as tables of plain text, at most `width` columns wide but for the name of an image."""
-    from skin_tl.reporting.texts import NO_BREAK_SPACE
+    from skin_tl.reporting.texts import ENGLISH, NO_BREAK_SPACE
 
     def wrapped(text, first, rest):
         lines = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
@@ -64,9 +72,12 @@ def as_text(predictions: Predictions, width: int = 80) -> str:
 
     nearest = _nearest_of(predictions)
     lines = wrapped(f"study {predictions.study.name}: {predictions.study.title}", "", "  ")
+    head = {name: ENGLISH(f"{name}.{value}") for name, value in predictions.head.items() if name != "seed"}
+    trained = f"seed {predictions.head['seed']}, {', '.join(head.values())}"
+    lines += wrapped(f"models: {_models(predictions)} ({trained})", "", "  ")
     for told in predictions.warnings():
         lines += wrapped(told, "", "")
-    header = f"  {'backbone':14} {'says':5}" + "".join(f"{dx:>6}" for dx in CLASSES) + f"{'malig':>7}{'unlike':>8}"
+    header = f"  {'backbone':14} {'class':5}" + "".join(f"{dx:>6}" for dx in CLASSES) + f"{'malig':>7}{'unlike':>8}"
     for image in predictions.images:
         rows = predictions.table[predictions.table["image"] == image]
         lines += ["", printable(image)]
@@ -129,7 +140,7 @@ def predict(
     SkinTLError
         If an image cannot be read; the answers for the others are printed before.
     """
-    watch = functools.partial(bar, what="asking the models", unit="model") if sys.stderr.isatty() else iter
+    watch = functools.partial(bar, what="predicting", unit="model") if sys.stderr.isatty() else iter
     predictions = predict_images(images, study, backbones, root=root, watch=watch)
     show(as_json(predictions) if json_wanted else as_text(predictions))
     if predictions.unread:

@@ -14,6 +14,7 @@ from skin_tl.apps.predictor import SEEN, load_predictor
 from skin_tl.apps.runs import LEFT_OUT, Run, find_study, finished_runs, lacking_runs, load_keras
 from skin_tl.data.images import check_cache, read_image
 from skin_tl.errors import SkinTLError
+from skin_tl.explain.explanations import explained_head
 from skin_tl.files import ROOT
 from skin_tl.schema import CLASSES, DECISIONS, PROBABILITIES
 from skin_tl.study import Study, command_of, load_study
@@ -74,6 +75,11 @@ class Predictions:
         """The images in the order in which they were given."""
         return list(self.pixels)
 
+    @property
+    def head(self) -> dict[str, str | int]:
+        """What the head in each ``model.keras`` was trained with: split_policy, preprocessing and seed."""
+        return explained_head(self.study)
+
     def warnings(self, image: str | None = None) -> list[str]:
         """Return sentences that belong beside the predictions of an image, or of all.
 
@@ -91,8 +97,8 @@ class Predictions:
             if self.random_weights:
                 told.append("Their backbones have random weights and are not pretrained on ImageNet.")
             if self.missing:
-                again = f"{', '.join(self.missing)}. `{command_of(self.study.name)}` goes on with it."
-                told.append(f"This study is not finished, it lacks {again}")
+                lacks = f"it lacks {', '.join(self.missing)}"
+                told.append(f"This study is not finished: {lacks}. Run `{command_of(self.study.name)}` to continue it.")
             if self.left_out:
                 told.append(f"{LEFT_OUT}: {self.left_out}")
             return told
@@ -178,7 +184,7 @@ def predict_images(
     settings = load_study(folder / "study.json")
     pixels, unread = read_files(paths, settings.image_size, base)
     if not pixels:
-        none = f"{in_short(unread)}. Nothing was predicted." if unread else ""
+        none = f"{in_short(unread)}. Nothing was predicted. Name at least one image that can be read." if unread else ""
         raise SkinTLError(none or "No image is named. Name at least one image file.")
     load_keras()
     found = [_predict(run, pixels, n_nearest, explain) for run in watch(runs)]

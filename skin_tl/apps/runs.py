@@ -20,6 +20,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.predictions import validation_rows, where
 from skin_tl.explain.explanations import explained_head
 from skin_tl.files import ROOT, read_json
+from skin_tl.progress import standard_error_to
 from skin_tl.schema import CLASSES
 from skin_tl.study import Study, check_study, command_of, load_study
 
@@ -111,21 +112,16 @@ def load_keras() -> None:
     """
     if "keras" in sys.modules:
         return
-    sys.stderr.flush()
-    terminal = os.dup(2)
     with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
         try:
-            from skin_tl.models.backbones import import_keras
+            with standard_error_to(said):
+                from skin_tl.models.backbones import import_keras
 
-            import_keras()
+                import_keras()
         except BaseException:
             said.seek(0)
-            os.write(terminal, said.read())
+            os.write(2, said.read())
             raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 def _is_finished(run: Path) -> bool:
@@ -225,16 +221,18 @@ def find_study(study: str | Path | None = None, root: Path = ROOT) -> Path:
         if _is_finished(record.parent):
             name, when = record.parts[-4], str(read_json(record).get("finished", ""))
             finished[name] = max(when, finished.get(name, ""))
-    there = f"Studies with finished runs: {', '.join(sorted(finished))}." if finished else "No study has finished runs."
+    advice = "No study has finished runs. Run `./run_all.sh` (the demo) or `./run_all.sh STUDY` first."
+    if finished:
+        advice = f"Name another study. Studies with finished runs: {', '.join(sorted(finished))}."
     if study is None:
         if not finished:
-            raise SkinTLError(f"{there} Run `./run_all.sh` (the demo) or `./run_all.sh STUDY` first.")
+            raise SkinTLError(f"{runs}: {advice}")
         study = max(finished, key=lambda name: (-_steps_from_finished(runs / name), finished[name], name))
     elif study not in finished:
-        known = (root / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()
-        what = f"The study {study!r} has no finished run" if known else f"No study is named {study!r}"
-        advice = f"Run `{command_of(study)}` first, or name another study." if known else "Name another study."
-        raise SkinTLError(f"{what}. {advice} {there}")
+        if not ((root / "studies" / f"{study}.yaml").is_file() or (runs / study / "study.json").is_file()):
+            raise SkinTLError(f"No study is named {study!r}. {advice}")
+        another = f" {advice}" if finished else ""
+        raise SkinTLError(f"The study {study!r} has no finished run. Run `{command_of(study)}` first.{another}")
     return runs / study
 
 

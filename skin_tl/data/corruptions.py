@@ -4,8 +4,11 @@ Takes pixels, (size, size, 3) uint8; gives them changed.  The kinds and their gr
 T. Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019; the colour
 cast stands for another camera.
 
-Pillow and SciPy compute them, which the project has: a library made for this (imagecorruptions, albumentations) would
-be a further dependency for a few lines each.
+Pillow and SciPy compute them, which the project has.  Libraries that were looked at, in November 2026: imagecorruptions
+1.1.2 (released in 2020; one of its blurs fails with today's scikit-image; it needs OpenCV, 190 MB) and medmnistc 0.1.0
+(2024; it needs PyTorch and ImageMagick) are not maintained; albumentations 2.0.8 ended in 2025 in favour of
+albumentationsx, whose licence is AGPL-3.0, and this project's is MIT.  scikit-image 0.26 is maintained, yet has no
+corruptions: severities and kernels would still stand here.
 """
 
 from __future__ import annotations

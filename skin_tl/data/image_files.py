@@ -6,13 +6,9 @@ Takes a folder and image ids; gives one path for each id, and refuses what is mi
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from skin_tl.errors import SkinTLError
 from skin_tl.progress import say
@@ -93,7 +89,7 @@ def find_images(folder: str | Path) -> dict[str, list[str]]:
 
 
 def match_images(image_ids: Iterable[str], found: dict[str, list[str]], folder: str | Path) -> dict[str, list[str]]:
-    """Return the files that bear the id of each image of a table, whatever its case where one id alone claims them.
+    """Return the files that bear the id of each image of a table, whatever its case.
 
     Parameters
     ----------
@@ -110,15 +106,10 @@ def match_images(image_ids: Iterable[str], found: dict[str, list[str]], folder: 
     SkinTLError
         If images are missing; the message counts them and names the first.
     """
-    image_ids = list(image_ids)
     by_lower: dict[str, list[str]] = {}
     for stem, paths in found.items():
         by_lower.setdefault(stem.lower(), []).extend(paths)
-    claims = Counter(image_id.lower() for image_id in image_ids)
-    files = {
-        image_id: found.get(image_id, []) if claims[image_id.lower()] > 1 else by_lower.get(image_id.lower(), [])
-        for image_id in image_ids
-    }
+    files = {image_id: by_lower.get(image_id.lower(), []) for image_id in image_ids}
     missing = [image_id for image_id, paths in files.items() if not paths]
     if missing:
         advice = packed_files(folder) or (
@@ -135,8 +126,7 @@ def match_images(image_ids: Iterable[str], found: dict[str, list[str]], folder: 
 def choose_images(files: dict[str, list[str]], folder: str | Path) -> dict[str, str]:
     """Return the one picture of each image.
 
-    Black-and-white masks are no pictures; files of the same content are one.  Whatever else bears the same id is a
-    doubt that nothing here can settle.
+    Files of the same content are one.  Whatever else bears the same id is a doubt that nothing here can settle.
 
     Parameters
     ----------
@@ -151,51 +141,26 @@ def choose_images(files: dict[str, list[str]], folder: str | Path) -> dict[str, 
     Raises
     ------
     SkinTLError
-        If an image has no picture or several.
+        If an image has several pictures.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pictures = dict(zip(files, pool.map(_pictures, files.values()), strict=True))
-    masked = [image_id for image_id, paths in pictures.items() if not paths]
-    if masked:
-        raise SkinTLError(
-            f"{folder}: {len(masked)} of {len(files)} images have a black-and-white mask and no picture, among them "
-            f"{files[masked[0]][0]}. Add their pictures.{packed_files(folder)}"
-        )
-    doubtful = [paths for paths in pictures.values() if len(paths) > 1]
+    doubtful = {
+        paths[0]: other
+        for paths in files.values()
+        for other in paths[1:]
+        if _size_and_end(paths[0]) != _size_and_end(other)
+    }
     if doubtful:
+        first, other = next(iter(doubtful.items()))
         raise SkinTLError(
             f"{folder}: {len(doubtful)} of {len(files)} images have several files of different content, among them "
-            f"{doubtful[0][0]} and {doubtful[0][1]}. Move those that are not the pictures out of this folder."
+            f"{first} and {other}. Move those that are not the pictures out of this folder."
         )
-    return {image_id: paths[0] for image_id, paths in pictures.items()}
+    return {image_id: paths[0] for image_id, paths in files.items()}
 
 
-def _pictures(paths):
-    distinct: list[str] = []
-    for path in paths:
-        if not _is_mask(path) and not any(_same(path, other) for other in distinct):
-            distinct.append(path)
-    return distinct
-
-
-def _is_mask(path):
-    """Return whether an image has at most two colours, as segmentation masks have."""
-    try:
-        with Image.open(path) as image:
-            return image.getcolors(2) is not None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False  # which decoding tells
-
-
-def _same(path, other, tail=4096):
-    """Tell whether two image files are the same by size and last bytes, which all pixels shape."""
-    try:
-        with open(path, "rb") as one, open(other, "rb") as two:
-            size = os.fstat(one.fileno()).st_size
-            if size != os.fstat(two.fileno()).st_size:
-                return False
-            for file in (one, two):
-                file.seek(max(size - tail, 0))
-            return one.read() == two.read()
-    except OSError:
-        return False
+def _size_and_end(path, tail=4096):
+    """Return the size of an image file and its last bytes, which all pixels shape."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - tail, 0))
+        return size, file.read()

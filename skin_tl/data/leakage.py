@@ -23,7 +23,7 @@ def leakage_splits(metadata: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame
     metadata
         image_id, lesion_id, dx.
     splits
-        ``splits.csv``; only its policy ``lesion`` is used.
+        From `skin_tl.data.splits.draw_splits`; only the policy ``lesion`` is used.
 
     Returns
     -------
@@ -34,11 +34,9 @@ def leakage_splits(metadata: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame
     Raises
     ------
     SkinTLError
-        If there is no lesion split, or no test lesion has a second image.
+        If no test lesion has a second image.
     """
     splits = splits[splits["split_policy"] == "lesion"]
-    if splits.empty:
-        raise SkinTLError("The leakage experiment needs lesion splits: add `lesion` to split_policies of the study.")
     known = metadata[["image_id", "dx"]].drop_duplicates("image_id")
     tables = [_arms(split.merge(known, on="image_id", how="left"), seed) for seed, split in splits.groupby("seed")]
     return pd.concat(tables, ignore_index=True)[LEAKAGE_COLUMNS]

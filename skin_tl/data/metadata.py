@@ -59,7 +59,7 @@ def find_metadata(folder: str | Path, name: str = "HAM10000_metadata") -> Path:
             f"{folder} holds no metadata table. Add the file {name}.csv of the release, {DOI} (also without "
             f"ending, or .tab, as Harvard Dataverse serves it).{packed_files(folder)}"
         )
-    if len({path.read_bytes() for path in tables}) > 1 and len({_content(path) for path in tables}) > 1:
+    if len({path.read_bytes() for path in tables}) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in tables)
         raise SkinTLError(f"{folder} holds several metadata tables that differ: {names}. Keep one.")
     return tables[0]
@@ -79,18 +79,6 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
         If it is empty, lacks a column, or a value is not allowed; the message names rows.
     """
     return check_metadata(read_table(path), path)
-
-
-def _content(path):
-    """Return what a table says, whatever its form: one text for a .csv and a .tab of the same rows."""
-    table = read_table(path)
-    table = table[list(METADATA_COLUMNS) if set(METADATA_COLUMNS) <= set(table) else sorted(table)]
-    table = table.map(lambda cell: "" if cell.lower() in MISSING else cell)
-    for name in table:
-        if name not in ("lesion_id", "image_id", "image"):
-            numbers = pd.to_numeric(table[name], errors="coerce")
-            table[name] = table[name].where(numbers.isna(), numbers.map(repr))
-    return table.sort_values(list(table)).to_csv(index=False)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -169,7 +157,8 @@ def check_metadata(table: pd.DataFrame, path: str | Path, dx_types: Sequence[str
     missing = [name for name in METADATA_COLUMNS if name not in table]
     if missing:
         raise SkinTLError(
-            f"{path}: no column {', '.join(missing)}. Expected {', '.join(METADATA_COLUMNS)}.{origin(table)} {RESTORE}"
+            f"{path}: no column {', '.join(missing)}. Expected {', '.join(METADATA_COLUMNS)}; it has "
+            f"{', '.join(table)[:200]}. {RESTORE}"
         )
     table = table[list(METADATA_COLUMNS)].copy()
     for name in ("dx", "dx_type", "sex", "localization"):
@@ -272,15 +261,6 @@ def merge_lesions(metadata: pd.DataFrame, links: Sequence[tuple[str, str]]) -> t
     return metadata.assign(lesion_id=metadata["lesion_id"].replace(merged)), merged
 
 
-def origin(table: pd.DataFrame) -> str:
-    """Say where a table comes from that stands in the place of HAM10000's, as far as its columns tell, else nothing."""
-    if {"mel", "nv"} <= set(table):
-        return " This is a table of labels of an ISIC challenge, with one column for each diagnosis."
-    if {"isic_id", "image_name", "age_approx", "anatom_site_general"} & set(table):
-        return " This is a table of the ISIC archive, which has other columns."
-    return f" It has the columns {', '.join(table)[:200]}."
-
-
 def _text(path):
     """Return the text of a table with Unix line ends, from UTF-8, or from UTF-16 where a mark at its start says so."""
     content = path.read_bytes()
@@ -289,12 +269,7 @@ def _text(path):
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        old = (
-            ""
-            if wide or b"\0" in content
-            else " It may be in Windows-1252, as older programs write it: save it as UTF-8."
-        )
-        raise SkinTLError(f"{path}, line {line}: not a text table in UTF-8.{old} {RESTORE}") from None
+        raise SkinTLError(f"{path}, line {line}: not a text table in UTF-8. Save it as UTF-8. {RESTORE}") from None
     if "\0" in text:
         raise SkinTLError(f"{path} is not a text table in UTF-8. Expected comma- or tab-separated values. {RESTORE}")
     if not text.strip():
@@ -328,3 +303,29 @@ def _explain(path, cases, dx_types):
 
 def _rows(n):
     return f"{n} row{'s' * (n != 1)}"
+
+
+def class_table(metadata: pd.DataFrame) -> pd.DataFrame:
+    """Count images and lesions per diagnosis.
+
+    Returns
+    -------
+    pandas.DataFrame
+        dx (the seven, then ``all``), n_images, n_lesions, share_images (0…1), images_per_lesion, n_lesions_seen_again
+        (lesions with more than one image).
+    """
+    rows = []
+    for dx in (*CLASSES, "all"):
+        part = metadata if dx == "all" else metadata[metadata["dx"] == dx]
+        per_lesion = part["lesion_id"].value_counts()
+        rows.append(
+            {
+                "dx": dx,
+                "n_images": len(part),
+                "n_lesions": len(per_lesion),
+                "share_images": len(part) / len(metadata),
+                "images_per_lesion": len(part) / max(len(per_lesion), 1),
+                "n_lesions_seen_again": int((per_lesion > 1).sum()),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -6,12 +6,12 @@ Takes the name of a release; gives a folder, the state of its source, and record
 from __future__ import annotations
 
 import os
-import zipfile
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from skin_tl.data.image_files import IMAGE_SUFFIXES, find_images, match_images
+from skin_tl.data.image_files import find_images, match_images
 from skin_tl.data.images import cache_folder
 from skin_tl.data.metadata import DOI, find_metadata, read_metadata
 from skin_tl.errors import SkinTLError
@@ -27,6 +27,8 @@ DOWNLOAD = "download"
 """State of a release that is not in a folder of the user's, see `source_state`."""
 SYNTHETIC_SEED = 0
 DATAVERSE = "https://dataverse.harvard.edu"
+MASK_ENDING = "_segmentation"
+"""What the name of a mask of the release has after its image's id (HAM10000_segmentations_lesion_tschandl)."""
 HAM10000_FILES = ("HAM10000_metadata", "HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
 
 
@@ -55,6 +57,13 @@ def find_release(name: str, **how: Any) -> tuple[Path, str]:
     if not folder.is_dir():
         raise SkinTLError(f"{variable}={folder} is not a folder. Name the folder that holds {name}.")
     return folder, f"the folder named by {variable}"
+
+
+def find_masks(name: str = "HAM10000") -> dict[str, str]:
+    """Return the path of each segmentation mask that lies below the folder of a release, by image id in lower case."""
+    found = find_images(os.environ.get(f"SKIN_TL_{name}") or cache_folder() / "downloads" / name)
+    lower = {stem.lower(): paths[0] for stem, paths in found.items()}
+    return {stem.removesuffix(MASK_ENDING): path for stem, path in lower.items() if stem.endswith(MASK_ENDING)}
 
 
 def draw_synthetic() -> Path:
@@ -303,30 +312,9 @@ def _fetch(server, entry, folder, name, check, by_hand):
                 f"or the file was changed. It was not kept. Start again. {by_hand}"
             ) from None
     if archive:
-        unpack_images(file, folder / Path(name).stem)
+        with write_atomically(folder / Path(name).stem) as part:
+            shutil.unpack_archive(file, part)
     else:
         check(file)
         os.replace(file, folder / f"{name}.csv")
     Path(file).unlink(missing_ok=True)
-
-
-def unpack_images(archive: str | Path, folder: Path) -> None:
-    """Unpack the images of a zip archive into one flat folder, whole or not at all.
-
-    Only a member's last name counts, so that no archive can write outside of `folder`.
-
-    Raises
-    ------
-    SkinTLError
-        If the file is no intact zip archive.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened, write_atomically(folder) as part:
-            part.mkdir()
-            members = [item for item in opened.infolist() if item.filename.lower().endswith(IMAGE_SUFFIXES)]
-            for item in bar(members, what=f"unpacking {Path(archive).name}", unit="img"):
-                name = Path(item.filename.replace("\\", "/")).name
-                if not name.startswith("."):
-                    (part / name).write_bytes(opened.read(item))
-    except zipfile.BadZipFile:
-        raise SkinTLError(f"{archive} is not an intact zip archive. Delete it and start again.") from None

@@ -2,21 +2,25 @@
 
 Takes pixels, (size, size, 3) uint8; gives them changed.  A network that still names the diagnosis without the lesion
 uses something else; see A. Bissoto, M. Fornaciali, E. Valle, S. Avila, (De)Constructing Bias on Skin Lesion Datasets,
-CVPR Workshops 2019.  The mask of the lesion comes from the picture alone: Otsu's threshold (IEEE Transactions on
-Systems, Man, and Cybernetics 9, 1979) of its first principal colour, and of the parts found the one in the middle.
+CVPR Workshops 2019.  The mask of the lesion is the release's (`read_mask`), or comes from the picture alone
+(`lesion_mask`): Otsu's threshold (IEEE Transactions on Systems, Man, and Cybernetics 9, 1979) of its first principal
+colour, and of the parts found the one in the middle.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from skin_tl.errors import SkinTLError
+
 MARGIN = 0.03
-"""By how much a mask is wider than what the threshold finds, as a share of the picture's side."""
+"""By how much a mask is wider than the lesion, as a share of the picture's side."""
 
 
 def otsu_threshold(values: np.ndarray, n_bins: int = 256) -> float:
@@ -57,30 +61,56 @@ def lesion_mask(pixels: np.ndarray) -> np.ndarray:
         found = ndimage.binary_fill_holes(parts == 1 + int(np.argmax(weights)))
     if not 0.01 < found.mean() < 0.8:
         found = distance < math.sqrt(0.25 / math.pi)
-    return ndimage.distance_transform_edt(~found) <= MARGIN * size
+    return _widened(found)
+
+
+def read_mask(path: str | Path, size: int) -> np.ndarray | None:
+    """Read a mask of the release, white where the lesion is, squashed to a square as its image is.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        (size, size) bool, slightly wider than the lesion; None where the mask is empty.
+
+    Raises
+    ------
+    SkinTLError
+        If the file is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            found = np.asarray(image.convert("L").resize((size, size), Image.Resampling.BILINEAR)) >= 128
+    except (OSError, SyntaxError, ValueError) as error:
+        raise SkinTLError(
+            f"{path} cannot be read as the mask of a lesion ({error}). Replace the file, or remove it: a mask is then "
+            "found by colour."
+        ) from None
+    return _widened(found) if found.any() else None
+
+
+def _widened(found: np.ndarray) -> np.ndarray:
+    return ndimage.distance_transform_edt(~found) <= MARGIN * len(found)
 
 
 def _skin_colour(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.median(pixels[~mask] if (~mask).any() else pixels.reshape(-1, 3), axis=0).astype(np.uint8)
 
 
-def without_lesion(pixels: np.ndarray) -> np.ndarray:
+def without_lesion(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return a picture whose lesion has the median colour of its surroundings."""
-    mask = lesion_mask(pixels)
     return np.where(mask[..., None], _skin_colour(pixels, mask), pixels)
 
 
-def without_surroundings(pixels: np.ndarray) -> np.ndarray:
+def without_surroundings(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return a picture whose surroundings of the lesion have their median colour all over."""
-    mask = lesion_mask(pixels)
     return np.where(mask[..., None], pixels, _skin_colour(pixels, mask))
 
 
-MASKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+MASKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "no_lesion": without_lesion,
     "no_surroundings": without_surroundings,
 }
-"""By name: what is taken away."""
+"""By name: what is taken away, from pixels and the mask of the lesion, (size, size) bool."""
 
 Pen = ImageDraw.ImageDraw
 Drawn = Callable[[Pen, int, np.random.Generator], None]

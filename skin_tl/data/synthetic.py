@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import csv
 import math
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, delayed
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
@@ -213,10 +208,9 @@ def draw_dataset(
         for row in rows:
             path = halves[row["image_id"] > last_of_first] / f"{row['image_id']}.jpg"
             jobs.append((row["dx"], seed, row.pop("lesion"), row.pop("view"), size, path))
-        with closing(_run(_draw_file, jobs, workers or _processors())) as drawn:
-            for _ in drawn:
-                if on_image:
-                    on_image()
+        for _ in Parallel(n_jobs=workers or -1, return_as="generator")(delayed(_draw_file)(job) for job in jobs):
+            if on_image:
+                on_image()
         with open(part / "HAM10000_metadata.csv", "w", newline="", encoding="utf-8") as stream:
             table = csv.DictWriter(stream, rows[0], lineterminator="\n")
             table.writeheader()
@@ -291,30 +285,3 @@ def _draw_file(job):
     dx, seed, lesion, view, size, path = job
     picture = _picture(dx, _seeded(seed, 1, lesion), _seeded(seed, 2, lesion, view), size)
     picture.save(path, "JPEG", quality=92)
-
-
-def _processors():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _run(work, jobs, workers):
-    """Yield as `jobs` get done, in their order, by `workers` fresh processes that share nothing with this one."""
-    if workers == 1:
-        yield from map(work, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
-        yield from pool.map(work, jobs, chunksize=4)
-
-
-def _follow_parent():
-    """Make this worker leave interrupts to its parent, and end with it, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # as this is a worker
-
-    def end() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end, daemon=True).start()

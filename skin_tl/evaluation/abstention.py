@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from skin_tl.evaluation.estimates import Estimate, over_seeds
+from skin_tl.evaluation.estimates import Estimate, mean_estimate, over_seeds
 from skin_tl.evaluation.metrics import N_BOOT
 from skin_tl.evaluation.predictions import UNIT, check_same_images, class_codes, configurations, validation_rows
 from skin_tl.schema import ABSTENTION_COLUMNS, CONFIDENCES, PROBABILITIES, RISK_COVERAGE_COLUMNS, kind_of
@@ -111,7 +111,7 @@ def answering_threshold(confidence: np.ndarray) -> float:
 
 
 def abstention_tables(
-    predictions: Mapping[str, pd.DataFrame], distances: pd.DataFrame, strategy: str, n_boot: int = N_BOOT, seed: int = 0
+    predictions: Mapping[str, pd.DataFrame], distances: pd.DataFrame, strategy: str, n_boot: int = N_BOOT
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compute risk and coverage of abstention by each score on the test subset.
 
@@ -123,8 +123,8 @@ def abstention_tables(
         See `confidences`.
     strategy
         Written into the rows.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def abstention_tables(
                 for name in scores
                 if rows_of[name].notna().all()
             }
-            found = over_seeds(part, partial(_estimates, scores=scores, thresholds=thresholds), n_boot, seed)
+            found = over_seeds(part, partial(_estimates, scores=scores, thresholds=thresholds), n_boot)
             for row in found:
                 score, metric = row.pop("key")
                 rows.append({**labels, "score": score, "metric": metric, **row})
@@ -163,7 +163,7 @@ def abstention_tables(
 def _estimates(part, drawn, scores, thresholds):
     """Return the estimates of one seed by score and metric."""
     wrong, lesions, seed = part["wrong"].to_numpy(), part["lesion_id"].to_numpy(str), part["seed"].iloc[0]
-    error = Estimate(wrong.mean(), _share(wrong, drawn), lesions)
+    error = mean_estimate(wrong, drawn, lesions)
     found, first = {}, None
     for name in scores:
         confidence = part[name].to_numpy()
@@ -175,12 +175,6 @@ def _estimates(part, drawn, scores, thresholds):
             found[name, "difference"] = Estimate(own.value - first.value, own.draws - first.draws, lesions, True)
         if (seed, name) in thresholds:
             kept = confidence >= thresholds[seed, name]
-            found[name, "answered"] = Estimate(kept.mean(), _share(kept, drawn), lesions)
-            value = wrong[kept].mean() if kept.any() else np.nan
-            found[name, "error_answered"] = Estimate(value, _share(wrong[kept], drawn[kept]), lesions[kept])
+            found[name, "answered"] = mean_estimate(kept, drawn, lesions)
+            found[name, "error_answered"] = mean_estimate(wrong[kept], drawn[kept], lesions[kept])
     return found
-
-
-def _share(event, drawn):
-    with np.errstate(invalid="ignore"):
-        return event.astype(np.float32) @ drawn / drawn.sum(0)

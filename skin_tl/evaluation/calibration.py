@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import optimize
+from scipy import optimize, special
 from sklearn import metrics as skm
 
 from skin_tl.evaluation.predictions import class_codes, configurations
@@ -25,7 +25,7 @@ def log_loss(dx: Sequence[str], probability: np.ndarray) -> float:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The y_prob values do not sum to one", UserWarning)
-        return float(skm.log_loss(dx, np.asarray(probability, float), labels=CLASSES))
+        return float(skm.log_loss(class_codes(dx), np.asarray(probability, float), labels=range(len(CLASSES))))
 
 
 def image_log_loss(y: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -111,5 +111,4 @@ def fit_temperature(dx: Sequence[str], probability: np.ndarray) -> float:
 def scale_temperature(probability: np.ndarray, temperature: float) -> np.ndarray:
     """Return the probabilities that logits divided by `temperature` give, (n_images, 7)."""
     logits = np.log(np.clip(probability, np.finfo(float).eps, None)) / temperature
-    scaled = np.exp(logits - logits.max(1, keepdims=True))
-    return scaled / scaled.sum(1, keepdims=True)
+    return special.softmax(logits, axis=1)

@@ -21,7 +21,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation import uncertainty
 from skin_tl.evaluation.metric_list import COMPARED, MEANS_OF_CLASSES
 from skin_tl.evaluation.metrics import N_BOOT, point_metrics
-from skin_tl.evaluation.predictions import check_same_images, class_codes
+from skin_tl.evaluation.predictions import check_same_images, class_codes, labelled_groups
 from skin_tl.schema import CELL, CONFIDENCE, CONTRAST_COLUMNS, PROBABILITIES
 
 COMPARISON_COLUMNS = [
@@ -46,9 +46,7 @@ def lesion_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg({"dx": "first", **dict.fromkeys(PROBABILITIES, "mean")}).reset_index()
 
 
-def compare_backbones(
-    predictions: Mapping[str, pd.DataFrame], strategy: str, n_boot: int = N_BOOT, seed: int = 0
-) -> pd.DataFrame:
+def compare_backbones(predictions: Mapping[str, pd.DataFrame], strategy: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     """Compare all pairs of backbones in every configuration.
 
     Accuracy is tested by McNemar's exact test, balanced accuracy and macro F1 by the paired bootstrap over
@@ -61,8 +59,8 @@ def compare_backbones(
         By backbone, all of the same test images.
     strategy
         Written into the rows.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -80,19 +78,20 @@ def compare_backbones(
     rows: list[dict] = []
     for cell in next(iter(tables.values())):
         labels = {**dict(zip(CELL, cell, strict=True)), "strategy": strategy}
-        compared = compare_lesions({name: cells[cell] for name, cells in tables.items()}, n_boot, seed)
+        compared = compare_lesions({name: cells[cell] for name, cells in tables.items()}, n_boot)
         rows += [{**labels, **row} for row in compared]
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
-def compare_lesions(lesions: Mapping[str, pd.DataFrame], n_boot: int = N_BOOT, seed: int = 0) -> list[dict]:
+def compare_lesions(lesions: Mapping[str, pd.DataFrame], n_boot: int = N_BOOT) -> list[dict]:
     """Compare all pairs of backbones that scored the same lesions.
 
     Parameters
     ----------
     lesions
         By backbone, dx and probabilities, one row per lesion, in one order.
-    n_boot, seed
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -101,7 +100,7 @@ def compare_lesions(lesions: Mapping[str, pd.DataFrame], n_boot: int = N_BOOT, s
     """
     first = next(iter(lesions.values()))
     y = class_codes(first["dx"])
-    weights = uncertainty.lesion_weights(len(y), n_boot, np.random.default_rng(seed))
+    weights = uncertainty.lesion_weights(len(y), n_boot)
     values, draws, hits = {}, {}, {}
     for name, table in lesions.items():
         probability = table[PROBABILITIES].to_numpy(float)
@@ -212,7 +211,6 @@ def contrast(
     strategy: str,
     backbone: str,
     n_boot: int = N_BOOT,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare two configurations of one backbone that differ in one column, on the same test images.
 
@@ -226,7 +224,8 @@ def contrast(
         Its two values; differences are those of `a` less those of `b`.
     strategy, backbone
         Written into the rows.
-    n_boot, seed
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -237,15 +236,12 @@ def contrast(
     Raises
     ------
     SkinTLError
-        If one of the two is absent, or they were not scored on the same images.
+        If the two were not scored on the same images.
     """
     test = predictions[predictions["subset"] == "test"]
     others = [name for name in CELL if name != column]
     rows = []
-    for value in (a, b):
-        if not (test[column] == value).any():
-            raise SkinTLError(f"{backbone}: no predictions with {column} {value!r} to compare. Run the study again.")
-    for cell, part in test.groupby(others):
+    for cell, part in labelled_groups(test, others, sort=True):
         sides = [part[part[column] == value].sort_values(["seed", "image_id"]) for value in (a, b)]
         if any(side.empty for side in sides):
             continue
@@ -255,16 +251,16 @@ def contrast(
                 f"{backbone}: {column} {a!r} and {b!r} were scored on different test images ({len(keys[0])} and "
                 f"{len(keys[1])} rows), so they cannot be compared. Delete its predictions and run the study again."
             )
-        labels = {**dict(zip(others, cell, strict=True)), column: f"{a}/{b}", "column": column, "a": a, "b": b}
+        labels = {**cell, column: f"{a}/{b}", "column": column, "a": a, "b": b}
         labels |= {"strategy": strategy, "backbone": backbone}
-        rows += _contrast_rows(sides[0], sides[1], labels, n_boot, seed)
+        rows += _contrast_rows(sides[0], sides[1], labels, n_boot)
     return pd.DataFrame(rows, columns=CONTRAST_COLUMNS)
 
 
-def _contrast_rows(side_a, side_b, labels, n_boot, seed):
+def _contrast_rows(side_a, side_b, labels, n_boot):
     lesions, first = np.unique(side_a["lesion_id"].to_numpy(str), return_index=True)
     y = class_codes(side_a["dx"])[first]
-    weights = uncertainty.lesion_weights(len(lesions), n_boot, np.random.default_rng(seed))
+    weights = uncertainty.lesion_weights(len(lesions), n_boot)
     values, draws = [], []
     for side in (side_a, side_b):
         points, drawn = [], []

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.evaluation.decisions import lesion_scores
-from skin_tl.evaluation.estimates import Estimate, over_seeds
+from skin_tl.evaluation.estimates import mean_estimate, over_seeds
 from skin_tl.evaluation.metrics import N_BOOT
 from skin_tl.evaluation.predictions import class_codes, configurations, validation_rows
 from skin_tl.schema import CLASSES, CONFORMAL_COLUMNS, COVERAGE, PROBABILITIES
@@ -51,9 +51,7 @@ def thresholds(y: np.ndarray, probability: np.ndarray, coverage: float = COVERAG
     return found
 
 
-def conformal_table(
-    predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT, seed: int = 0
-) -> pd.DataFrame:
+def conformal_table(predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     """Compute coverage and size of the prediction sets on the test subset.
 
     Parameters
@@ -63,8 +61,8 @@ def conformal_table(
         the same seed; a configuration without one has no rows.
     strategy, backbone
         Written into the rows.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -84,7 +82,7 @@ def conformal_table(
             counts[of] = np.bincount(y, minlength=len(CLASSES))
         if not set(part["seed"]) <= set(limits):
             continue
-        found = over_seeds(lesion_scores(part), partial(_estimates, limits=limits), n_boot, seed)
+        found = over_seeds(lesion_scores(part), partial(_estimates, limits=limits), n_boot)
         for row in found:
             label, metric = row.pop("key")
             rows.append({**labels, "class": label, "metric": metric, **row, "verdict": _verdict(metric, row)})
@@ -104,10 +102,8 @@ def _estimates(part, drawn, limits):
     found = {}
     for label, of in {"all": y >= 0, **{name: y == code for code, name in enumerate(CLASSES)}}.items():
         for metric, values in shares.items():
-            with np.errstate(invalid="ignore"):
-                draws = values[of].astype(np.float32) @ drawn[of] / drawn[of].sum(0)
-            value, scale = values[of].mean() if of.any() else np.nan, len(CLASSES) if metric == "size" else 1
-            found[label, metric] = Estimate(value, draws, lesions[of], scale=scale)
+            scale = len(CLASSES) if metric == "size" else 1
+            found[label, metric] = mean_estimate(values[of], drawn[of], lesions[of], scale=scale)
     return found
 
 

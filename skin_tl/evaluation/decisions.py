@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as skm
 
-from skin_tl.evaluation.estimates import Estimate, over_seeds
-from skin_tl.evaluation.metrics import N_BOOT, mean_over
+from skin_tl.evaluation.estimates import Estimate, mean_estimate, over_seeds
+from skin_tl.evaluation.metrics import N_BOOT
 from skin_tl.evaluation.predictions import configurations, validation_rows
-from skin_tl.evaluation.uncertainty import ranking_metrics
+from skin_tl.evaluation.uncertainty import nanmean, ranking_metrics
 from skin_tl.schema import BENIGN, CLASSES, DECISION_COLUMNS, DECISIONS, PROBABILITIES, ROC_COLUMNS, SENSITIVITY
 
 
@@ -66,9 +66,7 @@ def choose_threshold(
     return float(found[int(np.ceil(sensitivity * len(found) - 1e-9)) - 1])
 
 
-def decisions_table(
-    predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT, seed: int = 0
-) -> pd.DataFrame:
+def decisions_table(predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     """Compute what each decision finds, misses and costs on the test subset.
 
     Parameters
@@ -78,8 +76,8 @@ def decisions_table(
         none, only the point ``diagnosis`` is given.
     strategy, backbone
         Written into the rows.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -93,18 +91,18 @@ def decisions_table(
     for labels, part in configurations(predictions, strategy=strategy, backbone=backbone):
         lesions, validation = lesion_scores(part), lesion_scores(validation_rows(predictions, labels))
         for decision in DECISIONS:
-            found = _decision_rows(lesions, validation, decision, n_boot, seed)
+            found = _decision_rows(lesions, validation, decision, n_boot)
             rows += [{**labels, "decision": decision, **row} for row in found]
     return pd.DataFrame(rows, columns=DECISION_COLUMNS)
 
 
-def _decision_rows(lesions, validation, decision, n_boot, seed):
+def _decision_rows(lesions, validation, decision, n_boot):
     """Return the rows of one decision in one configuration, as dicts without the configuration's labels."""
     points = list(_operating_points(lesions, validation, decision))
     flags = {point: flagged for point, flagged, _ in points}
     compute = functools.partial(_estimates, decision=decision, points=tuple(flags))
     found: dict[tuple[str, str], list[dict]] = {}
-    for row in over_seeds(lesions.assign(**flags), compute, n_boot, seed):
+    for row in over_seeds(lesions.assign(**flags), compute, n_boot):
         found.setdefault(row.pop("key"), []).append(row)
     rows = []
     if 0 < lesions[decision].sum() < len(lesions):
@@ -133,9 +131,7 @@ def _estimates(lesions, drawn, decision, points):
             ("specificity", ~positive, ~flagged),
             ("flagged_benign_share", benign, flagged),
         ):
-            with np.errstate(invalid="ignore"):
-                draws = event[of].astype(np.float32) @ drawn[of] / drawn[of].sum(0)
-            found[point, metric] = Estimate(event[of].mean() if of.any() else np.nan, draws, names[of])
+            found[point, metric] = mean_estimate(event[of], drawn[of], names[of])
     return found
 
 
@@ -150,7 +146,7 @@ def _operating_points(lesions, validation, decision):
     if np.isfinite(chosen).all():
         used = {seed: thresholds[seed] for seed in lesions["seed"].unique()}
         rows = [{"seed": str(seed), "value": value} for seed, value in used.items()]
-        rows.append({"seed": "all", "value": mean_over(list(used.values()))})
+        rows.append({"seed": "all", "value": float(nanmean(list(used.values())))})
         yield "sensitivity_95", lesions[f"{decision}_score"].to_numpy() >= chosen, rows
 
 
@@ -167,7 +163,7 @@ def _counts(metric, shares, seeds):
         value, low, high = ends * n_lesions
         value = np.round(value)  # a number of lesions, which a share times their number misses by a last digit
         if row["seed"] == "all":
-            value = mean_over([other["value"] for other in rows if other["metric"] == part])
+            value = nanmean([other["value"] for other in rows if other["metric"] == part])
         rows.append({**row, "metric": whole, "value": n_lesions, "ci_low": np.nan, "ci_high": np.nan})
         rows.append({**row, "metric": part, "value": value, "ci_low": low, "ci_high": high})
     return rows

@@ -46,6 +46,23 @@ class Estimate:
         return self.scale * low, self.scale * high
 
 
+def mean_estimate(values: np.ndarray, drawn: np.ndarray, lesions: np.ndarray, scale: float = 1) -> Estimate:
+    """Estimate a mean, of shares for one; NaN of nothing.
+
+    Parameters
+    ----------
+    values, lesions
+        (n_rows,) float or bool, and the lesion of each.
+    drawn
+        (n_rows, n_draws): how often each draw holds each row.
+    scale
+        See `Estimate`.
+    """
+    with np.errstate(invalid="ignore"):
+        draws = values.astype(np.float32) @ drawn / drawn.sum(0)
+    return Estimate(values.mean() if len(values) else np.nan, draws, lesions, scale=scale)
+
+
 def student_interval(value: float, draws: np.ndarray, n_units: float) -> tuple[float, float]:
     """Give the interval of a difference: Student's, with the standard error of its draws; NaN where there is none."""
     draws = draws[np.isfinite(draws)]
@@ -56,10 +73,7 @@ def student_interval(value: float, draws: np.ndarray, n_units: float) -> tuple[f
 
 
 def over_seeds(
-    test: pd.DataFrame,
-    compute: Callable[[pd.DataFrame, np.ndarray], Mapping[Hashable, Estimate]],
-    n_boot: int,
-    seed: int = 0,
+    test: pd.DataFrame, compute: Callable[[pd.DataFrame, np.ndarray], Mapping[Hashable, Estimate]], n_boot: int
 ) -> list[dict]:
     """Compute values of each seed's test subset and their means over the seeds, with intervals.
 
@@ -70,15 +84,15 @@ def over_seeds(
     compute
         Takes the rows of one seed and their weights in each draw, (n_rows, n_draws) float32; gives estimates by key.
         Lesions are drawn once for all seeds.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
     list of dict
         key, seed (``all`` for the means), value, ci_low, ci_high, n_lesions.
     """
-    index, weights = draw_lesions(test, n_boot, seed)
+    index, weights = draw_lesions(test, n_boot)
     found: dict[str, Mapping[Hashable, Estimate]] = {}
     for of, at in test.reset_index(drop=True).groupby("seed").groups.items():
         found[str(of)] = compute(test.iloc[at], weights[index[at]])

@@ -57,12 +57,10 @@ def point_metrics(
     dict
         By metric and class (``all`` for a metric of the whole); NaN where it is not defined.
     """
-    y = test["dx"].to_numpy(str)
-    probability = test[PROBABILITIES].to_numpy(float)
-    predicted = np.array(CLASSES)[probability.argmax(1)]
-    values = _confusion_values(y, predicted) if "confusion" in groups else {}
+    y, probability = class_codes(test["dx"]), test[PROBABILITIES].to_numpy(float)
+    values = _confusion_values(y, probability.argmax(1)) if "confusion" in groups else {}
     values["support", "all"] = len(y)
-    values.update({("support", label): (y == label).sum() for label in CLASSES})
+    values.update({("support", label): (y == code).sum() for code, label in enumerate(CLASSES)})
     if "ranking" in groups:
         values.update(_ranking_values(y, probability))
     if "calibration" in groups:
@@ -72,14 +70,15 @@ def point_metrics(
 
 
 def _confusion_values(y, predicted):
-    *columns, support = skm.precision_recall_fscore_support(y, predicted, labels=CLASSES, zero_division=0)
+    labels = range(len(CLASSES))
+    *columns, support = skm.precision_recall_fscore_support(y, predicted, labels=labels, zero_division=0)
     there = support > 0
     precision, recall, f1 = (column[there] for column in columns)
     values = {("accuracy", "all"): skm.accuracy_score(y, predicted), ("balanced_accuracy", "all"): recall.mean()}
     for average, weights in (("macro", None), ("weighted", support[there])):
         values[f"{average}_precision", "all"] = np.average(precision, weights=weights)
         values[f"{average}_f1", "all"] = np.average(f1, weights=weights)
-    confusion = skm.confusion_matrix(y, predicted, labels=CLASSES)
+    confusion = skm.confusion_matrix(y, predicted, labels=labels)
     values |= {(name, "all"): value for name, value in of_confusion(confusion).items()}
     for name, column in zip(("precision", "recall", "f1"), columns, strict=True):
         values |= {(name, label): value for label, value in zip(CLASSES, np.where(there, column, np.nan), strict=True)}
@@ -87,25 +86,19 @@ def _confusion_values(y, predicted):
 
 
 def _ranking_values(y, probability):
-    values = {}
+    positive = y[:, None] == np.arange(len(CLASSES))
+    there = positive.any(0) & ~positive.all(0)
+    values: dict[tuple[str, str], float] = {}
     for name, score in (("roc_auc", skm.roc_auc_score), ("average_precision", skm.average_precision_score)):
-        for label, column in zip(CLASSES, probability.T, strict=True):
-            positive = y == label
-            values[name, label] = score(positive, column) if 0 < positive.sum() < len(y) else np.nan
-        values[name, "all"] = mean_over([values[name, label] for label in CLASSES])
+        of_class = np.full(len(CLASSES), np.nan)
+        if there.any():
+            of_class[there] = score(positive[:, there], probability[:, there], average=None)
+        values |= {(name, label): value for label, value in zip(CLASSES, of_class, strict=True)}
+        values[name, "all"] = float(uncertainty.nanmean(of_class))
     return values
 
 
-def mean_over(values: Sequence[float]) -> float:
-    """Return the mean of those values that are not NaN, NaN if there are none."""
-    known = np.asarray(values, float)
-    known = known[~np.isnan(known)]
-    return float(known.mean()) if len(known) else np.nan
-
-
-def metrics_table(
-    predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT, seed: int = 0
-) -> pd.DataFrame:
+def metrics_table(predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     """Compute the rows of ``metrics.csv`` for one backbone trained in one strategy.
 
     Parameters
@@ -128,9 +121,9 @@ def metrics_table(
     rows = []
     for cell, part in configurations(predictions):
         if cell["arm"] == "main" and cell["train_fraction"] == 1:
-            rows += metric_rows(part, "all", n_boot, seed, _temperatures(predictions, cell))
+            rows += metric_rows(part, "all", n_boot, _temperatures(predictions, cell))
         else:
-            rows += metric_rows(part, "all", n_boot, seed, groups=["confusion"])
+            rows += metric_rows(part, "all", n_boot, groups=["confusion"])
     return pd.DataFrame(rows).assign(strategy=strategy, backbone=backbone)[METRIC_COLUMNS]
 
 
@@ -146,7 +139,6 @@ def metric_rows(
     test: pd.DataFrame,
     subgroup: str = "all",
     n_boot: int = N_BOOT,
-    seed: int = 0,
     temperatures: Mapping[int, float] | None = None,
     groups: Sequence[str] = tuple(uncertainty.GROUPS),
 ) -> list[dict]:
@@ -158,7 +150,8 @@ def metric_rows(
         Its test images, of all seeds.
     subgroup
         Written into the rows.
-    n_boot, seed
+    n_boot
+        Draws of the bootstrap over lesions.
     temperatures
         By seed; adds `temperature`, `log_loss_scaled` and `ece_scaled` if it has every seed.
     groups
@@ -179,7 +172,7 @@ def metric_rows(
             "predicted": test[PROBABILITIES].to_numpy(float).argmax(1),
         }
     )
-    weights = uncertainty.lesion_weights(codes["lesion"].max() + 1, n_boot, np.random.default_rng(seed))
+    weights = uncertainty.lesion_weights(codes["lesion"].max() + 1, n_boot)
     temperatures = temperatures if set(test["seed"]) <= set(temperatures or ()) else None
     values, draws, parts = {}, {}, dict(list(codes.groupby("seed")))
     for name, part in parts.items():
@@ -192,7 +185,9 @@ def metric_rows(
             values[name] |= _scaled_values(rows["dx"], scaled, temperatures[name])
             again = uncertainty.draw_metrics(y, scaled, lesion, weights, ["calibration"])
             draws[name].update(_named(again, "_scaled"))
-    values["all"] = {key: mean_over([values[name][key] for name in parts]) for key in next(iter(values.values()))}
+    values["all"] = {
+        key: float(uncertainty.nanmean([values[name][key] for name in parts])) for key in next(iter(values.values()))
+    }
     keys = list(next(iter(draws.values())))
     draws["all"] = {key: uncertainty.nanmean([draws[name][key] for name in parts]) for key in keys}
     parts["all"] = codes

@@ -21,9 +21,7 @@ THRESHOLDS = np.arange(1, 51)
 """Threshold probabilities in percent: above the last, lesions would be left alone that are more likely targets."""
 
 
-def decision_curves(
-    predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT, seed: int = 0
-) -> pd.DataFrame:
+def decision_curves(predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     """Compute the net benefit of referring by a backbone's probability on the test subset, at each threshold.
 
     Parameters
@@ -32,8 +30,8 @@ def decision_curves(
         From `skin_tl.evaluation.predictions.read_predictions`.
     strategy, backbone
         Written into the rows.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -45,7 +43,7 @@ def decision_curves(
     tables = []
     for labels, part in configurations(predictions, strategy=strategy, backbone=backbone):
         lesions = lesion_scores(part)
-        index, weights = uncertainty.draw_lesions(lesions, n_boot, seed)
+        index, weights = uncertainty.draw_lesions(lesions, n_boot)
         for decision in DECISIONS:
             parts = [
                 net_benefit(of_seed[decision], of_seed[f"{decision}_score"], weights[index[of_seed.index]])

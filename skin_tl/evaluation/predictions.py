@@ -166,15 +166,24 @@ def validation_rows(predictions: pd.DataFrame, cell: Mapping[str, Any]) -> pd.Da
     return where(predictions, subset="val", dataset="internal", **{column: cell[column] for column in CELL[1:]})
 
 
+def labelled_groups(table: pd.DataFrame, keys: list[str], sort: bool = False) -> Iterator[tuple[dict, pd.DataFrame]]:
+    """Give the rows that agree in some columns, with what they agree in."""
+    for values, part in table.groupby(keys, sort=sort):
+        yield dict(zip(keys, values, strict=True)), part
+
+
 def configurations(predictions: pd.DataFrame, **labels: str) -> Iterator[tuple[dict, pd.DataFrame]]:
     """Yield each configuration, a value for each of `CELL` and further labels, with its test rows."""
-    for cell, part in predictions[predictions["subset"] == "test"].groupby(CELL):
-        yield {**dict(zip(CELL, cell, strict=True)), **labels}, part
+    for cell, part in labelled_groups(predictions[predictions["subset"] == "test"], CELL, sort=True):
+        yield cell | labels, part
+
+
+_CLASSES = pd.Index(CLASSES)
 
 
 def class_codes(dx: Any) -> np.ndarray:
     """Return the place of each diagnosis in `CLASSES`, (n,) int."""
-    return pd.Categorical(dx, categories=CLASSES).codes.astype(int)
+    return _CLASSES.get_indexer(dx)
 
 
 def ensemble(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -242,8 +251,6 @@ def pool_weights(y: np.ndarray, log_p: np.ndarray) -> np.ndarray:
 
 def check_same_images(predictions: Mapping[str, pd.DataFrame]) -> None:
     """Raise `SkinTLError` unless all backbones have the same images and diagnoses."""
-    if not predictions:
-        raise SkinTLError("No predictions to compare: none of the study's `backbones` was run. Run the study first.")
     keys = [*UNIT, "dx", "lesion_id"]
     (first, *names), tables = sorted(predictions), predictions
     wanted = pd.MultiIndex.from_frame(tables[first][keys])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from skin_tl.evaluation.predictions import labelled_groups
 from skin_tl.schema import CELL, PREVALENCE_COLUMNS
 
 PREVALENCES = (1, 2, 5, 12)
@@ -37,7 +38,7 @@ def prevalence_table(decisions: pd.DataFrame) -> pd.DataFrame:
     wanted = decisions[(decisions["point"] == "sensitivity_95") & (decisions["seed"].astype(str) == "all")]
     keys = [*CELL, "strategy", "backbone", "decision"]
     rows = []
-    for names, part in wanted.groupby(keys, sort=False):
+    for names, part in labelled_groups(wanted, keys):
         shares = part.set_index("metric")[["value", "ci_low", "ci_high"]]
         for percent in PREVALENCES:
             found = with_intervals(shares.loc["sensitivity"], shares.loc["specificity"], percent / 100)
@@ -45,7 +46,7 @@ def prevalence_table(decisions: pd.DataFrame) -> pd.DataFrame:
             found["needed_to_refer"] = [1 / ppv[place] if ppv[place] > 0 else np.nan for place in (0, 2, 1)]
             for metric, ends in found.items():
                 numbers = dict(zip(("value", "ci_low", "ci_high"), ends, strict=True))
-                row = dict(zip(keys, names, strict=True)) | {"prevalence_percent": percent, "metric": metric}
+                row = names | {"prevalence_percent": percent, "metric": metric}
                 rows.append(row | numbers)
     return pd.DataFrame(rows, columns=PREVALENCE_COLUMNS).dropna(subset="value", ignore_index=True)
 

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from skin_tl.evaluation import uncertainty
 from skin_tl.evaluation.calibration import fit_temperature, scale_temperature
 from skin_tl.evaluation.decisions import lesion_scores
-from skin_tl.evaluation.estimates import Estimate, over_seeds
+from skin_tl.evaluation.estimates import mean_estimate, over_seeds
 from skin_tl.evaluation.metrics import N_BOOT
 from skin_tl.evaluation.predictions import configurations, validation_rows
 from skin_tl.schema import OUTCOMES, PROBABILITIES, RISK_BIN_COLUMNS, RISK_COLUMNS
@@ -28,9 +28,7 @@ LEAST_RISK = 1e-6
 """A probability nearer to 0 or 1 counts as this far away where its logit is taken."""
 
 
-def risk_table(
-    predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT, seed: int = 0
-) -> pd.DataFrame:
+def risk_table(predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     """Compute how well the probability of melanoma is calibrated on the test subset.
 
     Parameters
@@ -39,8 +37,8 @@ def risk_table(
         From `skin_tl.evaluation.predictions.read_predictions`.
     strategy, backbone
         Written into the rows.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -58,25 +56,22 @@ def risk_table(
         if scaled is not None:
             risks["_scaled"] = lesion_scores(scaled)["melanoma_score"]
         risks = {f"risk{ending}": risk for ending, risk in risks.items()}
-        found = over_seeds(lesions.assign(**risks), partial(_estimates, list(risks)), n_boot, seed)
+        found = over_seeds(lesions.assign(**risks), partial(_estimates, list(risks)), n_boot)
         rows += [{**labels, "metric": row.pop("key"), **row} for row in found]
     return pd.DataFrame(rows, columns=RISK_COLUMNS)
 
 
 def _estimates(risks, rows, drawn):
     """Estimate the metrics of the risks in some columns, from the lesions of one seed and their weights."""
-    positive, total = rows["melanoma"].to_numpy(), drawn.sum(0)
-
-    def mean(values):
-        return Estimate(values.mean(), values.astype(np.float32) @ drawn / total, rows["lesion_id"].to_numpy(str))
-
-    found = {"observed": mean(positive)}
+    positive, lesions = rows["melanoma"].to_numpy(), rows["lesion_id"].to_numpy(str)
+    found = {"observed": mean_estimate(positive, drawn, lesions)}
     shares = found["observed"].draws
     of_share = positive.mean() * (1 - positive.mean())
     found["brier_of_share"] = replace(found["observed"], value=of_share, draws=shares * (1 - shares))
     for name in risks:
         risk, ending = rows[name].to_numpy(), name.removeprefix("risk")
-        found |= {f"brier{ending}": mean((risk - positive) ** 2), f"mean_risk{ending}": mean(risk)}
+        found[f"brier{ending}"] = mean_estimate((risk - positive) ** 2, drawn, lesions)
+        found[f"mean_risk{ending}"] = mean_estimate(risk, drawn, lesions)
         for metric, value, draws in zip(("slope", "intercept"), *recalibration(positive, risk, drawn), strict=True):
             found[f"{metric}{ending}"] = replace(found["observed"], value=value, draws=draws, difference=True)
     return found
@@ -162,14 +157,12 @@ def _newton_step(columns, positive, fitted, drawn):
     return np.linalg.solve(hessian, sums[:size].T[..., None].astype(float))[..., 0].T
 
 
-def risk_bins(
-    predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT, seed: int = 0
-) -> pd.DataFrame:
+def risk_bins(predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT) -> pd.DataFrame:
     """Compare the probability of melanoma with the share of melanomas, bin by bin, over the test lesions of all seeds.
 
     Parameters
     ----------
-    predictions, strategy, backbone, n_boot, seed
+    predictions, strategy, backbone, n_boot
         See `risk_table`.
 
     Returns
@@ -182,7 +175,7 @@ def risk_bins(
     tables = []
     for labels, part in configurations(predictions, strategy=strategy, backbone=backbone):
         lesions = lesion_scores(part)
-        index, weights = uncertainty.draw_lesions(lesions, n_boot, seed)
+        index, weights = uncertainty.draw_lesions(lesions, n_boot)
         risk, positive = lesions["melanoma_score"].to_numpy(), lesions["melanoma"].to_numpy(float)
         inside = (
             np.clip(np.searchsorted(EDGES, risk, "right") - 1, 0, len(EDGES) - 2) == np.arange(len(EDGES) - 1)[:, None]

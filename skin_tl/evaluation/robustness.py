@@ -54,7 +54,6 @@ def robustness_table(
     backbone: str,
     baselines: Mapping[str, pd.DataFrame] | None = None,
     n_boot: int = N_BOOT,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Compute what each change does to the scores of one run.
 
@@ -66,20 +65,23 @@ def robustness_table(
         Written into the rows.
     baselines
         Predictions of pseudo-backbones by name, of which the same images are taken: what needs no picture.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
     pandas.DataFrame
         Columns `skin_tl.schema.ROBUSTNESS_COLUMNS`.  Kind ``none`` has the unchanged images, whose value has the
         interval; ``baseline`` a pseudo-backbone.  A corruption has a row for each severity, and with severity 0 the
-        mean over the severities.
+        mean over the severities.  `n_lesions` counts the lesions that a metric is of, `n_released_masks` all that a
+        mask of the release covers.
     """
+    released = predictions.get("mask", pd.Series("", predictions.index)) == "released"
+    n_released = released.groupby(predictions["change"]).sum()
     by_change = {key: part.sort_values("image_id") for key, part in predictions.groupby(CHANGE, sort=False)}
     clean = by_change["none", "none", 0]
     y, ids = class_codes(clean["dx"]), clean["image_id"].to_numpy()
-    index, drawn = uncertainty.draw_lesions(clean, n_boot, seed)
+    index, drawn = uncertainty.draw_lesions(clean, n_boot)
     weights = np.concatenate([np.ones((len(y), 1), np.float32), drawn[index]], axis=1)  # the first: as they are
     for name, table in (baselines or {}).items():
         by_change["baseline", name, 0] = table.set_index("image_id").loc[ids].reset_index()
@@ -87,6 +89,7 @@ def robustness_table(
     for name in dict.fromkeys(name for kind, name, _ in by_change if kind == "corruption"):
         graded = [values for (_, change, _), values in found.items() if change == name]
         found["corruption", name, 0] = {metric: np.mean([one[metric] for one in graded], axis=0) for metric in METRICS}
+    n_lesions = dict(zip(METRICS, (len(y), (y == MELANOMA).sum(), (y != MELANOMA).sum()), strict=True))
     rows = []
     for (kind, name, severity), values in found.items():
         for metric in METRICS:
@@ -97,5 +100,5 @@ def robustness_table(
             draws = moved[1:][np.isfinite(moved[1:])]
             ends = uncertainty.percentiles(draws) if len(draws) else (np.nan, np.nan)
             row |= dict(zip(("ci_low", "ci_high"), ends, strict=True))
-            rows.append(row | {"n_lesions": len(y)})
+            rows.append(row | {"n_lesions": n_lesions[metric], "n_released_masks": n_released.get(name, 0)})
     return pd.DataFrame(rows).assign(strategy=strategy, backbone=backbone)[ROBUSTNESS_COLUMNS]

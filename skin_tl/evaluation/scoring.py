@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.abstention import abstention_tables
 from skin_tl.evaluation.calibration import reliability
 from skin_tl.evaluation.comparison import compare_backbones, contrast, independent_interval, with_holm
@@ -22,7 +21,7 @@ from skin_tl.evaluation.decisions import decisions_table, roc_points
 from skin_tl.evaluation.metric_list import COMPARED
 from skin_tl.evaluation.metrics import N_BOOT, metrics_table
 from skin_tl.evaluation.net_benefit import decision_curves
-from skin_tl.evaluation.predictions import main_arm, read_table, where
+from skin_tl.evaluation.predictions import labelled_groups, main_arm, read_table, where
 from skin_tl.evaluation.prevalence import prevalence_table
 from skin_tl.evaluation.risk import risk_bins, risk_table
 from skin_tl.evaluation.robustness import robustness_table
@@ -61,18 +60,9 @@ def split_spread(metrics: pd.DataFrame, metric: str = "macro_f1") -> dict[str, f
     dict
         n_splits, mean, sd, lowest, highest, and `typical_gap`: the mean absolute difference between two of the splits.
         With one split there is no spread: sd and `typical_gap` are NaN.
-
-    Raises
-    ------
-    SkinTLError
-        If there is no value.
     """
     rows = metrics[(metrics["metric"] == metric) & (metrics["class"] == "all") & (metrics["subgroup"] == "all")]
     values = rows.loc[rows["seed"].astype(str) != "all", "value"].to_numpy(float)
-    if not len(values):
-        raise SkinTLError(
-            f"metrics.csv has no {metric} of single seeds, so its spread is unknown. Delete it and run the study again."
-        )
     gaps = np.abs(values[:, None] - values)[np.triu_indices(len(values), 1)]
     return {
         "n_splits": len(values),
@@ -286,11 +276,11 @@ def _other_splits(metrics):
     rows = []
     others = metrics[(metrics["arm"] == "other_split") & metrics["backbone"].map(kind_of).eq("backbone")]
     keys = ["strategy", "backbone", "split_policy", "preprocessing"]
-    for names, part in others.groupby(keys, sort=False):
+    for names, part in labelled_groups(others, keys):
         for metric in COMPARED:
             spread = split_spread(part, metric)
             values = part[(part["metric"] == metric) & (part["class"] == "all") & (part["seed"] != "all")]
-            row = dict(zip(keys, names, strict=True)) | {"metric": metric, **spread}
+            row = names | {"metric": metric, **spread}
             row["n_images"] = values["n_images"].mean()
             if metric == "macro_f1":
                 value = values["value"].to_numpy()

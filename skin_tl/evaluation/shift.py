@@ -191,7 +191,7 @@ def _parts(own, other, validation, weights):
 
 
 def shift_tables(
-    predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT, seed: int = 0
+    predictions: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Divide the difference between external and own test images into its parts.
 
@@ -201,8 +201,8 @@ def shift_tables(
         From `skin_tl.evaluation.predictions.read_predictions`: own images with a validation subset, and external ones.
     strategy, backbone
         Written into the rows.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def shift_tables(
             continue
         validation = validation_rows(predictions, labels)
         names = [np.unique(table["lesion_id"].to_numpy(str)) for table in (own[0], other, validation)]
-        rng, found = np.random.default_rng(seed), []
+        rng, found = np.random.default_rng(uncertainty.SEED), []
         weights = [uncertainty.lesion_weights(len(of), n_boot, rng) for of in names[:2]]
         weights = [np.hstack([np.ones((len(of), 1), np.float32), of]) for of in weights]  # the sample itself first
         for of in own[0]["seed"].unique():

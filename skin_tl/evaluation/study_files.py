@@ -1,7 +1,8 @@
 """Study files: what the finished runs of a study left on disk, read and checked.
 
 Takes ``runs/<study>/``; gives `StudyFiles`, from which `skin_tl.evaluation.scoring` computes scores and
-`skin_tl.reporting` writes the report.
+`skin_tl.reporting` writes the report.  Takes ``report/published/<study>/`` too; gives `PublishedStudy`, of which the
+report is written again.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metrics import point_metrics
 from skin_tl.evaluation.predictions import main_arm, read_predictions, read_table
 from skin_tl.files import ROOT, read_json
-from skin_tl.schema import DISTANCE_COLUMNS, DISTANCES, ROBUSTNESS, SETUP, TUNED
+from skin_tl.schema import DISTANCE_COLUMNS, DISTANCES, EVALUATED, ROBUSTNESS, SETUP, TUNED
 from skin_tl.study import Study, check_study, command_of
 
 TEXTS = ROOT / "report" / "text"
@@ -63,8 +64,65 @@ def main_setup(study: Study, validated: pd.DataFrame) -> Setup:
     return max(setups, key=lambda setup: setup.of(validated)["val_macro_f1"].max())
 
 
+class Conditions:
+    """What follows from the settings of a study and its main set-up, wherever its results come from."""
+
+    study: Study
+
+    @property
+    def main_setup(self) -> Setup:
+        """The set-up that the conclusions rest on, see `main_setup`."""
+        raise NotImplementedError
+
+    @property
+    def setups(self) -> list[Setup]:
+        """The set-ups of the study in its own order."""
+        return [
+            Setup(strategy, policy, preprocessing)
+            for strategy in self.study.strategies
+            for policy in self.study.split_policies
+            for preprocessing in self.study.preprocessings
+        ]
+
+    @property
+    def curves(self) -> list[Setup]:
+        """The set-ups whose learning curves stand beside each other: the main one, and the same under other strategies.
+
+        Empty where a study has one strategy and one share of the training lesions: there is nothing to put beside.
+        """
+        if len(self.study.strategies) == 1 and len(self.study.train_fractions) == 1:
+            return []
+        main = self.main_setup
+        return [Setup(name, main.split_policy, main.preprocessing) for name in self.study.strategies]
+
+    @property
+    def tuned(self) -> list[str]:
+        """The study's strategies that train whole networks."""
+        return [name for name in self.study.strategies if name in TUNED]
+
+
 @dataclass(frozen=True)
-class StudyFiles:
+class PublishedStudy(Conditions):
+    """A published study, without its runs.
+
+    Attributes
+    ----------
+    study
+    tables
+        All tables of its report, by the name of their CSV file; `seed` is text.
+    """
+
+    study: Study
+    tables: dict[str, pd.DataFrame]
+
+    @cached_property
+    def main_setup(self) -> Setup:
+        """The set-up that the conclusions rest on, see `main_setup`."""
+        return main_setup(self.study, self.tables["setups.csv"].query("metric == 'macro_f1'"))
+
+
+@dataclass(frozen=True)
+class StudyFiles(Conditions):
     """What the finished runs of one study left on disk.
 
     Attributes
@@ -72,8 +130,8 @@ class StudyFiles:
     root
         Folder that holds ``runs/`` and ``report/``.
     study
-    weights, images
-        ``weights.json`` and ``dataset/images.json``.
+    images
+        ``dataset/images.json``.
     metadata, splits
         ``dataset/metadata.csv`` (one row per image) and ``dataset/splits.csv``.
     runs
@@ -87,7 +145,6 @@ class StudyFiles:
 
     root: Path
     study: Study
-    weights: dict
     images: dict
     metadata: pd.DataFrame
     splits: pd.DataFrame
@@ -99,16 +156,6 @@ class StudyFiles:
     def folder(self) -> Path:
         """Folder of the study's runs."""
         return self.root / "runs" / self.study.name
-
-    @property
-    def setups(self) -> list[Setup]:
-        """The set-ups of the study in its own order."""
-        return [
-            Setup(strategy, policy, preprocessing)
-            for strategy in self.study.strategies
-            for policy in self.study.split_policies
-            for preprocessing in self.study.preprocessings
-        ]
 
     @cached_property
     def main_setup(self) -> Setup:
@@ -133,22 +180,6 @@ class StudyFiles:
         return means.rename_axis(keys).reset_index(name="val_macro_f1")
 
     @property
-    def curves(self) -> list[Setup]:
-        """The set-ups whose learning curves stand beside each other: the main one, and the same under other strategies.
-
-        Empty where a study has one strategy and one share of the training lesions: there is nothing to put beside.
-        """
-        if len(self.study.strategies) == 1 and len(self.study.train_fractions) == 1:
-            return []
-        main = self.main_setup
-        return [Setup(name, main.split_policy, main.preprocessing) for name in self.study.strategies]
-
-    @property
-    def tuned(self) -> list[str]:
-        """The study's strategies that train whole networks."""
-        return [name for name in self.study.strategies if name in TUNED]
-
-    @property
     def n_duplicates(self) -> int:
         """How many external images look like images of the study; 0 without an external test set."""
         file = self.folder / "external" / "duplicates.csv"
@@ -171,11 +202,6 @@ class StudyFiles:
         command = command_of(self.study.name)
         runs = self.runs if self.study.robustness else ()
         return {names: read_table(self.folder / Path(*names) / ROBUSTNESS, command) for names in runs}
-
-    @property
-    def random_weights(self) -> bool:
-        """Whether the backbones have random weights."""
-        return self.weights["source"] == "random"
 
 
 def read_study_files(study: str | Path, root: Path = ROOT) -> StudyFiles:
@@ -215,7 +241,6 @@ def read_study_files(study: str | Path, root: Path = ROOT) -> StudyFiles:
     return StudyFiles(
         root=root,
         study=asked,
-        weights=read_json(folder / "weights.json", command),
         images=read_json(folder / "dataset" / "images.json", command),
         metadata=read_table(folder / "dataset" / "metadata.csv", command, na_filter=False, dtype=str),
         splits=splits,
@@ -223,6 +248,26 @@ def read_study_files(study: str | Path, root: Path = ROOT) -> StudyFiles:
         predictions=pd.concat(predictions, ignore_index=True),
         history=pd.concat(history, ignore_index=True),
     )
+
+
+def read_published(folder: Path) -> PublishedStudy:
+    """Read a published study.
+
+    Parameters
+    ----------
+    folder
+        ``report/published/<study>``, or a copy of it.
+
+    Raises
+    ------
+    SkinTLError
+        If one of its tables is missing, as those are that came with a later version than it was published by.
+    """
+    command = f"./run_all.sh publish {folder.name}"
+    study = check_study(read_json(folder / "study.json", command), source=folder / "study.json")
+    names = [*EVALUATED, *(name for name in study.report_files if name.endswith(".csv"))]
+    tables = {name: read_table(folder / name, command, dtype={"seed": str}) for name in names}
+    return PublishedStudy(study=study, tables=tables)
 
 
 def run_predictions(study: Study, run: Path, splits: pd.DataFrame, made_by: str) -> pd.DataFrame:

@@ -7,7 +7,6 @@ which of them rest on enough lesions for a conclusion.
 import numpy as np
 import pandas as pd
 
-from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metric_list import COMPARED, MEANS_OF_CLASSES
 from skin_tl.evaluation.metrics import N_BOOT, metric_rows
 from skin_tl.evaluation.predictions import configurations
@@ -44,35 +43,18 @@ def subgroups(metadata: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Indexed by image_id, columns sex, age, site and dx_type: str, ``unknown`` where the table does not tell.
-
-    Raises
-    ------
-    SkinTLError
-        If a column is missing.
     """
-    missing = [name for name in ("image_id", "sex", "age", "localization", "dx_type") if name not in metadata]
-    if missing:
-        raise SkinTLError(
-            f"metadata.csv has no column {', '.join(missing)}, which the subgroups need. Delete it and "
-            "run the study again."
-        )
     age = pd.to_numeric(metadata["age"], errors="coerce")
     bands = pd.Series(UNKNOWN, index=metadata.index, dtype=object)
     for name, (start, end) in AGE_BANDS.items():
         bands[(age >= start) & (age < end)] = name
     traits = {"sex": metadata["sex"], "age": bands, "site": metadata["localization"], "dx_type": metadata["dx_type"]}
-    table = pd.DataFrame(traits)
-    table = table.fillna(UNKNOWN).replace("", UNKNOWN).astype(str)
+    table = pd.DataFrame(traits).fillna(UNKNOWN).replace("", UNKNOWN).astype(str)
     return table.set_index(metadata["image_id"].astype(str))
 
 
 def subgroup_table(
-    predictions: pd.DataFrame,
-    metadata: pd.DataFrame,
-    strategy: str,
-    backbone: str,
-    n_boot: int = N_BOOT,
-    seed: int = 0,
+    predictions: pd.DataFrame, metadata: pd.DataFrame, strategy: str, backbone: str, n_boot: int = N_BOOT
 ) -> pd.DataFrame:
     """Compute the metrics of every subgroup of the test images, as means over the seeds.
 
@@ -84,34 +66,21 @@ def subgroup_table(
         See `subgroups`; holds every test image.
     strategy, backbone
         Written into the rows.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
     pandas.DataFrame
         Columns of ``metrics.csv`` and `conclusive` (bool, see `conclusive`); seed ``all`` only.  Besides
         `SUBGROUP_METRICS` the `support` of every class.
-
-    Raises
-    ------
-    SkinTLError
-        If a test image is not in the metadata.
     """
-    test = predictions[predictions["subset"] == "test"]
-    groups = subgroups(metadata)
-    absent = test.loc[~test["image_id"].isin(groups.index), "image_id"]
-    if len(absent):
-        raise SkinTLError(
-            f"{absent.nunique()} test image(s) are not in the metadata table, among them {absent.iloc[0]}. "
-            "The predictions belong to another data set: delete them and run the study again."
-        )
-    rows = []
+    rows, groups = [], subgroups(metadata)
     for _, part in configurations(predictions):
         for column in groups.columns:
             names = part["image_id"].map(groups[column])
             for name, members in part.groupby(names):
-                rows += metric_rows(members, f"{column}={name}", n_boot, seed, groups=("confusion",))
+                rows += metric_rows(members, f"{column}={name}", n_boot, groups=("confusion",))
     table = pd.DataFrame(rows).assign(strategy=strategy, backbone=backbone)
     wanted = table["metric"].map(SUBGROUP_METRICS) == table["class"]
     table = table[(table["seed"] == "all") & (wanted | (table["metric"] == "support"))]

@@ -25,18 +25,22 @@ from skin_tl.evaluation.calibration import calibration_gaps, image_log_loss
 from skin_tl.evaluation.metric_list import METRICS, Metric, of_confusion
 from skin_tl.schema import CONFIDENCE
 
+SEED = 0
+"""Of the draws of every bootstrap over lesions."""
+
 CHUNK = 250
 """Draws that are worked on at once; bounds the memory, changes no value."""
 
 
-def lesion_weights(n_lesions: int, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw as many lesions as there are, with replacement, many times.
+def lesion_weights(n_lesions: int, n_draws: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Draw as many lesions as there are, with replacement, many times; by default with a generator of `SEED`.
 
     Returns
     -------
     numpy.ndarray
         (n_lesions, n_draws) float32: how often each lesion was drawn.
     """
+    rng = rng or np.random.default_rng(SEED)
     picks = rng.integers(n_lesions, size=(n_draws, n_lesions), dtype=np.int32)
     weights = np.empty((n_draws, n_lesions), np.float32)
     for row, pick in zip(weights, picks, strict=True):
@@ -44,15 +48,15 @@ def lesion_weights(n_lesions: int, n_draws: int, rng: np.random.Generator) -> np
     return np.ascontiguousarray(weights.T)
 
 
-def draw_lesions(lesions: pd.DataFrame, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_lesions(lesions: pd.DataFrame, n_boot: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw the lesions of several seeds, each in all of its seeds at once.
 
     Parameters
     ----------
     lesions
         Rows with a lesion_id, a lesion's rows of several seeds among them.
-    n_boot, seed
-        Draws of the bootstrap over lesions, and what seeds them.
+    n_boot
+        Draws of the bootstrap over lesions.
 
     Returns
     -------
@@ -62,7 +66,7 @@ def draw_lesions(lesions: pd.DataFrame, n_boot: int, seed: int) -> tuple[np.ndar
         (n_lesions, n_boot), from `skin_tl.evaluation.lesion_weights`.
     """
     names, index = np.unique(lesions["lesion_id"].to_numpy(str), return_inverse=True)
-    return index, lesion_weights(len(names), n_boot, np.random.default_rng(seed))
+    return index, lesion_weights(len(names), n_boot)
 
 
 def confusion_metrics(confusion: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -38,12 +38,13 @@ def write_distances(study: Study, folder: Path) -> None:
     splits, sets = read_splits(folder), {"internal": read_images(folder)}
     if study.external:
         sets[study.external] = read_images(folder, "external")
+    places = {"internal": "features/", study.external: "external/features_"}
     row_of = pd.Series(np.arange(len(sets["internal"].ids)), index=sets["internal"].ids)
     tables = []
     for backbone in study.backbones:
         for preprocessing in study.preprocessings:
             features = {
-                name: _features(study, folder, images, backbone, preprocessing, name != "internal")
+                name: find_features(study, folder, images, backbone, preprocessing, places[name])
                 for name, images in sets.items()
             }
             own = features["internal"]
@@ -61,15 +62,30 @@ def write_distances(study: Study, folder: Path) -> None:
     write_csv(folder / DISTANCES, pd.concat(tables, ignore_index=True)[DISTANCE_COLUMNS])
 
 
-def _features(
-    study: Study, folder: Path, images: ImageSet, backbone: str, preprocessing: str, external: bool
+def find_features(
+    study: Study, folder: Path, images: ImageSet, backbone: str, preprocessing: str, where: str = "features/"
 ) -> np.ndarray:
-    """Return features as their step computed them, (n_images, n_features); what the cache lost is computed again."""
-    name = f"{backbone}_{preprocessing}.json"
-    about = read_json(folder / "external" / f"features_{name}" if external else folder / "features" / name)
-    kept = cache_folder() / "features" / about["key"]
-    if (kept / "about.json").is_file():
-        return np.load(kept / "features.npy", mmap_mode="r")
+    """Return the features of images that a step computed, without building the network.
+
+    Where the step did not run, or the cache no longer holds them, they are computed.
+
+    Parameters
+    ----------
+    study, folder, images, backbone, preprocessing
+        As for `skin_tl.models.features.features_of`.
+    where
+        How the place of the step's file below `folder` begins.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_images, n_features) float32, memory-mapped, read-only.
+    """
+    about = folder / f"{where}{backbone}_{preprocessing}.json"
+    if about.is_file():
+        kept = cache_folder() / "features" / read_json(about)["key"]
+        if (kept / "about.json").is_file():
+            return np.load(kept / "features.npy", mmap_mode="r")
     from skin_tl.models.features import features_of
 
     return features_of(study, folder, images, backbone, preprocessing)[0]

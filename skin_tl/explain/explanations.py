@@ -192,7 +192,6 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
     from skin_tl.data.preparation import read_images, read_metadata_table, read_splits
     from skin_tl.explain.gradcam import feature_maps, gradcam, in_batches, shuffle_weights
     from skin_tl.models.backbones import features_model
-    from skin_tl.models.features import find_features
 
     run = folder / strategy / backbone
     predictions = read_predictions(run / "predictions.csv", read_splits(folder))
@@ -208,6 +207,8 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
         features = np.concatenate([values for _, values in batches])
     else:
         preprocessing = explained_head(study)["preprocessing"]
+        from skin_tl.explain.distances import find_features  # which brings scikit-learn
+
         features = find_features(study, folder, images, backbone, preprocessing)[rows]
     places = lay_out(features)
     seen = feature_maps(model)
@@ -282,11 +283,6 @@ def explanation_tables(files: StudyFiles) -> dict[str, pd.DataFrame]:
         folder = files.folder / strategy / backbone / "explanations"
         names = {"strategy": strategy} | head | {"seed": str(head["seed"]), "backbone": backbone}
         chosen = read_table(folder / "images.csv", command, dtype=text).reset_index(names="place")
-        if "map_side" not in chosen:
-            raise SkinTLError(
-                f"{folder / 'images.csv'} has no column map_side: an earlier version wrote it. Run `{command}`, which "
-                "writes it again."
-            )
         images.append(_labelled(chosen, names))
         own = where(files.predictions, strategy=strategy, backbone=backbone)
         summaries.append(names | _summary(tested_images(own, files.study), chosen))

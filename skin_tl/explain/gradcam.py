@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from skin_tl.errors import SkinTLError
-from skin_tl.models.backbones import import_keras
+from skin_tl.models.backbones import head_layers, import_keras, network_of
 
 if TYPE_CHECKING:
     from keras import Model
@@ -63,7 +63,7 @@ def gradcam(
     Raises
     ------
     SkinTLError
-        If the model is of another form, or gives numbers that are not finite.
+        If the model gives numbers that are not finite.
     """
     seen, asked = seen or feature_maps(model), np.asarray(classes)
     size = pixels.shape[1:3]
@@ -114,16 +114,9 @@ def feature_maps(model: Model) -> Model:
         features, (n_images, n_features) float32.
     """
     network, pooling = _parts(model)[:2]
-    given = []
-
-    def call(layer, *arguments, **keywords):
-        if layer is pooling:
-            given.append(arguments[0])
-        return layer(*arguments, **keywords)
-
-    seen = keras.models.clone_model(network, call_function=call, clone_function=lambda layer: layer)
-    both, pixels = keras.Model(seen.input, [given[0], seen.output]), _until(model, network)
-    return keras.Model(pixels.input, both(pixels.output, training=False), name=f"{model.name}_maps")
+    (seen, maps), (whole, scaled) = _with_input_of(network, pooling), _with_input_of(model, network)
+    both = keras.Model(seen.input, [maps, seen.output])
+    return keras.Model(whole.input, both(scaled, training=False), name=f"{model.name}_maps")
 
 
 def score_slopes(model: Model, means: np.ndarray, features: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -176,42 +169,21 @@ def shuffle_weights(model: Model, seed: int = 0) -> None:
 
 
 def _parts(model):
-    """Return backbone, its pooling, its layers after that, the head's before its dense layer, and the dense layer."""
-    is_backbone = [isinstance(one, keras.Model) and not isinstance(one, keras.Sequential) for one in model.layers]
-    if sum(is_backbone) != 1:
-        raise _refusal(model, "it is no backbone followed by a head")
-    network = model.layers[is_backbone.index(True)]
-    places = [i for i, layer in enumerate(network.layers) if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
-    if not places:
-        raise _refusal(model, f"{network.name} has 0 layers of global average pooling")
-    inside = network.layers[places[-1] + 1 :]  # the last one: EfficientNet has others inside of its blocks
+    """Return a model's backbone, its pooling, the layers of both parts behind it, and the dense layer at the end."""
+    network = network_of(model)
+    *_, pooling = (layer for layer in network.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D))
+    inside = network.layers[network.layers.index(pooling) + 1 :]  # EfficientNet has others inside of its blocks
     if inside and isinstance(inside[-1], keras.layers.Concatenate):
         inside = inside[-2:-1]  # of the last stage; the others' stand before it
-    after: list[Any] = []
-    for layer in model.layers[is_backbone.index(True) + 1 :]:
-        after = [*after, *(layer.layers if isinstance(layer, keras.Sequential) else [layer])]
-    *steps, dense = [layer for layer in after if not isinstance(layer, keras.layers.InputLayer)] or [network]
-    activation = keras.activations.softmax
-    if isinstance(dense, keras.layers.Softmax) and steps:  # of the dense layer's scores
+    after = [one for part in head_layers(model) for one in getattr(part, "layers", [part])]
+    *steps, dense = (layer for layer in after if not isinstance(layer, keras.layers.InputLayer))
+    if isinstance(dense, keras.layers.Softmax):  # of the dense layer's scores
         *steps, dense = steps
-        activation = keras.activations.linear
-    if not (isinstance(dense, keras.layers.Dense) and dense.activation is activation):
-        raise _refusal(model, f"its last layer, {dense.name}, is not dense with softmax")
-    for step in [*inside, *steps]:
-        if type(step) not in _SLOPES or getattr(step, "invert", False) or getattr(step, "rms_scaling", False):
-            raise _refusal(model, f"the slope of {step.name} ({type(step).__name__}) is not known here")
-    return network, network.layers[places[-1]], inside, steps, dense
+    return network, pooling, inside, steps, dense
 
 
-def _refusal(model, why):
-    return SkinTLError(
-        f"{model.name}: Grad-CAM needs a backbone with global average pooling and a head that ends in dense softmax, "
-        f"with nothing between but scaling, dropout and layer normalisation; {why}. Use a model.keras that a run wrote."
-    )
-
-
-def _until(model, layer):
-    """Return the part of a functional model that ends in what one of its layers is given; it shares all weights."""
+def _with_input_of(model, layer):
+    """Return a copy of a model, with the same layers, and what is given to one of them."""
     given = []
 
     def call(other, *arguments, **keywords):
@@ -219,8 +191,8 @@ def _until(model, layer):
             given.append(arguments[0])
         return other(*arguments, **keywords)
 
-    whole = keras.models.clone_model(model, call_function=call, clone_function=lambda other: other)
-    return keras.Model(whole.input, given[0])
+    copy = keras.models.clone_model(model, call_function=call, clone_function=lambda other: other)
+    return copy, given[0]
 
 
 # The slopes of what may stand between pooling and the dense layer, each from the slopes of what the layer gives: a

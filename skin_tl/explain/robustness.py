@@ -2,13 +2,14 @@
 
 Takes a finished run (``model.keras``) and the decoded images; gives ``robustness.csv`` in the run's folder: predictions
 for some test images as they are, corrupted (`skin_tl.data.corruptions`), and without or with parts that should not
-matter (`skin_tl.data.shortcuts`).  `skin_tl.evaluation.robustness` makes scores of them.
+matter (`skin_tl.data.shortcuts`).  Lesions are masked by the release's masks where these lie with the images.
+`skin_tl.evaluation.robustness` makes scores of them.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.data.corruptions import CORRUPTIONS, SEVERITIES
-from skin_tl.data.shortcuts import ARTEFACTS, MASKS, with_artefact
+from skin_tl.data.shortcuts import ARTEFACTS, MASKS, lesion_mask, with_artefact
 from skin_tl.files import write_csv
 from skin_tl.progress import bar
 from skin_tl.schema import PROBABILITIES, ROBUSTNESS, ROBUSTNESS_PREDICTIONS, TUNED
@@ -58,18 +59,20 @@ def changes() -> Iterator[tuple[str, str, int]]:
     yield from (("artefact", name, 0) for name in ARTEFACTS)
 
 
-def changed(pixels: np.ndarray, image_id: str, kind: str, name: str, severity: int) -> np.ndarray:
-    """Return a picture under one of `changes`; what is drawn on it depends on its id alone."""
+def changed(pixels: np.ndarray, mask: np.ndarray, image_id: str, kind: str, name: str, severity: int) -> np.ndarray:
+    """Return a picture with the mask of its lesion under one of `changes`; what is drawn depends on its id alone."""
     if kind == "corruption":
         return CORRUPTIONS[name](pixels, severity)
     if kind == "mask":
-        return MASKS[name](pixels)
+        return MASKS[name](pixels, mask)
     if kind == "artefact":
         return with_artefact(pixels, name, np.random.default_rng(zlib.crc32(f"{name} {image_id}".encode())))
     return pixels
 
 
-def predict_changed(predict: Predict, pixels: np.ndarray, images: pd.DataFrame) -> pd.DataFrame:
+def predict_changed(
+    predict: Predict, pixels: np.ndarray, images: pd.DataFrame, masks: Mapping[str, np.ndarray | None] | None = None
+) -> pd.DataFrame:
     """Predict images under every change.
 
     Parameters
@@ -79,17 +82,26 @@ def predict_changed(predict: Predict, pixels: np.ndarray, images: pd.DataFrame) 
         (n, size, size, 3) uint8.
     images
         From `draw_images`, in the order of `pixels`.
+    masks
+        The release's masks by image id, (size, size) bool; for others they are found by colour.
 
     Returns
     -------
     pandas.DataFrame
-        Columns `skin_tl.schema.ROBUSTNESS_PREDICTIONS`.
+        Columns `skin_tl.schema.ROBUSTNESS_PREDICTIONS`; `mask` says of a masked image whether its mask is the release's
+        (``released``) or ``found``.
     """
     parts, every, ids = [], list(changes()), images["image_id"]
+    given = [(masks or {}).get(image_id) for image_id in ids]
+    found = [lesion_mask(np.asarray(one)) if mask is None else mask for one, mask in zip(pixels, given, strict=True)]
+    origin = ["found" if mask is None else "released" for mask in given]
     for kind, name, severity in bar(every, total=len(every), what="changed images", unit="change"):
-        pictures = [changed(np.asarray(one), of, kind, name, severity) for one, of in zip(pixels, ids, strict=True)]
-        found = pd.DataFrame(predict(np.stack(pictures)), columns=PROBABILITIES)
-        parts.append(images.join(found).assign(kind=kind, change=name, severity=severity))
+        pictures = [
+            changed(np.asarray(one), mask, of, kind, name, severity)
+            for one, mask, of in zip(pixels, found, ids, strict=True)
+        ]
+        table = images.join(pd.DataFrame(predict(np.stack(pictures)), columns=PROBABILITIES))
+        parts.append(table.assign(kind=kind, change=name, severity=severity, mask=origin if kind == "mask" else ""))
     return pd.concat(parts, ignore_index=True)[ROBUSTNESS_PREDICTIONS]
 
 
@@ -104,9 +116,11 @@ def measure_robustness(study: Study, strategy: str, backbone: str, folder: Path)
     Raises
     ------
     SkinTLError
-        If the run's model cannot be read.
+        If the run's model, or a mask of the release, cannot be read.
     """
     from skin_tl.data.preparation import read_images, read_splits
+    from skin_tl.data.releases import find_masks
+    from skin_tl.data.shortcuts import read_mask
     from skin_tl.evaluation.predictions import read_predictions
     from skin_tl.explain.explanations import read_model, tested_images
     from skin_tl.models.features import BATCH
@@ -118,9 +132,11 @@ def measure_robustness(study: Study, strategy: str, backbone: str, folder: Path)
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     pixels = images.pixels[[row_of[image_id] for image_id in drawn["image_id"]]]
     model = read_model(run / "model.keras", study)
+    released = {} if study.synthetic else find_masks()
+    masks = {of: read_mask(released[of.lower()], images.size) for of in drawn["image_id"] if of.lower() in released}
     views = 8 if strategy in TUNED and study.test_time_augmentation else 1
 
     def predict(pictures: np.ndarray) -> np.ndarray:
         return predict_rows(model, pictures, np.arange(len(pictures)), BATCH, views)
 
-    write_csv(run / ROBUSTNESS, predict_changed(predict, pixels, drawn))
+    write_csv(run / ROBUSTNESS, predict_changed(predict, pixels, drawn, masks))

@@ -13,9 +13,7 @@ import json
 import logging
 import math
 import os
-import threading
-import urllib.error
-import urllib.request
+import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +31,8 @@ if TYPE_CHECKING:
 WEIGHTS_HUB = "https://storage.googleapis.com/tensorflow/keras-applications/"
 """Where `keras.applications` downloads ImageNet weights from."""
 
-PATIENCE_WITH_HUB = 10
-"""Seconds that the hub has to answer."""
+PATIENCE_WITH_HUB = 20
+"""Seconds that the hub has to answer, or to go on."""
 
 # TensorFlow takes it for a mistake that each of several networks is traced, and warns.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -148,16 +146,12 @@ def resolve_weights(backbones: list[str], mode: str) -> dict[str, Any]:
 
 
 def _random_for(backbones, reason):
-    return {
-        "source": "random",
-        "reason": reason,
-        "backbones": {name: {"source": "random"} for name in backbones},
-    }
+    return {"source": "random", "reason": reason, "backbones": {name: {"source": "random"} for name in backbones}}
 
 
 def _download(backbones):
     """Download ImageNet weights by Keras, or find them in its cache; return the error, or an empty string."""
-    with contextlib.nullcontext() if hub_answers() else _offline():
+    with _bounded_patience():
         for name in backbones:
             try:
                 _network(name, "imagenet")
@@ -171,41 +165,15 @@ def _download(backbones):
     return ""
 
 
-def hub_answers() -> bool:
-    """Tell whether the hub of the weights answers within `PATIENCE_WITH_HUB` seconds, name look-up included."""
-    answered = threading.Event()
-
-    def ask():
-        request = urllib.request.Request(WEIGHTS_HUB, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=PATIENCE_WITH_HUB).close()
-        except urllib.error.HTTPError:
-            pass  # an answer all the same
-        except OSError:
-            return
-        answered.set()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE_WITH_HUB)
-    return answered.is_set()
-
-
 @contextlib.contextmanager
-def _offline():
-    """Make every download inside the block fail at once."""
-
-    class Refuse(urllib.request.BaseHandler):
-        handler_order = 0
-
-        def default_open(self, request):
-            raise urllib.error.URLError("the hub did not answer")
-
-    urllib.request.install_opener(urllib.request.build_opener(Refuse))
+def _bounded_patience():
+    """Make a connection inside the block fail that is silent for `PATIENCE_WITH_HUB` seconds; Keras sets no bound."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE_WITH_HUB)
     try:
         yield
     finally:
-        urllib.request.install_opener(urllib.request.build_opener())
+        socket.setdefaulttimeout(before)
 
 
 def _network(name, weights, image_size=224):

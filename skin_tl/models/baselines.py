@@ -19,7 +19,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
-from skin_tl.errors import SkinTLError
 from skin_tl.schema import CLASSES, PREDICTION_COLUMNS, PROBABILITIES
 
 COLOUR_LEVELS = 6
@@ -27,9 +26,6 @@ COLOUR_LEVELS = 6
 
 STRENGTHS = (1.0, 10.0, 100.0)
 """Inverse penalties of the logistic regression; the validation subset chooses."""
-
-MAX_SITES = 253
-"""Body sites that gradient boosting tells apart; scikit-learn takes 255 categories at most."""
 
 BATCH = 64
 """Images of which the histograms are counted at once."""
@@ -60,17 +56,13 @@ def metadata_only(metadata: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     metadata
-        image_id, lesion_id, dx, age, sex, localization; age may be empty.  Of body sites, the most frequent
-        `MAX_SITES` count; the others are one.
+        image_id, lesion_id, dx, age, sex, localization; some ages may be empty.
     """
-    site = metadata["localization"].fillna("unknown").astype(str)
-    frequent = sorted(site.value_counts().items(), key=lambda item: (-item[1], item[0]))[:MAX_SITES]
-    site = site.where(site.isin([name for name, _ in frequent]), "other")
     features = pd.DataFrame(
         {
             "age": pd.to_numeric(metadata["age"], errors="coerce").to_numpy(float),
             "sex": pd.Categorical(metadata["sex"].fillna("unknown").astype(str)),
-            "localization": pd.Categorical(site),
+            "localization": pd.Categorical(metadata["localization"].fillna("unknown").astype(str)),
         },
         index=metadata["image_id"],
     )
@@ -125,12 +117,6 @@ def colour_histograms(images: np.ndarray, levels: int = COLOUR_LEVELS) -> np.nda
 def _predict(metadata, splits, features, fit):
     """Fit one model per split and return its predictions of the validation and test subsets."""
     dx = metadata.set_index("image_id")["dx"]
-    absent = splits.loc[~(splits["image_id"].isin(dx.index) & splits["image_id"].isin(features.index)), "image_id"]
-    if len(absent):
-        raise SkinTLError(
-            f"{absent.nunique()} image(s) of the splits are not in the metadata or the decoded images, among them "
-            f"{absent.iloc[0]}: they belong to another data set. Delete runs/<study>/dataset and run the study again."
-        )
     tables = []
     for (policy, seed), split in splits.groupby(["split_policy", "seed"]):
         parts = {name: part["image_id"].sort_values() for name, part in split.groupby("subset")}
@@ -157,8 +143,6 @@ def _probabilities(model, x):
 
 
 def _boost(train, val, seed):
-    if train[0]["age"].isna().all():  # of which no bins can be made
-        train, val = ((x.assign(age=0.0), y) for x, y in (train, val))
     model = HistGradientBoostingClassifier(
         categorical_features="from_dtype", early_stopping=True, n_iter_no_change=10, random_state=seed
     )

@@ -27,20 +27,16 @@ if TYPE_CHECKING:
 
 keras = import_keras()
 
-OUT = ".out"
-"""Ending of the file beside the checkpoints for a learning rate, of several, whose loss was NaN."""
-
-
 # --- Checkpoints ------------------------------------------------------------------------------------------------------
 
-FORMAT = 4
+FORMAT = 5
 
 # As it is when it is imported: what is on disk may change while it runs.
 CODE = code_hash("models.tuning.train_networks")
 
 
-def identity(job: Job, name: HeadName, rows: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Return what a checkpoint belongs to, dict of dict: settings of the study, the data, versions."""
+def identity(job: Job, name: HeadName, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return what a checkpoint belongs to: settings of the study, the data, versions."""
     settings = job.study.training_settings(job.strategy)
     for key in ("split_policies", "preprocessings", "seeds", "train_fractions"):
         settings.pop(key, None)
@@ -49,18 +45,19 @@ def identity(job: Job, name: HeadName, rows: dict[str, np.ndarray]) -> dict[str,
     settings["precision"] = precision_of(job.study)  # what `auto` means here
     subsets = [rows[subset].tolist() for subset in ("train", "val", "test")]
     weights = {key: job.weights.get(key) for key in ("source", "fingerprint")}
-    return {
-        "study": {"name": job.study.name, **settings, "head": list(name)},
-        "data": {"images": job.images.key, "split": fingerprint(subsets), "weights": weights},
-        "version": {
-            "format": FORMAT,
-            "skin-tl": skin_tl.__version__,
-            "code": CODE,
-            "smoothed": SMOOTHED,
-            "passes": passes_of(name[-1]),
-            "keras": keras.__version__,
-            "backend": f"{keras.backend.backend()} {importlib.metadata.version(keras.backend.backend())}",
-        },
+    return settings | {
+        "study": job.study.name,
+        "head": list(name),
+        "images": job.images.key,
+        "split": fingerprint(subsets),
+        "initial_weights": weights,
+        "format": FORMAT,
+        "skin-tl": skin_tl.__version__,
+        "code": CODE,
+        "smoothed": SMOOTHED,
+        "passes": passes_of(name[-1]),
+        "keras": keras.__version__,
+        "backend": f"{keras.backend.backend()} {importlib.metadata.version(keras.backend.backend())}",
     }
 
 
@@ -112,16 +109,14 @@ def read_checkpoint(
             arrays = {name: file[name] for name in sorted(file.files) if name != "words"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise SkinTLError(f"{path} is damaged ({error}). Delete it: the network is trained from its start.") from None
-    wanted = json.loads(json.dumps(about))
-    for part, of in (("study", "another study"), ("data", "other data"), ("version", "another version")):
-        was, now = words["about"].get(part, {}), wanted[part]
-        other = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
-        if other:
-            listed = "; ".join(f"{key} was {was.get(key)}, is {now.get(key)}" for key in other)
-            raise SkinTLError(
-                f"{path} is a checkpoint of {of}: {listed}. Undo the change to go on from it, or delete the file: the "
-                "network is trained from its start then."
-            )
+    was, now = words["about"], json.loads(json.dumps(about))
+    other = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+    if other:
+        listed = "; ".join(f"{key} was {was.get(key)}, is {now.get(key)}" for key in other)
+        raise SkinTLError(
+            f"{path} is a checkpoint of another training: {listed}. Undo the change to go on from it, or delete the "
+            "file: the network is trained from its start then."
+        )
     parts: dict[str, list[np.ndarray]] = {}
     for name, value in arrays.items():
         parts.setdefault(name.partition("/")[0], []).append(value)

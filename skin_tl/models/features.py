@@ -106,29 +106,6 @@ def features_of(
     return extract(images, backbone, preprocessing, model)
 
 
-def find_features(study: Study, folder: Path, images: ImageSet, backbone: str, preprocessing: str) -> np.ndarray:
-    """Return the features of a study's images that its step computed, without building the network.
-
-    Where the step did not run, or the cache no longer holds them, they are computed.
-
-    Parameters
-    ----------
-    study, folder, images, backbone, preprocessing
-        As for `features_of`; the images are the study's own.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n_images, n_features) float32, memory-mapped, read-only.
-    """
-    about = folder / "features" / f"{backbone}_{preprocessing}.json"
-    if about.is_file():
-        kept = cache_folder() / "features" / read_json(about)["key"]
-        if (kept / "about.json").is_file():
-            return np.load(kept / "features.npy", mmap_mode="r")
-    return features_of(study, folder, images, backbone, preprocessing)[0]
-
-
 def _compute(folder, images, model, what, key):
     """Fill `folder` with features.npy and, once they are complete, about.json."""
     pixels = images.pixels

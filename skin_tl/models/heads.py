@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from scipy import optimize, special
 
 from skin_tl.data.images import ImageSet, cache_folder
 from skin_tl.errors import SkinTLError
-from skin_tl.evaluation.predictions import main_arm
+from skin_tl.evaluation.predictions import class_codes, main_arm
 from skin_tl.evaluation.uncertainty import confusion_metrics
 from skin_tl.files import claim_space, disk_full_message, is_disk_full, write_atomically
 from skin_tl.models.backbones import build_backbone, import_keras
@@ -297,7 +298,8 @@ def predict(
     pandas.DataFrame
         Columns image_id, lesion_id, dx, p_akiec … p_vasc; probabilities in float32.
     """
-    parts = [head.predict_on_batch(features[rows[i : i + chunk]]) for i in range(0, len(rows), chunk)]
+    # predict_on_batch would compile each head, which takes longer than its product.
+    parts = [head(features[rows[i : i + chunk]], training=False) for i in range(0, len(rows), chunk)]
     return prediction_table(np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), rows, metadata)
 
 
@@ -356,6 +358,11 @@ class Job:
     on_epoch: Callable | None = None
     epoch_log: Callable = NoLog
 
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The pixels of all images, mapped once: each further map would count as memory of this process."""
+        return self.images.pixels
+
     def features(self, preprocessing: str, control: bool = False) -> tuple[keras.Model, np.ndarray]:
         """Compute the backbone's features of all images, or find them computed; return model and features.
 
@@ -407,7 +414,7 @@ def head_file(arm: str, policy: str, preprocessing: str, seed: int, train_fracti
 
 def labels_of(metadata: pd.DataFrame) -> np.ndarray:
     """Return each row's diagnosis as an index into `CLASSES`, (n_images,) int64."""
-    return pd.Categorical(metadata["dx"], categories=CLASSES).codes.astype(np.int64)
+    return class_codes(metadata["dx"])
 
 
 def save_model(backbone_model: keras.Model, head: keras.Model, path: str | Path) -> None:

@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skin_tl.errors import SkinTLError
-from skin_tl.models.augmentation import (
-    FOCUS,
-    Augmentation,
-    FrozenMode,
-)
+from skin_tl.models.augmentation import FOCUS, Augmentation, FrozenMode
 from skin_tl.models.backbones import (
     RANDOM_WEIGHTS_SEED,
     all_layers,
@@ -26,13 +21,8 @@ from skin_tl.models.backbones import (
     network_of,
     scale_pixels,
 )
-from skin_tl.models.devices import (
-    precision_of,
-)
-from skin_tl.models.heads import (
-    build_head,
-    labels_of,
-)
+from skin_tl.models.devices import precision_of
+from skin_tl.models.heads import build_head, labels_of
 from skin_tl.registry import BACKBONES
 from skin_tl.schema import CLASSES
 
@@ -252,31 +242,10 @@ def _assign(variables, values):
 
 
 def _unfreeze(network, last_block):
-    """Let all layers of a network learn, or those alone whose names begin as `last_block` says.
-
-    Raises
-    ------
-    SkinTLError
-        If they are not the end of the network: the message names the layers that are missing.
-    """
+    """Let all layers of a network learn, or those alone whose names begin as `last_block` says."""
     network.trainable = True
-    if last_block:
-        for layer in network.layers:
-            layer.trainable = layer.name.startswith(last_block)
-        with_weights = [layer for layer in network.layers if layer.weights]
-        learns = [layer.trainable for layer in with_weights]
-        if not any(learns) or learns[0]:
-            problem = f"lets {'all' if learns[0] else 'none'} of its layers learn"
-        elif not all(learns[learns.index(True) :]):
-            after = with_weights[learns.index(True) :]
-            problem = f"leaves out {', '.join(layer.name for layer in after if not layer.trainable)}"
-        else:
-            return
-        raise SkinTLError(
-            f"skin_tl/registry.py: `last_block` {last_block!r} of {network.name} {problem}. Write how the "
-            "names of all layers with weights begin, from the last block's first one to the network's end (its "
-            "`summary()` lists them), and of none before."
-        )
+    for layer in network.layers if last_block else []:
+        layer.trainable = layer.name.startswith(last_block)
 
 
 def begin_network(

@@ -25,10 +25,10 @@ from sklearn.metrics import confusion_matrix
 from threadpoolctl import threadpool_limits
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import read_json, write_atomically, write_json
+from skin_tl.files import write_atomically
 from skin_tl.models.augmentation import Batches
 from skin_tl.models.backbones import import_keras
-from skin_tl.models.checkpoints import OUT, identity, read_checkpoint, write_checkpoint
+from skin_tl.models.checkpoints import identity, read_checkpoint, write_checkpoint
 from skin_tl.models.devices import is_out_of_memory, on_device, precision_of
 from skin_tl.models.heads import (
     HeadName,
@@ -161,10 +161,10 @@ def train_networks(job: Job, due: dict[HeadName, dict[str, np.ndarray]]) -> Iter
             same = sames[name]
             if same not in trained:  # two names for one computation share its result
                 whole, history, tried, seconds = train_at_best_rate(job, name, rows)
-                predict_whole(job.study, whole, job.images.pixels, rows["val"][:1], job.metadata)  # compiles it
+                predict_whole(job.study, whole, job.pixels, rows["val"][:1], job.metadata)  # compiles it
                 clock = time.perf_counter()
                 tables = {
-                    subset: predict_whole(job.study, whole, job.images.pixels, rows[subset], job.metadata)
+                    subset: predict_whole(job.study, whole, job.pixels, rows[subset], job.metadata)
                     for subset in ("val", "test")
                 }
                 if name == next(iter(due)):
@@ -219,21 +219,14 @@ def train_at_best_rate(
     for rate in rates:
         row: dict[str, Any] = {"rate": rate, "val_macro_f1": None, "epochs": None, "kept": False}
         tried.append(row)
-        mine, none_left = _with_rate(job, rate), rate == rates[-1] and best is None
-        out = _checkpoint_file(mine, name, len(rates) > 1).with_suffix(OUT)
-        about = identity(mine, name, rows)
-        if out.is_file() and (known := read_json(out))["about"] == about and not none_left:
-            seconds += known["seconds"]  # its loss was NaN when the run was started before
-            continue
         try:
-            network, history, progress = train_network(mine, name, rows, len(rates) > 1)
+            network, history, progress = train_network(_with_rate(job, rate), name, rows, len(rates) > 1)
         except NotANumberError as error:
-            if none_left:
+            if rate == rates[-1] and best is None:
                 all_of_them = f" So it was with all of {', '.join(f'{r:g}' for r in rates)}." if len(rates) > 1 else ""
                 raise SkinTLError(f"{error}{all_of_them}") from None
             say(f"  note: {job.backbone}, seed {name[3]}, rate {rate:g}: the loss is not a number. This rate is out.")
             seconds += error.seconds
-            write_json(out, {"about": about, "seconds": error.seconds})
             continue
         seconds += progress["seconds"]
         row |= {"val_macro_f1": progress["best"]["macro_f1"], "epochs": int((history["stage"] == job.strategy).sum())}
@@ -358,14 +351,14 @@ class _Training:
         """Train an epoch; return its row of the history, the confusion matrix of validation, and the weights after."""
         job, network, val = self.job, self.network, self.rows["val"]
         watch = Watch(shown)
-        batches = Batches(job.images.pixels, self.labels, self.shown_rows, job.study, self.name[3], epoch)
+        batches = Batches(job.pixels, self.labels, self.shown_rows, job.study, self.name[3], epoch)
         options = {"callbacks": [watch], "shuffle": False, "verbose": 0}
         with network.mixed_precision():
             fitted = network.training.fit(batches, epochs=epoch + 1, initial_epoch=epoch, **options).history
         if watch.bad < math.inf:
             self._stop_for_nan(epoch + 1, int(watch.bad), clock)
         with network.with_averages():
-            probabilities = predict_rows(network.whole, job.images.pixels, val, job.study.batch)
+            probabilities = predict_rows(network.whole, job.pixels, val, job.study.batch)
             weights = network.weights()
         if not np.isfinite(probabilities).all():  # after the last step, whose loss was computed before
             self._stop_for_nan(epoch + 1, self.n_steps, clock)
@@ -394,8 +387,7 @@ class _Training:
         self.file.unlink(missing_ok=True)
         folder, (rate,) = self.file.parent, job.study.rates(job.strategy)
         kept = f"those of epoch {good}, the best so far" if good else "those that it began with"
-        left = any(other.suffix != OUT for other in folder.glob("*"))
-        again = f"delete {folder}, whose networks had the old value, and " if left else ""
+        again = f"delete {folder}, whose networks had the old value, and " if any(folder.glob("*")) else ""
         raise NotANumberError(
             f"{job.backbone}, {job.strategy}, seed {self.name[3]}: the loss is not a number at step {step} of epoch "
             f"{epoch}. Lower `{job.strategy}_rate` ({rate:g}) or `clip_norm` ({job.study.clip_norm:g}), and {again}"

@@ -14,10 +14,10 @@ from markupsafe import Markup
 
 from skin_tl.evaluation.study_files import TEXTS, Setup
 from skin_tl.reporting.pieces import anchor_of
-from skin_tl.reporting.texts import fact_html, plain
+from skin_tl.reporting.texts import Labels, fact_html, plain
 from skin_tl.reporting.verdicts import Verdicts
 from skin_tl.schema import CLASSES, CONFIDENCES, SETUP
-from skin_tl.study import own_training
+from skin_tl.study import backbones_left_out, own_training
 
 if TYPE_CHECKING:
     from skin_tl.reporting.selection import Selection
@@ -30,11 +30,11 @@ def template_context(report: Selection) -> dict[str, Any]:
 
 def _of_study(report: Selection) -> dict[str, Any]:
     """Return flags and lists that a study's settings decide."""
-    study, files = report.study, report.files
+    study, runs = report.study, report.tables["runs.csv"]
     return {
         "study": study,
         "synthetic": study.synthetic,
-        "random_weights": files.random_weights,
+        "random_weights": report.random_weights,
         "overrides": report.narrowed,
         "pictures": report.pictures,
         "classes": CLASSES,
@@ -42,12 +42,13 @@ def _of_study(report: Selection) -> dict[str, Any]:
         "corrupted": report.changed().query("kind == 'corruption'")["change"].unique().tolist(),
         "backbones": study.backbones,
         "published_backbones": report.published_backbones,
+        "left_out": backbones_left_out(study),
         "missing": [name for name in report.published if name not in study.backbones],
         "reduced": _reduced(report),
         "strategies": study.strategies,
         "strategy_names": [report.labels(f"strategy.{name}") for name in study.strategies],
-        "tuned": files.tuned,
-        "tuned_names": [report.labels(f"strategy.{name}") for name in files.tuned],
+        "tuned": report.files.tuned,
+        "tuned_names": [report.labels(f"strategy.{name}") for name in report.files.tuned],
         "own_training": own_training(study),
         "rates_compared": report.rates_compared,
         "split_policies": study.split_policies,
@@ -55,20 +56,26 @@ def _of_study(report: Selection) -> dict[str, Any]:
         "n_seeds": len(study.seeds),
         "over_seeds": report.labels("caption.over_seeds") if len(study.seeds) > 1 else "",
         "counted": report.counted,
-        "transferred": not files.random_weights and study.strategies != ["from_scratch"],
-        "main_transferred": not files.random_weights and report.main.strategy != "from_scratch",
-        "setups": files.setups,
+        "transferred": not report.random_weights and study.strategies != ["from_scratch"],
+        "main_transferred": not report.random_weights and report.main.strategy != "from_scratch",
+        "setups": report.setups,
         "main": report.main,
         "explained": report.explained,
         "curves": report.curves,
-        "train_fractions": files.study.train_fractions,
+        "train_fractions": study.train_fractions,
         "reproduction": report.reproduction,
-        "lower_precision": any(run.get("precision") == "bfloat16" for run in files.runs.values()),
-        "n_duplicates": files.n_duplicates,
+        "lower_precision": runs.loc[runs["precision"] == "bfloat16", "backbone"].unique().tolist(),
         "references": _references(report),
         "cite": _cite,
-        "as_list": lambda value: [str(v) for v in (value if isinstance(value, list) else [value])],
+        "as_list": lambda value: [
+            _in_words(one, report.labels) for one in (value if isinstance(value, list) else [value])
+        ],
     }
+
+
+def _in_words(value: Any, labels: Labels) -> str:
+    """Return a value of a setting, its numbers as the language writes them."""
+    return labels.number(value, "g") if isinstance(value, float) else str(value)
 
 
 def _reduced(report: Selection) -> bool:
@@ -85,7 +92,7 @@ def _references(report: Selection) -> list[tuple[str, Markup]]:
         "always": True,
         "external": bool(report.external),
         "heads": heads,
-        "transferred": heads and not report.files.random_weights,
+        "transferred": heads and not report.random_weights,
     }
     named = [*report.study.backbones, report.external]
     line = Markup('{reference} <a href="{url}">{url}</a>')
@@ -123,9 +130,16 @@ def _names(report: Selection) -> dict[str, Any]:
         "table": lambda name, **context: f"#{anchor_of('table', name, context)}",
         "subgroup_name": subgroup_name,
         "diagnosis_name": diagnosis_name,
-        "variables": report.tables["subgroup_ranges.csv"]["variable"].unique().tolist(),
+        "variables": _compared_variables(report),
         "other_splits_setup": _other_splits_setup(report),
     }
+
+
+def _compared_variables(report: Selection) -> list[str]:
+    """Return by which variables subgroups can be compared: at least two are large enough, selected backbone."""
+    table = report.own("subgroup_ranges.csv", backbone=report.best(report.main))
+    table = table[table["metric"].isin(["accuracy", "recall"]) & table["lowest_value"].notna()]
+    return [str(name) for name in table["variable"].unique()]
 
 
 def _other_splits_setup(report: Selection) -> str:

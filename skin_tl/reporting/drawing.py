@@ -19,8 +19,8 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from skin_tl.registry import BACKBONES
@@ -146,13 +146,8 @@ def ink_on(colour: ColorType) -> str:
 
 def contrast_of(*colours: ColorType) -> float:
     """Return the contrast of two colours as WCAG 2 defines it, 1 to 21."""
-    darker, lighter = sorted(map(_luminance, colours))
+    darker, lighter = sorted(map(sns.utils.relative_luminance, colours))
     return (lighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(colour: ColorType) -> float:
-    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
-    return float(np.dot(tuple(linear), (0.2126, 0.7152, 0.0722)))
 
 
 def to_svg(figure: Figure, prefix: str = "figure") -> str:
@@ -225,6 +220,32 @@ def new_figure(width: float, height: float, **options: Any) -> tuple[Drawing, An
     """Return a figure, in inches, and its axes; `options` as of `matplotlib.figure.Figure.subplots`."""
     figure = Drawing(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(**options)
+
+
+def blank_figure(width: float, height: float) -> tuple[Drawing, Axes]:
+    """Return a figure without margins, axes or grid, whose coordinates are inches."""
+    figure = Drawing(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    return figure, axes
+
+
+def arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = SOFT, width: float = 1.6
+) -> None:
+    """Draw an arrow."""
+    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(start, end, linewidth=width, color=colour, **style))
+
+
+def level_labels(drawings: Sequence[Drawing]) -> int:
+    """Give the words below several panels as many lines, so that their rows are level; return how many break a line."""
+    labels = [drawing.axes[0].xaxis.label for drawing in drawings]
+    most = max(label.get_text().count("\n") for label in labels)
+    for label in labels:
+        label.set_text(label.get_text() + "\n " * (most - label.get_text().count("\n")))
+    return most
 
 
 def unit_figure(width: float, height: float, labels: Labels) -> tuple[Drawing, Axes]:

@@ -7,7 +7,6 @@ its tables.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +61,10 @@ class Facts(dict[str, Fact]):
         write_json(folder / "facts.json", {key: vars(fact) for key, fact in self.items()})
 
 
-def _is_missing(value: object) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) or value == ""
-
-
 def _plain(value: Any) -> Any:
-    """Turn a NumPy scalar into the Python value that JSON and CSV hold."""
-    return value.item() if isinstance(value, np.generic) else value
+    """Turn a NumPy scalar into a Python value; whole numbers are integers, also in a column that became float."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _OWN = {"dataset": "internal", "arm": "main", "train_fraction": 1.0}
@@ -126,7 +122,7 @@ class Family:
                 key = pattern.format(**where) + endings[column]
                 if key in facts:
                     raise ValueError(f"two cells for the fact {key}: {facts[key]}, {self.file} {where}")
-                if not _is_missing(row[column]):
+                if not (pd.isna(row[column]) or row[column] == ""):
                     facts[key] = Fact(_plain(row[column]), self.file, where, column)
 
 

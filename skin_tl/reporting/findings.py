@@ -14,15 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.study_files import Setup, main_setup
 from skin_tl.files import ROOT, read_json
-from skin_tl.reporting.texts import ENGLISH, Labels
+from skin_tl.reporting.texts import ENGLISH, Labels, templates
 from skin_tl.schema import CONFIDENCE, ENSEMBLE
-from skin_tl.study import check_study, command_of, load_study
+from skin_tl.study import backbones_left_out, check_study, command_of
 
 ORDER = ("presentation", "ham10000", "fine_tuning", "transfer")
 """In which studies are listed; others follow by name."""
@@ -113,11 +112,13 @@ class Published:
     @property
     def not_run(self) -> list[str]:
         """The backbones that the study's file lists and that this run left out."""
-        try:
-            asked = load_study(self.name).backbones
-        except SkinTLError:  # a study that is not among those of this project
-            return []
-        return [name for name in asked if name not in self.study.backbones]
+        return backbones_left_out(self.study)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether its images have fewer pixels than those that were published."""
+        size = "image_size.1.width"
+        return not self.study.synthetic and self.has(size) and self.value(size) < self.value("literature.width")
 
     @property
     def device(self) -> str:
@@ -168,18 +169,16 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     """
     studies = published(root)
     answers = [study for study in studies if study.main.split_policy == "lesion"] or studies
-    not_run: dict[str, list[str]] = {}
+    lacking: dict[str, list[str]] = {}
     for study in studies:
         for name in study.not_run:
-            not_run.setdefault(name, []).append(f"`{study.name}`")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+            lacking.setdefault(name, []).append(f"`{study.name}`")
+    not_run: dict[tuple[str, bool], list[str]] = {}
+    for name, where in lacking.items():
+        not_run.setdefault((listing(where), name in WITHOUT_WEIGHTS), []).append(name)
+    environment = templates(Path(__file__).parent, lstrip_blocks=True)
     environment.filters["listing"] = listing
-    environment.globals |= {"level": ENGLISH.number(CONFIDENCE, ".0%"), "without_weights": WITHOUT_WEIGHTS}
+    environment.globals["level"] = ENGLISH.number(CONFIDENCE, ".0%")
     template = environment.get_template("readme.md.j2").make_module(
         {
             "published": studies,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
+from skin_tl.evaluation.predictions import labelled_groups
 from skin_tl.evaluation.study_files import Setup
 from skin_tl.reporting.pieces import Cells
 from skin_tl.reporting.score_tables import AVERAGES, PROBABILITY_SCORES, SCORES
@@ -132,15 +133,17 @@ def numbers(specs: dict[str, str], optional: bool = False) -> list[Column]:
 
 _NO_VALUE: Row = dict.fromkeys(("value", "ci_low", "ci_high"), float("nan"))
 
-_DIFFERENCE = number("difference", "+.3f", Ends("+.2f"))
+_DIFFERENCE = number("difference", "+.3f", Ends("+.3f"))
+
+
+def _in_order(table: pd.DataFrame, columns: list[str], order: Sequence[str]) -> pd.DataFrame:
+    """Return rows by where the values of some columns stand in a list."""
+    return table.sort_values(columns, key=lambda names: names.map(list(order).index), kind="stable")
 
 
 def _together(table: pd.DataFrame, index: list[str], by: str) -> list[Row]:
     """Make one row of those that have the same `index`, each of them by its value of the column `by`."""
-    return [
-        dict(zip(index, keys, strict=True)) | part.set_index(by).to_dict("index")
-        for keys, part in table.groupby(index, sort=False)
-    ]
+    return [names | part.set_index(by).to_dict("index") for names, part in labelled_groups(table, index)]
 
 
 # Tables whose rows are those of a CSV file -------------------------------------------------------------------------
@@ -188,9 +191,8 @@ _METRIC_OF = dict(zip(AVERAGES, ("accuracy", "macro_f1", "weighted_f1"), strict=
 def _published(report: Selection, setup: Setup) -> Layout:
     table = setup.of(report.tables["classification_reports.csv"])
     table = table[table["published_f1_score"].notna() & table["row"].isin(AVERAGES)]
-    order = [*report.published_backbones, *AVERAGES]
     table = table.assign(metric=table["row"].map(_METRIC_OF))
-    table = table.sort_values(["backbone", "row"], key=lambda names: names.map(order.index))
+    table = _in_order(table, ["backbone", "row"], [*report.published_backbones, *AVERAGES])
     columns = [text("backbone"), word("metric", "row"), number("f1_score", ".3f", head="column.ours")]
     columns += [number("published_f1_score", ".2f", head="column.published")]
     columns += [number("f1_score_difference", "+.2f", head="column.difference")]
@@ -267,9 +269,8 @@ def _probabilities(report: Selection, setup: Setup) -> Layout:
 
 
 def _ranking(report: Selection, setup: Setup) -> Layout:
-    table = setup.of(report.tables["ranking.csv"])
     order = ["roc_auc", "average_precision", *CLASSES]
-    table = table.sort_values(["metric", "dx"], key=lambda names: names.map(order.index), kind="stable")
+    table = _in_order(setup.of(report.tables["ranking.csv"]), ["metric", "dx"], order)
 
     def name(cells: Cells, row: Row) -> str:
         metric = cells.labels(f"metric.{row['metric']}")
@@ -284,8 +285,7 @@ def _decisions(report: Selection, setup: Setup, decision: str) -> Layout:
     table = setup.of(report.tables["decisions.csv"])
     table = table[(table["seed"] == "all") & (table["dataset"] == "internal") & (table["decision"] == decision)]
     order = ["diagnosis", "sensitivity_95", *report.ranked(setup, "macro_f1"), ENSEMBLE]
-    table = table[table["point"].isin(order)]
-    table = table.sort_values(["point", "backbone"], key=lambda names: names.map(order.index), kind="stable")
+    table = _in_order(table[table["point"].isin(order)], ["point", "backbone"], order)
 
     def point(cells: Cells, row: Row) -> str:
         return cells.labels(f"point.{row['point']}", sensitivity=cells.labels.number(SENSITIVITY, ".0%"))
@@ -308,8 +308,7 @@ def _decisions(report: Selection, setup: Setup, decision: str) -> Layout:
 def _abstention(report: Selection, setup: Setup) -> Layout:
     table = setup.of(report.tables["abstention.csv"])
     table = table[(table["seed"] == "all") & (table["dataset"] == "internal")]
-    order = [*report.ranked(setup, "macro_f1"), ENSEMBLE, *CONFIDENCES]
-    table = table.sort_values(["backbone", "score"], key=lambda names: names.map(order.index), kind="stable")
+    table = _in_order(table, ["backbone", "score"], [*report.ranked(setup, "macro_f1"), ENSEMBLE, *CONFIDENCES])
     rows = [
         {"augrc": _NO_VALUE, "difference": _NO_VALUE, **row}
         for row in _together(table, ["backbone", "score"], "metric")
@@ -341,11 +340,10 @@ def _prediction_sets(report: Selection, setup: Setup, backbone: str) -> Layout:
 
 
 def _shift(report: Selection, setup: Setup) -> Layout:
-    table = setup.of(report.tables["shift.csv"])
     order = [*report.ranked(setup, "macro_f1"), ENSEMBLE]
-    table = table.sort_values("backbone", key=lambda names: names.map(order.index), kind="stable")
+    table = _in_order(setup.of(report.tables["shift.csv"]), ["backbone"], order)
     names = [name for name in table["part"].unique() if name != "prior_correction"]
-    parts = [number("value", "+.3f", Ends("+.2f"), f"part.{name}", of=name) for name in names]
+    parts = [number("value", "+.3f", Ends("+.3f"), f"part.{name}", of=name) for name in names]
     rows = _together(table, ["backbone", "metric"], "part")
     return Layout("shift.csv", rows, [known("backbone"), word("metric", "row"), *parts])
 
@@ -370,13 +368,9 @@ def _prevalence(report: Selection, setup: Setup, backbone: str) -> Layout:
 
 def _risk(report: Selection, setup: Setup) -> Layout:
     order = [*report.ranked(setup, "macro_f1"), ENSEMBLE]
-    table = report.own("risk.csv", seed="all")
-    table = table.sort_values("backbone", key=lambda names: names.map(order.index), kind="stable")
-    rows = _together(table, ["backbone"], "metric")
+    rows = _together(_in_order(report.own("risk.csv", seed="all"), ["backbone"], order), ["backbone"], "metric")
     names = {"brier": ".3f", "slope": ".2f", "intercept": "+.2f"}
-    every = {"mean_risk": ".3f"} | {
-        f"{name}{ending}": spec for ending in ("", "_scaled") for name, spec in names.items()
-    }
+    every = {"mean_risk": ".3f", **names} | {f"{name}_scaled": spec for name, spec in names.items()}
     shown = [name for name in every if all(name in row for row in rows)]
     values = [number("value", every[name], Ends(every[name]), f"column.{name}", of=name) for name in shown]
     return Layout("risk.csv", rows, [known("backbone"), *values])
@@ -409,7 +403,7 @@ def _comparisons(report: Selection, setup: Setup) -> Layout:
             row = row[metric]
             shown = cells.number(row["difference"], "+.3f")
             words = Markup(" {}").format(cells.p_value(row["p_holm"]))
-            ends = cells.interval(row["ci_low"], row["ci_high"], "+.2f", words=words)
+            ends = cells.interval(row["ci_low"], row["ci_high"], "+.3f", words=words)
             return (Markup("<strong>{}</strong>").format(shown) if row["real"] else shown) + ends
 
         return Column(f"metric.{metric}", cell, number=True)

@@ -9,7 +9,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from skin_tl.data import preparation
-from skin_tl.evaluation.study_files import Setup
+from skin_tl.errors import SkinTLError
+from skin_tl.evaluation.study_files import Setup, StudyFiles
 from skin_tl.explain.explanations import LEAST_SIDE, read_maps
 from skin_tl.reporting import figures
 from skin_tl.schema import CLASSES
@@ -30,11 +31,22 @@ def _row(colour: str, name: str, line: Markup, pictures: Iterable[Markup]) -> Ma
     return _ROW.format(colour, name, line.format(Markup("").join(pictures)))
 
 
+def _runs(report: Selection) -> StudyFiles:
+    """Return the files of the runs, which alone have pictures: published studies show none."""
+    if isinstance(report.files, StudyFiles):
+        return report.files
+    name = report.study.name
+    raise SkinTLError(
+        f"The published report of {name} shows pictures, which its tables lack. Write it again from the runs: "
+        f"`{command_of(name)}`, then `./run_all.sh publish {name}`."
+    )
+
+
 def example_rows(report: Selection, n_examples: int) -> list[Markup]:
     """Return a row for each diagnosis: images of different lesions."""
-    images = preparation.read_images(report.files.folder)
+    images = preparation.read_images(_runs(report).folder)
     rows = []
-    for dx, pictures in figures.example_pictures(images, report.files.metadata, n_examples).items():
+    for dx, pictures in figures.example_pictures(images, _runs(report).metadata, n_examples).items():
         cells = []
         for image_id, uri in pictures:
             alt = report.labels("caption.example", diagnosis=report.labels(f"diagnosis.{dx}"), image=image_id)
@@ -69,11 +81,11 @@ def error_rows(report: Selection, setup: Setup) -> list[Markup]:
 
 def _cases(report: Selection, setup: Setup, backbone: str) -> list[tuple[dict[str, Any], Markup]]:
     """Return the explained images of a run: pairs of their row in ``explanations.csv`` and HTML."""
-    images = preparation.read_images(report.files.folder)
+    images = preparation.read_images(_runs(report).folder)
     row_of, pixels = {image_id: row for row, image_id in enumerate(images.ids)}, images.pixels
     table = setup.of(report.tables["explanations.csv"])
     chosen = table[table["backbone"] == backbone].to_dict("records")
-    maps = read_maps(report.files.folder / setup.strategy / backbone, len(chosen), command_of(report.study.name))
+    maps = read_maps(_runs(report).folder / setup.strategy / backbone, len(chosen), command_of(report.study.name))
     html = Markup(
         '<div class="case" style="{}"><img src="{}" alt="{}" width="320" height="120" style="width:100%;'
         'height:auto"><br><span>{} ({})</span></div>'

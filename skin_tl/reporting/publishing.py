@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from skin_tl.errors import SkinTLError
@@ -18,12 +17,13 @@ from skin_tl.evaluation.study_files import Setup, read_study_files
 from skin_tl.files import ROOT, write_atomically, write_text
 from skin_tl.reporting.findings import WITHOUT_WEIGHTS, Published, blocks, published
 from skin_tl.reporting.rendering import TEMPLATE
-from skin_tl.reporting.texts import Labels, languages
+from skin_tl.reporting.texts import Labels, languages, templates
 from skin_tl.schema import CONFIDENCE, ENSEMBLE, SETUP
 from skin_tl.study import command_of, save_study
 
-DIGITS = "%.6g"
-"""How probabilities are written in the published predictions."""
+DIGITS = "%.9g"
+"""How probabilities are written in the published predictions: all digits of float32.  Fewer tie those near 1, and with
+them the ranks that ROC AUC and average precision rest on."""
 
 MARKS = ("<!-- {}: written by `./run_all.sh publish` -->\n", "<!-- end of the {} -->\n")
 """Around each of `BLOCKS` in README.md."""
@@ -81,16 +81,13 @@ def publish(name: str, root: Path = ROOT) -> Path:
 def list_published(root: Path = ROOT) -> None:
     """Write the index page of all published reports, and the generated blocks of README.md."""
     folder = root / "report" / "published"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
     parts = []
     for labels in map(Labels, ENDINGS):
         studies = published(root, labels)
         for study in studies:
             write_text(study.folder / f"summary{ENDINGS[labels.language]}.svg", study.figure[0])
         parts.append({"labels": labels, "studies": [_about(study) for study in studies]})
-    page = environment.get_template("published.html.j2")
+    page = templates(TEMPLATE, autoescape=True).get_template("published.html.j2")
     write_text(folder / "index.html", page.render(parts=parts, endings=ENDINGS, level=_level))
     write_text(root / "README.md", generated(root))
 
@@ -123,7 +120,7 @@ def _about(study: Published) -> dict[str, Any]:
         control = own[["random_value", "random_low", "random_high"]].set_axis(_VALUES, axis=1)
         if control["value"].notna().any():
             cells = [_interval(row, labels) for _, row in control.iterrows()]
-            rows.append([", ".join([*words, labels("weights.random")]), *cells, ""])
+            rows.append([", ".join([*words, labels("weights.random")]), *cells, "–"])
     return {
         "name": study.name,
         "title": study.title,
@@ -131,11 +128,24 @@ def _about(study: Published) -> dict[str, Any]:
         "commit": ", ".join(sorted(study.runs["git_commit"].dropna().unique())),
         "head": [labels("metric.macro_f1"), *(labels.known("backbone", name) for name in beside), labels("no_network")],
         "rows": rows,
+        "tables": [file.name for file in sorted(folder.glob("*.csv"))],
+        "pixels": study.study.image_size,
+        "seeds": len(study.study.seeds),
+        "sizes": _sizes(study) if study.reduced else {},
         "alt": study.figure[1],
         "not_run": [
             labels("published.no_weights" if name in WITHOUT_WEIGHTS else "published.to_follow", name=name)
             for name in study.not_run
         ],
+    }
+
+
+def _sizes(study: Published) -> dict[str, str]:
+    """Return width × height of a study's images, and of those that were published."""
+    facts = {"size": "image_size.1", "published": "literature"}
+    return {
+        field: f"{study.number(f'{key}.width', 'd')} × {study.number(f'{key}.height', 'd')}"
+        for field, key in facts.items()
     }
 
 
@@ -148,4 +158,4 @@ _VALUES = ["value", "ci_low", "ci_high"]
 
 def _interval(row: pd.Series, labels: Labels) -> str:
     value, low, high = ("" if pd.isna(row[name]) else labels.number(row[name], ".2f") for name in _VALUES)
-    return f"{value} ({low}–{high})" if value else ""
+    return f"{value} ({low}–{high})" if value else "–"

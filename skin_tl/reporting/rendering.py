@@ -159,7 +159,9 @@ def lay_out(page: str) -> weasyprint.Document:
     )
     configuration = FontConfiguration()
     css = weasyprint.CSS(string=rules, font_config=configuration)
-    document = weasyprint.HTML(string=_with_pictures(page), url_fetcher=URLFetcher(allowed_protocols=["data"]))
+    # Elements round numbers, of use on a screen alone, make WeasyPrint break lines before they are full.
+    bare = re.sub(r"</?data\b[^>]*>", "", _with_pictures(page))
+    document = weasyprint.HTML(string=bare, url_fetcher=URLFetcher(allowed_protocols=["data"]))
     return document.render(stylesheets=[css], font_config=configuration, pdf_tags=True)
 
 

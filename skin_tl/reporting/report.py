@@ -42,7 +42,7 @@ class Report(Selection):
 
     def _banners(self) -> list[tuple[str, str, str]]:
         """Return what the study is not: (kind, text, short text) of each banner."""
-        kinds = {"synthetic": self.study.synthetic, "random": self.files.random_weights, "narrowed": self.narrowed}
+        kinds = {"synthetic": self.study.synthetic, "random": self.random_weights, "narrowed": self.narrowed}
         shown = [kind for kind, present in kinds.items() if present]
         caption = self.texts.caption
         return [(kind, caption("banners", kind, "text"), caption("banners", kind, "short")) for kind in shown]

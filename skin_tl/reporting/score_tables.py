@@ -5,20 +5,17 @@ Takes the tables of `skin_tl.evaluation.scoring`; gives DataFrames, each written
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metric_list import names_of
 from skin_tl.evaluation.metrics import approximate
-from skin_tl.evaluation.predictions import main_arm
+from skin_tl.evaluation.predictions import labelled_groups, main_arm
 from skin_tl.evaluation.study_files import Setup, StudyFiles
 from skin_tl.evaluation.subgroups import UNKNOWN
 from skin_tl.schema import BASELINES, CLASSES, RANDOM_WEIGHTS, SETUP, kind_of
-from skin_tl.study import command_of
 
 AVERAGES = ("accuracy", "macro_avg", "weighted_avg")
 """The last rows of a classification report, under the names of the published table."""
@@ -40,23 +37,7 @@ def main_rows(files: StudyFiles, metrics: pd.DataFrame) -> pd.DataFrame:
     """Keep what the study's own runs scored on its own test subsets, over all images of them."""
     known = [*files.study.backbones, *(name for _, name in files.study.pseudo_runs)]
     own = metrics[metrics["backbone"].isin(known) & (metrics["train_fraction"] == 1)]
-    own = own[(own["dataset"] == "internal") & (own["arm"] == "main") & (own["subgroup"] == "all")]
-    wanted = [(*astuple(setup), name, 1.0) for setup in files.setups for name in files.study.backbones]
-    policies = files.study.split_policies
-    wanted += [("baseline", policy, "native", name, 1.0) for policy in policies for name in BASELINES]
-    require_rows(files, wanted, own)
-    return own
-
-
-def require_rows(files: StudyFiles, wanted: list[tuple[Any, ...]], metrics: pd.DataFrame) -> None:
-    """Raise SkinTLError if rows of metrics.csv lack one that is wanted, by its values of `RUN`."""
-    missing = sorted(set(wanted) - set(metrics[RUN].itertuples(index=False, name=None)))
-    if missing:
-        *names, fraction = missing[0]
-        raise SkinTLError(
-            f"metrics.csv of the study {files.study.name!r} has no rows for {', '.join(names)}, train fraction "
-            f"{fraction:g}. It is older than the runs: delete it and run `{command_of(files.study.name)}`."
-        )
+    return own[(own["dataset"] == "internal") & (own["arm"] == "main") & (own["subgroup"] == "all")]
 
 
 def score_table(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -172,8 +153,8 @@ def setup_table(scores: pd.DataFrame, comparisons: pd.DataFrame, validated: pd.D
     """
     rows = []
     own = scores[(scores["kind"] == "backbone") & scores["metric"].isin(SCORES)]
-    for keys, part in own.groupby([*SETUP, "metric"], sort=False):
-        setup, row = Setup(*keys[:3]), dict(zip([*SETUP, "metric"], keys, strict=True))
+    for row, part in labelled_groups(own, [*SETUP, "metric"]):
+        setup = Setup(*(row[name] for name in SETUP))
         part, of_metric = part.sort_values("rank"), scores[scores["metric"] == row["metric"]]
         selected = setup.of(validated).set_index("backbone")["val_macro_f1"]
         chosen = part["backbone"] == selected.idxmax()
@@ -208,63 +189,40 @@ def classification_reports(metrics: pd.DataFrame, published: pd.DataFrame) -> pd
         of the four, missed (1 − recall), and …_difference for the first three (ours minus published), empty where
         nothing was published; and …_low and …_high for the first three, the ends of their 95 % intervals.
     """
-    by_seed = metrics[metrics["seed"] != "all"]
-    keys = [*SETUP, "backbone", "seed"]
-    names = {"precision": "precision", "recall": "recall", "f1": "f1_score", "support": "support"}
-    cells = by_seed[(by_seed["class"] != "all") & by_seed["metric"].isin(names)]
-    cells = cells.set_index([*keys, "class", "metric"])["value"].unstack("metric")[list(names)]
-    cells = cells.rename(columns=names).reset_index()
-    shape = ["precision", "recall", "f1_score"]
-    weighted = cells[shape].mul(cells["support"], axis=0)
-    groups = [cells[key] for key in keys]
-    total = cells["support"].groupby(groups, sort=False).sum()
-    macro = cells[shape].groupby(groups, sort=False).mean().assign(support=total)
-    mean = weighted.groupby(groups, sort=False).sum().div(total, axis=0).assign(support=total)
-    accuracy = by_seed[(by_seed["metric"] == "accuracy") & (by_seed["class"] == "all")].set_index(keys)["value"]
-    accuracy = pd.DataFrame({"f1_score": accuracy}).join(total.rename("support"))
-    rows = [cells.rename(columns={"class": "row"})]
-    for name, table in zip(AVERAGES, (accuracy, macro, mean), strict=True):
-        rows.append(table.reset_index().assign(row=name))
-    rows = pd.concat(rows, ignore_index=True)
-    table = rows.groupby([*SETUP, "backbone", "row"], sort=False)[[*shape, "support"]].mean().reset_index()
+    shape, keys = ["precision", "recall", "f1_score"], [*SETUP, "backbone", "row"]
+    means = metrics[metrics["seed"] == "all"]
+    of_class = means[(means["class"] != "all") & means["metric"].isin(_OF_CLASS)]
+    cells = [of_class.assign(row=of_class["class"], column=of_class["metric"].map(_OF_CLASS))]
+    for metric, places in _OF_ALL.items():
+        overall = means[(means["class"] == "all") & (means["metric"] == metric)]
+        cells += [overall.assign(row=row, column=column) for row, column in places]
+    cells = pd.concat(cells).pivot(index=keys, columns="column", values=["value", "ci_low", "ci_high"])
+    table = cells["value"][[*shape, "support"]].reset_index()
     old = published.rename(columns={name: f"published_{name}" for name in [*shape, "support"]})
     table = table.merge(old.drop(columns="source"), on=["backbone", "row"], how="left")
     table["missed"] = 1 - table["recall"]
-    table = table.merge(_report_intervals(metrics), on=[*SETUP, "backbone", "row"], how="left")
+    for end in ("low", "high"):
+        table = table.join(cells[f"ci_{end}"][sorted(shape)].add_suffix(f"_{end}"), on=keys)
     for name in shape:
         table[f"{name}_difference"] = table[name] - table[f"published_{name}"]
     order = [*CLASSES, *AVERAGES, *metrics["backbone"].unique()]
     ranks = {name: place for place, name in enumerate(order)}
-    return table.sort_values(
-        [*SETUP, "backbone", "row"], key=lambda names: names.map(lambda name: ranks.get(name, name)), ignore_index=True
-    )
+    return table.sort_values(keys, key=lambda names: names.map(lambda name: ranks.get(name, name)), ignore_index=True)
 
 
-# Which metric stands in a classification report where: (row, column) by metric.
-_IN_REPORTS = {
+_OF_CLASS = {"precision": "precision", "recall": "recall", "f1": "f1_score", "support": "support"}
+"""Columns of a classification report that hold the metrics of each class."""
+
+_OF_ALL = {
     "accuracy": [("accuracy", "f1_score"), ("weighted_avg", "recall")],
     "macro_precision": [("macro_avg", "precision")],
     "balanced_accuracy": [("macro_avg", "recall")],
     "macro_f1": [("macro_avg", "f1_score")],
     "weighted_precision": [("weighted_avg", "precision")],
     "weighted_f1": [("weighted_avg", "f1_score")],
+    "support": [(row, "support") for row in AVERAGES],
 }
-
-
-def _report_intervals(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return the intervals of the cells of classification reports: `SETUP`, backbone, row, precision_low …"""
-    means = metrics[metrics["seed"] == "all"]
-    cells = []
-    names = {"precision": "precision", "recall": "recall", "f1": "f1_score"}
-    of_class = means[(means["class"] != "all") & means["metric"].isin(names)]
-    cells.append(of_class.assign(row=of_class["class"], column=of_class["metric"].map(names)))
-    for metric, places in _IN_REPORTS.items():
-        overall = means[(means["class"] == "all") & (means["metric"] == metric)]
-        cells += [overall.assign(row=row, column=column) for row, column in places]
-    cells = pd.concat(cells).rename(columns={"ci_low": "low", "ci_high": "high"})
-    table = cells.pivot(index=[*SETUP, "backbone", "row"], columns="column", values=["low", "high"])
-    table.columns = [f"{column}_{end}" for end, column in table.columns]
-    return table.reset_index()
+"""Rows and columns of a classification report that hold the metrics of all classes."""
 
 
 def ranking_table(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -303,9 +261,9 @@ def subgroup_range_table(subgroups: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(variable=table["subgroup"].str.partition("=")[0], name=table["subgroup"].str.partition("=")[2])
     table = table[table["name"] != UNKNOWN]
     keys = [*SETUP, "backbone", "variable", "metric", "class"]
-    for names, part in table.groupby(keys, sort=False):
+    for row, part in labelled_groups(table, keys):
         told = part[part["conclusive"].astype(bool)]
-        row = dict(zip(keys, names, strict=True)) | {"n_subgroups": len(part), "n_conclusive": len(told)}
+        row |= {"n_subgroups": len(part), "n_conclusive": len(told)}
         if len(told) > 1:
             ends = {"lowest": told.loc[told["value"].idxmin()], "highest": told.loc[told["value"].idxmax()]}
             for end, of in ends.items():
@@ -333,14 +291,12 @@ def net_benefit_range_table(curves: pd.DataFrame) -> pd.DataFrame:
         lowest_better, highest_better (empty where there is none) and n_better, of those at which the interval of the
         gain lies above 0.  Thresholds are in 0…1.
     """
-    keys = [*SETUP, "backbone", "decision"]
     rows = []
-    for names, part in curves[curves["dataset"] == "internal"].groupby(keys, sort=False):
+    for row, part in labelled_groups(curves[curves["dataset"] == "internal"], [*SETUP, "backbone", "decision"]):
         every = part["threshold_percent"] / 100
         better = every[part["gain_low"] > 0]
-        row = {"lowest": every.min(), "highest": every.max(), "n_thresholds": len(every), "n_better": len(better)}
-        row |= {"lowest_better": better.min(), "highest_better": better.max()}
-        rows.append(dict(zip(keys, names, strict=True)) | row)
+        row |= {"lowest": every.min(), "highest": every.max(), "n_thresholds": len(every), "n_better": len(better)}
+        rows.append(row | {"lowest_better": better.min(), "highest_better": better.max()})
     return pd.DataFrame(rows)
 
 
@@ -358,7 +314,7 @@ def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
     probabilities = test[[f"p_{dx}" for dx in CLASSES]].to_numpy()
     test = test.assign(predicted=np.array(CLASSES)[probabilities.argmax(axis=1)])
     rows = []
-    for keys, part in test.groupby([*SETUP, "backbone"], sort=True):
+    for names, part in labelled_groups(test, [*SETUP, "backbone"], sort=True):
         counts = pd.crosstab([part["seed"], part["dx"]], part["predicted"]).reindex(columns=CLASSES, fill_value=0)
         shares = counts.div(counts.sum(axis=1), axis=0).groupby("dx").mean().reindex(CLASSES)
         counts = counts.groupby("dx").sum().reindex(CLASSES, fill_value=0) / part["seed"].nunique()
@@ -366,7 +322,7 @@ def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
             for predicted in CLASSES:
                 cell = {"dx": dx, "predicted": predicted}
                 cell |= {"n_images": counts.loc[dx, predicted], "share": shares.loc[dx, predicted]}
-                rows.append(dict(zip([*SETUP, "backbone"], keys, strict=True)) | cell)
+                rows.append(names | cell)
     return pd.DataFrame(rows)
 
 
@@ -380,9 +336,8 @@ def extreme_table(reports: pd.DataFrame, confusion: pd.DataFrame) -> pd.DataFram
         wrong diagnosis that melanomas get most often) and mel_taken_for_share (of the test images of melanomas).
     """
     rows = []
-    for keys, part in reports[reports["row"].isin(CLASSES)].groupby([*SETUP, "backbone"], sort=True):
+    for names, part in labelled_groups(reports[reports["row"].isin(CLASSES)], [*SETUP, "backbone"], sort=True):
         f1 = part.set_index("row")["f1_score"].dropna()
-        names = dict(zip([*SETUP, "backbone"], keys, strict=True))
         row = names | {"easiest": f1.idxmax(), "easiest_f1": f1.max(), "hardest": f1.idxmin(), "hardest_f1": f1.min()}
         cells = confusion[(confusion[list(names)] == pd.Series(names)).all(axis=1)]
         missed = cells[(cells["dx"] == "mel") & (cells["predicted"] != "mel")].set_index("predicted")["share"].dropna()

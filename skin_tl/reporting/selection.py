@@ -14,7 +14,14 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.predictions import main_arm
 from skin_tl.evaluation.scoring import read_evaluation
-from skin_tl.evaluation.study_files import TEXTS, Setup, read_study_files
+from skin_tl.evaluation.study_files import (
+    TEXTS,
+    PublishedStudy,
+    Setup,
+    StudyFiles,
+    read_published,
+    read_study_files,
+)
 from skin_tl.explain.explanations import LEAST_SIDE, explained_head, explanation_tables
 from skin_tl.files import ROOT
 from skin_tl.reporting.facts import collect_facts
@@ -30,7 +37,8 @@ class Selection:
     Parameters
     ----------
     study
-        The study's name, or the path of ``runs/<study>/study.json``.
+        The study's name, or the path of ``runs/<study>/study.json``; of ``report/published/<study>/study.json``, to
+        write a published report again without the runs.
     language
         A folder below ``report/text/``.
     output
@@ -64,12 +72,13 @@ class Selection:
             raise SkinTLError(
                 f"The report has no language {language!r}: {texts / language} is missing. Choose one of {known}."
             )
-        self.files = read_study_files(study)
+        self.files = _read(study)
         self.study = self.files.study
         self.folder = _report_folder(output, self.study.name)
-        self.tables = report_tables(self.files, read_evaluation(self.files, self.folder))
-        self.tables |= explanation_tables(self.files)
+        self.tables = _tables(self.files, self.folder)
         self.facts = collect_facts(self.tables)
+        runs = self.tables["runs.csv"]
+        self.random_weights = bool((runs["weights"][runs["strategy"] != "from_scratch"] == "random").any())
         self.setups, self.main, self.curves = self.files.setups, self.files.main_setup, self.files.curves
         head = explained_head(self.study)
         policy, preprocessing = head["split_policy"], head["preprocessing"]
@@ -88,7 +97,7 @@ class Selection:
     def reproduction(self) -> Setup | None:
         """The set-up that repeats the presentation, where the study has it."""
         setup = Setup("feature_extraction", "image", "unit")
-        repeated = setup in self.setups and self.published_backbones and not self.files.random_weights
+        repeated = setup in self.setups and self.published_backbones and not self.random_weights
         return setup if repeated else None
 
     def setup_name(self, setup: Setup) -> str:
@@ -129,7 +138,7 @@ class Selection:
 
     def histories(self) -> list[tuple[str, str, pd.DataFrame]]:
         """Return the history of each run's own training: list of (backbone, strategy, rows of ``history.csv``)."""
-        runs = main_arm(self.files.history).groupby(["backbone", "strategy"], sort=False)
+        runs = main_arm(self.tables["history.csv"]).groupby(["backbone", "strategy"], sort=False)
         return [(*names, rows[rows["stage"] == rows["stage"].iloc[-1]]) for names, rows in runs]
 
     def own(self, name: str, **values: object) -> pd.DataFrame:
@@ -178,6 +187,19 @@ class Selection:
     def numbers(self, spec: str = ",d", **keys: str) -> dict[str, str]:
         """Return facts as text for a drawing's words: ``numbers(images="data.all.n_images")``."""
         return {name: format_number(self.facts[key].value, spec, self.language) for name, key in keys.items()}
+
+
+def _read(study: str) -> StudyFiles | PublishedStudy:
+    """Read a study by its name or study.json: a published one, if its facts lie beside that."""
+    folder = Path(study).parent
+    return read_published(folder) if (folder / "facts.json").is_file() else read_study_files(study)
+
+
+def _tables(files: StudyFiles | PublishedStudy, folder: Path) -> dict[str, pd.DataFrame]:
+    """Return all tables of the report, by the name of their CSV file."""
+    if isinstance(files, PublishedStudy):
+        return files.tables
+    return report_tables(files, read_evaluation(files, folder)) | explanation_tables(files)
 
 
 def _report_folder(output: str | Path, study: str) -> Path:

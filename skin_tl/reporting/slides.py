@@ -13,18 +13,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from nbformat import NotebookNode
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import write_text
 from skin_tl.reporting.rendering import TEMPLATE, page_of, pieces_of, read_notebook
+from skin_tl.reporting.texts import templates
 
 PACKAGE = "pyreveal"
 """Ships the files of reveal.js, unchanged, in the folder below; nothing else of it is used."""
 
 _DIST = "pyreveal/revealjs/dist"
+_FILES = {"script": "reveal.js", "style": "reveal.css"}
 
 _SLIDE = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>\n?', re.DOTALL)
 _SHOWN = re.compile(r'<p><img src="#([^"/]+)(?:/(\d+))?" alt="([^"]*)" /></p>\n?')
@@ -33,33 +34,9 @@ _PANEL = re.compile(r'<div class="panel( tall)?".*?</div>', re.DOTALL)
 
 
 def reveal() -> dict[str, str]:
-    """Read reveal.js from the package that ships it.
-
-    Returns
-    -------
-    dict of str
-        ``script`` and ``style``.
-
-    Raises
-    ------
-    SkinTLError
-        If the package or a file of it is missing, or a file cannot be put inside a page.
-    """
-    again = "Install what locks/base.lock pins (./run_all.sh does) and render again."
-    try:
-        package = metadata.distribution(PACKAGE)
-    except metadata.PackageNotFoundError:
-        raise SkinTLError(f"The slides need reveal.js from the package {PACKAGE}, which is missing. {again}") from None
-    found = {}
-    for kind, name in (("script", "reveal.js"), ("style", "reveal.css")):
-        file = Path(str(package.locate_file(f"{_DIST}/{name}")))
-        try:
-            found[kind] = file.read_text(encoding="utf-8")
-        except OSError:
-            raise SkinTLError(f"{file} is missing from the package {PACKAGE} {package.version}. {again}") from None
-        if f"</{kind}" in found[kind].lower():
-            raise SkinTLError(f"{file} holds </{kind}>, which would end it inside a page. Take another version.")
-    return found
+    """Read reveal.js from the package that ships it: ``script`` and ``style``."""
+    folder = Path(str(metadata.distribution(PACKAGE).locate_file(_DIST)))
+    return {kind: (folder / name).read_text(encoding="utf-8") for kind, name in _FILES.items()}
 
 
 def deck_of(notebook: NotebookNode) -> dict[str, Any]:
@@ -92,20 +69,15 @@ def deck_of(notebook: NotebookNode) -> dict[str, Any]:
     pieces = _Pieces(notebook)
     opening, *parts = _SLIDE.split(decks[0]["html"])
     slides = [_slide(*part, pieces) for part in zip(parts[::3], parts[1::3], parts[2::3], strict=True)]
-    twice = sorted({slide["id"] for slide in slides if [other["id"] for other in slides].count(slide["id"]) > 1})
-    if twice or not slides:
-        problem = f"gives an id twice: {', '.join(twice)}" if twice else "has no slide"
-        raise SkinTLError(f"slides.md {problem}. Give each slide an id of its own.")
     about = {"opening": Markup(opening), "notes": decks[0]["notes"], "words": decks[0]["words"], "slides": slides}
     return {"page": page["page"], "header": Markup(page["header"])} | about
 
 
 class _Pieces:
-    """The figures and tables of a notebook by their anchor, each to be taken once: its ids are those of the page."""
+    """The figures and tables of a notebook by their anchor; each is shown once, as its ids are those of the page."""
 
     def __init__(self, notebook: NotebookNode):
         self._pieces: dict[str, str] = {}
-        self._taken: set[tuple[str, str | None]] = set()
         for html, about in pieces_of(notebook):
             found = _ANCHOR.match(html.lstrip())
             if about.get("piece") and found:
@@ -117,15 +89,9 @@ class _Pieces:
         if anchor not in self._pieces:
             known = ", ".join(sorted(self._pieces))
             raise SkinTLError(f"slides.md asks for {place}, which the report does not show. Name one of {known}.")
-        if any(anchor == other and (panel == part or None in (panel, part)) for other, part in self._taken):
-            raise SkinTLError(f"slides.md asks twice for {place}. Show it once, and link to its slide.")
-        self._taken.add((anchor, panel))
         html = self._pieces[anchor]
         if panel is not None:
             panels = list(_PANEL.finditer(html))
-            if int(panel) >= len(panels):
-                there = f"the panels there are 0 to {len(panels) - 1}" if panels else f"{anchor} has no panels"
-                raise SkinTLError(f"slides.md asks for {place}, but {there}. Name another one.")
             html = html[: panels[0].start()] + panels[int(panel)][0] + html[panels[-1].end() :]
             html = html.replace(f'id="{anchor}"', f'id="{anchor}-{panel}"', 1).replace("panels several", "panels", 1)
         return re.sub(r'aria-label="[^"]*"', lambda _: f'aria-label="{alt}"', html, count=1) if alt else html
@@ -149,11 +115,8 @@ def _slide(name: str, title: str, html: str, pieces: _Pieces) -> dict[str, Any]:
 
 def to_html(notebook: NotebookNode) -> str:
     """Turn an executed report notebook into the text of a deck of slides, one HTML page."""
-    template = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    deck = deck_of(notebook)
-    return template.get_template("slides.html.j2").render(deck, reveal=reveal())
+    template = templates(TEMPLATE, autoescape=True).get_template("slides.html.j2")
+    return template.render(deck_of(notebook), reveal=reveal())
 
 
 def render_slides(notebook: str | Path, html_file: str | Path) -> None:

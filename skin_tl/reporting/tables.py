@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skin_tl.data.metadata import merge_lesions
+from skin_tl.data.metadata import class_table, merge_lesions
 from skin_tl.evaluation.abstention import ANSWERED
 from skin_tl.evaluation.predictions import read_table
 from skin_tl.evaluation.prevalence import PER, PREVALENCES
@@ -98,32 +98,6 @@ def report_tables(files: StudyFiles, evaluated: dict[str, pd.DataFrame]) -> dict
         "fingerprints.csv": fingerprint_table(files),
         **transfer,
     }
-
-
-def class_table(metadata: pd.DataFrame) -> pd.DataFrame:
-    """Count images and lesions per diagnosis.
-
-    Returns
-    -------
-    pandas.DataFrame
-        dx (the seven, then ``all``), n_images, n_lesions, share_images (0…1), n_lesions_seen_again (lesions with
-        more than one image).
-    """
-    rows = []
-    for dx in (*CLASSES, "all"):
-        part = metadata if dx == "all" else metadata[metadata["dx"] == dx]
-        per_lesion = part["lesion_id"].value_counts()
-        rows.append(
-            {
-                "dx": dx,
-                "n_images": len(part),
-                "n_lesions": len(per_lesion),
-                "share_images": len(part) / len(metadata),
-                "images_per_lesion": len(part) / max(len(per_lesion), 1),
-                "n_lesions_seen_again": int((per_lesion > 1).sum()),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def image_size_table(images: dict[str, Any]) -> pd.DataFrame:
@@ -252,6 +226,8 @@ def settings_table(files: StudyFiles) -> pd.DataFrame:
         "n_near_duplicates": files.images["near_duplicates"]["n_pairs"],
         "n_near_duplicates_grouped": files.images["near_duplicates"]["n_grouped"],
     }
+    if study.external:
+        numbers |= {"n_external_duplicates": files.n_duplicates}
     for strategy in files.tuned:
         rates = study.rates(strategy)
         numbers |= {f"n_{strategy}_rates": len(rates)}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable
-from functools import cache, cached_property
+from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,8 @@ def format_number(value: float, spec: str, language: str = "en") -> str:
     if spec.endswith("d"):
         value = round(value)
     text = format(value, spec)
+    if "e" in text:  # no powers of ten: 0.00001
+        text = f"{Decimal(text):f}"
     if not re.search("[1-9]", text):
         text = text.lstrip("+-")
     thousands, decimal, percent = SEPARATORS[language]
@@ -82,11 +85,15 @@ def format_p(value: float, language: str = "en") -> str:
 
 
 def typeset(text: str, language: str) -> str:
-    """Put typographic apostrophes, and in French the spaces at which no line breaks: before ; : ! ? » % and after «."""
-    text = re.sub(r"(?<=\w)'(?=[\w\s*\[])", "’", text)
+    """Put typographic apostrophes and spaces at which no line breaks.
+
+    These stand around × and, in French, in F1 macro, before ; : ! ? » % and after «.
+    """
+    text = re.sub(r"(?<=\w)'(?=[\w\s*\[])", "’", text).replace(" × ", f"{NO_BREAK_SPACE}×{NO_BREAK_SPACE}")
     if language != "fr":
         return text
     text = re.sub(r" ([;!?%])", NARROW_SPACE + r"\1", text)
+    text = re.sub(r"\b(F1|AUC) (?=(macro|pondéré|ROC)\b)", r"\1" + NO_BREAK_SPACE, text)
     text = re.sub(r" ([:»])", NO_BREAK_SPACE + r"\1", text)
     return re.sub(r"« ", "«" + NO_BREAK_SPACE, text)
 
@@ -140,16 +147,17 @@ class Labels:
 ENGLISH = Labels("en")
 
 
-@cache
-def labels(language: str = "en") -> Labels:
-    """Return the `Labels` of a language, read once."""
-    return Labels(language)
+def templates(*folders: Path, **options: Any) -> jinja2.Environment:
+    """Return Jinja's environment of templates in these folders: unknown names are errors, blocks leave no line."""
+    loader = jinja2.FileSystemLoader(folders)
+    return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, **options)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of the texts."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # written in C, where PyYAML has it
+        content = yaml.load(path.read_text(encoding="utf-8"), loader)
     except FileNotFoundError:
         raise SkinTLError(f"{path} is missing: the report has no text in this language. Add the file.") from None
     except yaml.YAMLError as error:
@@ -183,15 +191,8 @@ class Texts:
         self.language, self.facts, self.folder = language, facts, folder / language
         self.labels = Labels(language, folder)
         self._captions = read_yaml(self.folder / "captions.yaml")
-        self._templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(self.folder),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            comment_start_string="<!--",  # {# begins the id of a heading
-            comment_end_string="-->",
-        )
+        comments = {"comment_start_string": "<!--", "comment_end_string": "-->"}  # {# begins the id of a heading
+        self._templates = templates(self.folder, autoescape=True, lstrip_blocks=True, **comments)
         self._templates.globals |= context | {
             "fact": self._fact,
             "p_value": self._p_value,

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.data.splits import draw_fraction
+from skin_tl.evaluation.predictions import labelled_groups
 from skin_tl.evaluation.study_files import StudyFiles
 from skin_tl.registry import transform_of
-from skin_tl.reporting.score_tables import RUN, of_backbones, require_rows
+from skin_tl.reporting.score_tables import RUN, of_backbones
 from skin_tl.schema import CLASSES, RANDOM_WEIGHTS, SETUP
 from skin_tl.study import SMOOTHED
 
@@ -123,7 +124,6 @@ def learning_curve_table(files: StudyFiles, metrics: pd.DataFrame) -> pd.DataFra
     own = own[(own["metric"] == "macro_f1") & (own["class"] == "all")]
     fractions, backbones = files.study.train_fractions, files.study.backbones
     wanted = [(*astuple(setup), name, part) for setup in files.curves for name in backbones for part in fractions]
-    require_rows(files, wanted, own)
     of_seeds = own[own["seed"] != "all"].groupby(RUN)["n_images"].agg(n_seeds="size", n_images="mean")
     means = own[own["seed"] == "all"].set_index(RUN)[["metric", "value", "ci_low", "ci_high"]]
     table = means.reindex(pd.MultiIndex.from_tuples(wanted, names=RUN)).join(of_seeds).reset_index()
@@ -154,9 +154,9 @@ def lesions_needed_table(curves: pd.DataFrame) -> pd.DataFrame:
     scratch = curves[(curves["strategy"] == "from_scratch") & (curves["train_fraction"] == 1)].set_index("backbone")
     rows = []
     others = curves[(curves["strategy"] != "from_scratch") & curves["backbone"].isin(scratch.index)]
-    for names, part in others.groupby([*SETUP, "backbone"], sort=False):
-        target, n_all = scratch.loc[names[-1], ["value", "n_lesions"]]
-        row = dict(zip([*SETUP, "backbone"], names, strict=True)) | {"target": target, "n_lesions_all": n_all}
+    for row, part in labelled_groups(others, [*SETUP, "backbone"]):
+        target, n_all = scratch.loc[row["backbone"], ["value", "n_lesions"]]
+        row |= {"target": target, "n_lesions_all": n_all}
         enough = part[part["value"] >= target].sort_values("train_fraction")
         if len(enough):
             first = enough.iloc[0]
@@ -231,14 +231,15 @@ def run_table(files: StudyFiles) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        strategy, backbone, device, weights, git_commit, seconds of each step (``…_s``; of the features, when they were
-        computed, maybe for another study; empty for features that another scaling shares, which are computed once),
-        total_s, core_hours (of all cores of the machine), started, finished.
+        strategy, backbone, device, precision (number format of the network), weights, git_commit, seconds of each step
+        (``…_s``; of the features, when they were computed, maybe for another study; empty for features that another
+        scaling shares, which are computed once), total_s, core_hours (of all cores of the machine), started, finished.
     """
     rows = []
     for (strategy, backbone), run in files.runs.items():
         row = {"strategy": strategy, "backbone": backbone, "device": run["device"]}
-        row |= {"weights": run["weights"]["source"], "git_commit": run["git_commit"]}
+        row |= {"precision": run.get("precision", "float32"), "weights": run["weights"]["source"]}
+        row |= {"git_commit": run["git_commit"]}
         timings = dict(sorted(run["timings"].items()))
         if transform_of(backbone, "native") == transform_of(backbone, "unit") and "features_native_s" in timings:
             timings.pop("features_unit_s", None)  # one computation under two names

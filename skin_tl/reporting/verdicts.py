@@ -33,13 +33,13 @@ class Verdicts:
     def start(self) -> str:
         """What the networks of the main set-up start from: from_scratch, random_weights or a transferring strategy."""
         strategy = self._report.main.strategy
-        return "random_weights" if self._report.files.random_weights and strategy != "from_scratch" else strategy
+        return "random_weights" if self._report.random_weights and strategy != "from_scratch" else strategy
 
     @property
     def weights(self) -> str:
         """Where the weights of the backbones come from: imagenet, asked or absent (random both), or none."""
         study = self._report.study
-        if self._report.files.random_weights:
+        if self._report.random_weights:
             return "asked" if study.weights == "random" else "absent"
         return "none" if study.strategies == ["from_scratch"] else "imagenet"
 
@@ -86,13 +86,17 @@ class Verdicts:
         """Whether training from scratch is not clearly worse."""
         return self.scratch in ("open", "better")
 
-    @cached_property
+    @property
     def baseline(self) -> str:
-        """How the best backbone does against the best baseline: above, overlap (of the intervals) or below."""
-        if self._value(f"{self._ahead}.above_baseline"):
+        """How the selected backbone does against the best baseline by macro F1; see `against_baseline`."""
+        return self.against_baseline("macro_f1")
+
+    def against_baseline(self, metric: str) -> str:
+        """Return how the selected backbone does against the best baseline: above, overlap (of intervals) or below."""
+        key = f"best.{self._report.main.key}.{metric}"
+        if self._value(f"{key}.above_baseline"):
             return "above"
-        higher = self._value(f"{self._ahead}.best_value") > self._value(f"{self._ahead}.baseline_value")
-        return "overlap" if higher else "below"
+        return "overlap" if self._value(f"{key}.best_value") > self._value(f"{key}.baseline_value") else "below"
 
     @cached_property
     def transfer(self) -> str:
@@ -101,7 +105,7 @@ class Verdicts:
         random_weights or from_scratch (nothing was transferred), control (with random weights), scratch_better or
         scratch_open (against training from scratch), or what `baseline` says.
         """
-        if self._report.files.random_weights:
+        if self._report.random_weights:
             return "random_weights"
         if self._report.main.strategy == "from_scratch":
             return "from_scratch"
@@ -133,7 +137,7 @@ class Verdicts:
         """The main strategy against each other one, for the selected backbone; see `gains`."""
         main = self._report.main
         ours = self._report.labels(f"strategy.{main.strategy}")
-        gains = [] if self._report.files.random_weights else self.gains(self._report.best(main))
+        gains = [] if self._report.random_weights else self.gains(self._report.best(main))
         return [gain for gain in gains if ours in (gain["a"], gain["b"])]
 
     @property
@@ -150,14 +154,14 @@ class Verdicts:
         return "behind" if self._value(f"{ahead}.behind") else "open"
 
     def pairs(self, setup: Setup, metric: str) -> list[dict[str, Any]]:
-        """Return the compared pairs of a set-up: better, worse, key (of its facts) and real."""
+        """Return the compared pairs of a set-up: a and b (as in its facts), better, worse, key and real."""
         table = setup.of(self._report.tables["comparisons.csv"])
         rows = []
         for row in table[(table["metric"] == metric) & (table["dataset"] == "internal")].to_dict("records"):
             a, b = row["backbone_a"], row["backbone_b"]
             better, worse = (a, b) if row["difference"] >= 0 else (b, a)
             key = f"pair.{setup.key}.{a}.{b}.{metric}"
-            rows.append({"better": better, "worse": worse, "key": key, "real": bool(row["real"])})
+            rows.append({"a": a, "b": b, "better": better, "worse": worse, "key": key, "real": bool(row["real"])})
         return rows
 
     @property
@@ -171,6 +175,16 @@ class Verdicts:
                 kind = "open" if not pair["real"] else "ahead" if pair["better"] == best else "behind"
                 found[kind] += names - {best}
         return found
+
+    @property
+    def choice(self) -> tuple[str, list[str]]:
+        """How the selected backbone compares with all others by macro F1, and with which of them.
+
+        behind (of these), open (against these), or ahead (of these, which are all).
+        """
+        found = {kind: list(names) for kind, names in self.others.items()}
+        found[self.lead(self._ahead)].insert(0, self._value(f"{self._ahead}.second"))
+        return next((kind, found[kind]) for kind in ("behind", "open", "ahead") if found[kind])
 
     def gains(self, backbone: str) -> list[dict[str, Any]]:
         """Return the compared pairs of strategies: a, b (labels), key (facts of a less b) and verdict (real, open)."""
@@ -205,7 +219,8 @@ class Verdicts:
 
         ``key`` begins the facts' keys; ``worst`` and ``mildest`` are the corruptions that lower macro F1 most and
         least, mean over the severities; ``harmful`` and ``alarming`` are the artefacts that lower macro F1, or raise
-        the probability of melanoma of other lesions, statistically significantly.
+        the probability of melanoma of other lesions, statistically significantly; ``masked`` says which masks lower
+        macro F1 so: ``both``, that of the ``lesion`` alone, or ``neither`` where the one of the lesion does not.
         """
         best = self._report.best(self._report.main)
         key, table = f"robustness.{self._report.main.strategy}.{best}.", self._report.changed(best)
@@ -216,7 +231,11 @@ class Verdicts:
         def moved(metric: str, where: str) -> list[str]:
             return [name for name in drawn if self.interval(f"{key}{name}.0.{metric}") == where]
 
-        found = {"harmful": moved("macro_f1", "below"), "alarming": moved("other_risk", "above")}
+        found: dict[str, Any] = {"harmful": moved("macro_f1", "below"), "alarming": moved("other_risk", "above")}
+        lesion, around = (
+            self.interval(f"{key}{name}.0.macro_f1") == "below" for name in ("no_lesion", "no_surroundings")
+        )
+        found["masked"] = "neither" if not lesion else "both" if around else "lesion"
         return {"key": key, "worst": order[0], "mildest": order[-1]} | found
 
     def abstaining(self) -> dict[str, list[str]]:

@@ -8,6 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, disk_message
 from skin_tl.study import load_study
@@ -55,8 +57,8 @@ def clean(name: str | None = None) -> None:
                     told = disk_message(error, folder) or f"{folder} cannot be removed: {error}."
                     raise SkinTLError(told) from None
                 freed += size
-                print(f"removed {folder.relative_to(ROOT)} ({_in_words(size)})")
-    print(f"{_in_words(freed)} freed." if freed else "Nothing to remove.")
+                print(f"removed {folder.relative_to(ROOT)} ({decimal(size)})")
+    print(f"{decimal(freed)} freed." if freed else "Nothing to remove.")
     if not name and os.environ.get("SKIN_TL_CACHE"):
         print(f"Left alone: SKIN_TL_CACHE={os.environ['SKIN_TL_CACHE']}")
 
@@ -82,11 +84,3 @@ def size_of(path: Path) -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total
-
-
-def _in_words(size: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

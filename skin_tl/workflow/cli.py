@@ -143,17 +143,24 @@ def report(study: str) -> None:
     """Write STUDY's report again from its finished runs, with this version's measures and texts: no TensorFlow."""
     from skin_tl.workflow.steps import rebuild_report
 
-    for file in rebuild_report(ROOT / "runs" / study):
-        click.echo(f"  {file.relative_to(ROOT)}")
+    for line in rebuild_report(ROOT / "runs" / study):
+        click.echo(line)
 
 
 @commands.command()
-@click.argument("study")
-def publish(study: str) -> None:
-    """Copy STUDY's report to report/published/, and list it there and in README.md."""
-    from skin_tl.reporting.publishing import publish as copy
+@click.argument("study", required=False)
+def publish(study: str | None) -> None:
+    """Copy STUDY's report to report/published/; without STUDY, write all published reports again from their tables.
 
-    click.echo(f"Published in {copy(study).relative_to(ROOT)}")
+    Both write the index page of report/published/ and the findings of README.md.
+    """
+    from skin_tl.reporting.publishing import publish as copy
+    from skin_tl.workflow.steps import rebuild_published
+
+    if study:
+        click.echo(f"Published in {copy(study).relative_to(ROOT)}")
+    else:
+        rebuild_published()
 
 
 @commands.command()

@@ -36,6 +36,9 @@ N_LINES = 15
 PUBLISHED = "report/published/index.html"
 """Where reports on real images are."""
 
+IMPLIED = ("Missing output files", "Input files updated by another job")
+"""The engine's reasons for a step that was not done yet, and for one after others that are listed."""
+
 LONG = {"images", "features", "random_features", "external_images", "external_features"}
 """Rules that take long; `train` does where whole networks are trained."""
 
@@ -159,10 +162,13 @@ class Progress:
     ----------
     estimate
         What the study may take, said before its long steps; empty for nothing.
+    notes
+        What a dry run says of steps besides, by rule.
     """
 
     def __init__(self, terminal: Terminal, study: Study, dry: bool = False) -> None:
         self.terminal, self.study, self.dry, self.estimate = terminal, study, dry, ""
+        self.notes: dict[str, str] = {}
         self.steps: dict[int, Step] = {}
         self.running: set[int] = set()
         self.total = self.n_failed = 0
@@ -256,12 +262,14 @@ class Progress:
             if self.troubles and not self.n_failed:  # the first is the cause
                 self.terminal.line(f"error: {self.troubles[0]}")
             if self.steps and not self.dry:
-                self.terminal.line("What was finished is kept: the next start goes on from there.")
+                self.terminal.line("What was finished is kept: the next start continues from there.")
             return 1
         if self.dry and self.steps:
             print(f"{_n_steps(len(self.steps))} would run:")
             for step in self.steps.values():
-                print(f"  {step.text}\n      {_reason_in_words(one_line(step.reason))}")
+                print(f"  {step.text}")
+                for line in filter(None, (_why_again(one_line(step.reason)), self.notes.get(step.rule))):
+                    print(f"      {line}")
             print("Nothing was done (--dry-run).")
             return 0
         if not self.steps:
@@ -270,11 +278,18 @@ class Progress:
         else:
             self.terminal.line(f"Done: {_n_steps(len(self.steps))}.")
         if not partly:
-            for file in sorted(ROOT.glob(f"{where}/*.html")) + sorted(ROOT.glob(f"{where}/*.pdf")):
-                self.terminal.line(f"  {file.relative_to(ROOT)}")
-            if what := _not_real(self.study):
-                self.terminal.line(f"Its numbers are those of {what}. Reports on real images: {PUBLISHED}")
+            for line in results(self.study):
+                self.terminal.line(line)
         return 0
+
+
+def results(study: Study) -> list[str]:
+    """Return the lines that a finished study ends with: its pages, and what its numbers do not say."""
+    files = [file for kind in ("html", "pdf") for file in sorted(ROOT.glob(f"report/{study.name}/*.{kind}"))]
+    lines = [f"  {file.relative_to(ROOT)}" for file in files]
+    if what := _not_real(study):
+        lines.append(f"Its numbers are those of {what}. Reports on real images: {PUBLISHED}")
+    return lines
 
 
 def _not_real(study: Study) -> str:
@@ -327,11 +342,16 @@ def _n_steps(number: int) -> str:
     return f"{number} step{'s' * (number != 1)}"
 
 
-def _reason_in_words(reason: str) -> str:
-    """Let each part of the engine's reason for a step name its first two things, and count the others."""
+def _why_again(reason: str) -> str:
+    """Return in words why a step that was done runs again, apart from steps above it; empty for no such reason.
+
+    Each part of the engine's reason names its first two things, and counts the others.
+    """
     parts = []
     for part in reason.split("; "):
         what, colon, things = part.partition(": ")
+        if what in IMPLIED:
+            continue
         if what.startswith("Params have changed"):  # hashes follow, which tell a person nothing
             what, colon, things = "Its settings, its code or its texts have changed", "", ""
         names = things.split(", ")

@@ -1,6 +1,6 @@
 """Estimates: how long a study takes and how much disk it needs, before anything is computed.
 
-Takes a study; gives `Estimate`, and refuses a disk that is too small.
+Takes a study; gives `Estimate` and what has to be downloaded, and refuses a disk that is too small.
 """
 
 from __future__ import annotations
@@ -82,11 +82,6 @@ def roughly(seconds: float) -> str:
     return f"{round(seconds / 1800) / 2:g} h"
 
 
-def needs_room(study: Study) -> bool:
-    """Tell whether a study is long enough to say beforehand what it takes."""
-    return study.dataset != "synthetic"
-
-
 def estimate(study: Study) -> Estimate:
     """Estimate what a study takes, measuring this machine's speed for an instant.
 
@@ -99,17 +94,11 @@ def estimate(study: Study) -> Estimate:
     -------
     Estimate
     """
-    from skin_tl.data.releases import PARTS
     from skin_tl.registry import BACKBONES, transform_of
     from skin_tl.schema import SHARES, TUNED
     from skin_tl.study import passes_of
 
     n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
-    download = 0.0
-    for name in study.releases:
-        decoded = (ROOT / "runs" / study.name / PARTS[name] / "images.json").is_file()
-        if not os.environ.get(f"SKIN_TL_{name}") and not decoded:
-            download += DOWNLOAD_BYTES[name]
     passes = {(name, transform_of(name, how)) for name in study.backbones for how in study.preprocessings}
     work, control, features = 0.0, 0.0, 0.0
     wider = 2.5 if study.features == "all_stages" else 1  # VGG16, whose stages are the widest beside its last
@@ -133,13 +122,52 @@ def estimate(study: Study) -> Estimate:
     n_checkpoints = n_networks * max(rates.values(), default=0)  # of one run, which removes them at its end
     n_models = len(study.strategies) + len(tuned) * n_networks + CHECKPOINT * n_checkpoints
     return Estimate(
-        download=download,
+        download=sum(DOWNLOAD_BYTES[name] for name in releases_to_download(study)),
         images=n_images * study.image_size**2 * 3,
         features=features,
         models=MODEL_BYTES * len(study.backbones) * n_models,
         seconds=((n_images + N_HAM10000 * rounds) * work + N_HAM10000 * control) / measure_speed(),
         gpu=has_gpu(),
     )
+
+
+def releases_to_download(study: Study) -> list[str]:
+    """Return the releases of a study that no variable names a folder of, and that were not decoded before."""
+    from skin_tl.data.releases import PARTS
+
+    def is_decoded(name: str) -> bool:
+        return (ROOT / "runs" / study.name / PARTS[name] / "images.json").is_file()
+
+    return [name for name in study.releases if not os.environ.get(f"SKIN_TL_{name}") and not is_decoded(name)]
+
+
+def what_to_download(study: Study) -> dict[str, str]:
+    """Say what the steps of a study download, without asking the network.
+
+    Returns
+    -------
+    dict of str
+        A sentence by rule of the Snakefile.  What Keras and the cache hold is not looked up.
+    """
+    from skin_tl.data.images import cache_folder
+    from skin_tl.data.releases import PARTS
+    from skin_tl.models.backbones import weights_file
+
+    notes = {}
+    for name in releases_to_download(study):
+        rule = "images" if PARTS[name] == "dataset" else "external_images"
+        kept = cache_folder() / "downloads" / name
+        notes[rule] = (
+            f"SKIN_TL_{name} is not set: files of {name} ({DOWNLOAD_BYTES[name] / GIGA:.1f} GB) that are not in {kept} "
+            "are downloaded."
+        )
+    files = [weights_file(name) for name in study.backbones]
+    lacking = [file.name for file in files if file and not file.is_file()]
+    if study.transfers and study.weights == "imagenet" and (lacking or None in files):
+        folder = os.environ.get("SKIN_TL_WEIGHTS")
+        why = f"{folder} lacks {', '.join(lacking)}" if lacking else "SKIN_TL_WEIGHTS is not set"
+        notes["weights"] = f"{why}: weights that Keras has not kept are downloaded."
+    return notes
 
 
 def has_gpu() -> bool:

@@ -23,24 +23,15 @@ from skin_tl.files import ROOT, read_json, write_json
 from skin_tl.registry import check_backbones
 from skin_tl.study import Study, load_study, save_study, study_path
 from skin_tl.workflow.console import Progress, Terminal, one_line, register_logger
-from skin_tl.workflow.estimates import check_room, estimate, has_gpu, needs_room
+from skin_tl.workflow.estimates import check_room, estimate, what_to_download
 from skin_tl.workflow.locks import only_start
 
 # Options of Snakemake that print something or tidy up: its own words are what the person asked for.
 QUESTIONS = (
-    *(
-        "dag",
-        "rulegraph",
-        "filegraph",
-        "d3dag",
-        "summary",
-        "detailed_summary",
-        "lint",
-        "list_rules",
-        "list_target_rules",
-    ),
-    *("list_changes", "list_input_changes", "list_params_changes", "list_untracked", "print_compilation", "verbose"),
-    *("unlock", "cleanup_metadata", "report", "archive", "delete_all_output", "delete_temp_output", "debug_dag"),
+    *("dag", "rulegraph", "filegraph", "d3dag", "summary", "detailed_summary", "lint", "list_rules"),
+    *("list_target_rules", "list_changes", "list_input_changes", "list_params_changes", "list_untracked"),
+    *("print_compilation", "verbose", "unlock", "cleanup_metadata", "report", "archive", "delete_all_output"),
+    *("delete_temp_output", "debug_dag"),
 )
 
 
@@ -74,17 +65,23 @@ def run(name_or_path: str, options: list[str]) -> int:
     check_backbones(study.backbones, study.image_size, study.features)
     check_cache()
     check_file(study, path, folder)
-    _check_executor(settings, study, folder)
     check_sources(study, folder)
     progress = Progress(Terminal(sys.stderr), study, bool(settings.dryrun))
     if settings.dryrun:
+        if not study.synthetic:
+            progress.estimate = estimate(study).in_words()
+        progress.notes = what_to_download(study)
         with progress:
             succeeded = _engine(settings, parser, study)
     else:
         _pass_on_library_folders()
+        if settings.executor == "kubernetes":
+            from skin_tl.workflow.kubernetes import share_project
+
+            share_project()
         with only_start(study.name), progress, _interruptible(progress) as interrupted:
             check_pango()
-            if needs_room(study):
+            if not study.synthetic:
                 need = estimate(study)
                 check_room(need)
                 progress.estimate = need.in_words()
@@ -97,18 +94,9 @@ def run(name_or_path: str, options: list[str]) -> int:
             except KeyboardInterrupt:
                 interrupted.set()
         if interrupted.is_set():
-            print("Stopped. What was finished is kept: the next start goes on from there.", file=sys.stderr)
+            print("Stopped. What was finished is kept: the next start continues from there.", file=sys.stderr)
             return INTERRUPTED
     return progress.finish(succeeded, bool(settings.targets or settings.until))
-
-
-def _check_executor(settings, study, folder):
-    if settings.executor in (None, "local"):
-        check_gpu(study, folder)
-    elif settings.executor == "kubernetes" and not settings.dryrun:
-        from skin_tl.workflow.kubernetes import share_project
-
-        share_project()
 
 
 FILE_OF_STUDY = "file.json"
@@ -160,26 +148,6 @@ def remember_file(path: Path, folder: Path) -> None:
         file = path.resolve()  # below the project, which may be copied with its runs, as seen from there
         file = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
         write_json(folder / FILE_OF_STUDY, {"file": str(file)})
-
-
-def check_gpu(study: Study, folder: Path) -> None:
-    """Refuse to start where networks would be trained on a GPU that this machine clearly lacks.
-
-    Raises
-    ------
-    SkinTLError
-        If the study says ``device: gpu``, there is no NVIDIA driver, and a network is still to be trained.
-    """
-    if study.device != "gpu" or has_gpu() or sys.platform == "darwin":
-        return
-    from skin_tl.schema import TUNED
-
-    runs = [folder / strategy / name for strategy in study.strategies if strategy in TUNED for name in study.backbones]
-    if not all((run / "run.json").is_file() for run in runs):
-        raise SkinTLError(
-            "`device: gpu`, but no NVIDIA driver is found on this machine (`nvidia-smi` shows it). Set "
-            "`device: auto` to train on whatever there is."
-        )
 
 
 def check_pango() -> None:
@@ -327,7 +295,10 @@ def _config(entries: Sequence[str] | None) -> dict[str, str]:
 
 
 def _check_targets(targets: Sequence[str] | None, study: str) -> None:
-    """Refuse a second study's name, which Snakemake would take for a file to be made."""
+    """Refuse a second study's name and settings, which Snakemake would take for files to be made."""
+    settings = " ".join(target for target in targets or () if "=" in target)
+    if settings:
+        raise SkinTLError(f"{settings} is no option. Write settings behind --config: `--config {settings}`.")
     for target in targets or ():
         if (ROOT / "studies" / f"{target}.yaml").is_file() or str(target).endswith((".yaml", ".yml")):
             raise SkinTLError(f"One study at a time: {study} and {target} were given. Start them one after the other.")

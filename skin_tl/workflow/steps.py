@@ -9,13 +9,15 @@ import os
 import shutil
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, disk_full_message, exit_status, full_folder, write_atomically, write_json
-from skin_tl.progress import event, say
+from skin_tl.progress import event, say, standard_error_to
 from skin_tl.schema import BASELINES, ENSEMBLE
-from skin_tl.study import Study, load_study
+from skin_tl.study import Study, command_of, load_study
 
 
 def weights(study: Study, folder: Path, options: Namespace) -> None:
@@ -32,7 +34,7 @@ def weights(study: Study, folder: Path, options: Namespace) -> None:
 
         if not gpus():
             say(f"  WARNING: an NVIDIA driver is here, but networks are computed on the processor{why_no_gpu()}.")
-            say("  README.md says how a GPU is used.")
+            say("  docs/install.md says what a GPU needs.")
     found = prepare_weights(study, folder)
     if found["source"] == study.weights == "random":
         say("  note: random weights for all backbones, as the study asks. The report will say so.")
@@ -263,7 +265,7 @@ def execute(name: str, target: Path, study: Study, folder: Path, **parameters: s
             ) from None
 
 
-def rebuild_report(folder: Path) -> list[Path]:
+def rebuild_report(folder: Path) -> list[str]:
     """Evaluate finished runs again and write their report and slides in all languages, without the workflow.
 
     Parameters
@@ -273,39 +275,80 @@ def rebuild_report(folder: Path) -> list[Path]:
 
     Returns
     -------
-    list of Path
-        The pages.
+    list of str
+        Lines that name what was written, see `skin_tl.workflow.console.results`.
+
+    Raises
+    ------
+    SkinTLError
+        If its runs are not there.
     """
     from skin_tl.reporting.texts import languages
+    from skin_tl.workflow.console import results
 
     if not (folder / "study.json").is_file():
-        raise SkinTLError(f"{folder / 'study.json'} is missing: copy the folder of its finished runs there, or run it.")
+        raise SkinTLError(
+            f"{folder / 'study.json'} is missing. Copy the folder of the study's finished runs there, or run the study "
+            f"first: `{command_of(folder.name)}`."
+        )
     study = load_study(folder / "study.json")
     say("computing the metrics")
     evaluate(study, folder, Namespace())
     for language in languages():
-        say(f"writing the report ({language})")
-        for step in (report, render, slides):
-            step(study, folder, Namespace(language=language))
-    return sorted((ROOT / "report" / study.name).glob("*.html"))
+        options = Namespace(language=language)
+        with _writing(language, folder):
+            report(study, folder, options)
+        render(study, folder, options)
+        slides(study, folder, options)
+    return results(study)
+
+
+def rebuild_published() -> None:
+    """Write all published reports again, from their tables, by this version's texts; then the index and README.
+
+    Pages and ``facts.json`` are replaced, tables and predictions stay.  PDFs, which are not published, are written to
+    ``runs/interactive/published/<study>/``, where the work is done.
+
+    Raises
+    ------
+    SkinTLError
+        If a table is missing that this version's report shows.
+    """
+    from skin_tl.reporting.publishing import ENDINGS, list_published
+    from skin_tl.reporting.rendering import render_report
+
+    for published in sorted(file.parent for file in (ROOT / "report" / "published").glob("*/study.json")):
+        folder = ROOT / "runs" / "interactive" / "published" / published.name
+        shutil.rmtree(folder, ignore_errors=True)  # whose tables may be of another version
+        shutil.copytree(published, folder)
+        study, written = load_study(folder / "study.json"), folder / "report"
+        for language, ending in ENDINGS.items():
+            notebook = folder / f"report.{language}.ipynb"
+            with _writing(language, folder):
+                execute("3_report", notebook, study, folder, language=language, output=str(written))
+            page = written / f"report{ending}.html"
+            render_report(notebook, page, page.with_suffix(".pdf"))
+        for file in [*written.glob("*.html"), written / "facts.json"]:
+            shutil.copy(file, published)
+    list_published()
+
+
+@contextmanager
+def _writing(language: str, folder: Path) -> Iterator[None]:
+    """Say that a study's report is written, and keep what Jupyter prints in a log, as in the workflow."""
+    say(f"writing the report ({folder.name}, {language})")
+    log = folder / "logs" / f"report_{language}.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w") as file, standard_error_to(file):
+        yield
 
 
 STEPS = {
     step.__name__: step
     for step in (
-        *(weights, images, dataset, features, random_features, distances, train, explain, robustness),
-        *(
-            baselines,
-            ensemble,
-            external_images,
-            external_features,
-            external_duplicates,
-            external,
-            evaluate,
-            report,
-            render,
-            slides,
-        ),
+        *(weights, images, dataset, features, random_features, distances, train, explain, robustness, baselines),
+        *(ensemble, external_images, external_features, external_duplicates, external, evaluate, report, render),
+        slides,
     )
 }
 

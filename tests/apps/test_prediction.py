@@ -23,6 +23,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from skin_tl.apps import explore, predict, prediction, runs, studies
 from skin_tl.data.dataset import read_folder
 from skin_tl.data.synthetic import draw_dataset
+from skin_tl.explain.explanations import explained_head
 from skin_tl.explain.neighbours import Rows, ood_limit
 from skin_tl.files import read_json, write_json
 from skin_tl.schema import CLASSES
@@ -303,6 +304,8 @@ def test_the_table_fits_the_terminal_and_json_holds_the_same(project, said, caps
 
     assert command(project, "predict", *arguments, "--json") == 0
     content = json.loads(capsys.readouterr().out)
+    head = explained_head(check_study(STUDY))
+    assert content["models"] == {"files": "runs/small/feature_extraction/BACKBONE/model.keras"} | head
     assert content["study"] == "small" and "Not a diagnosis" in content["warnings"][0]
     assert [of["image"] for of in content["images"]] == [os.path.basename(image), path]
     for place, of in enumerate(content["images"]):
@@ -325,6 +328,8 @@ def test_the_longest_names_fit_too():
     study = check_study(STUDY | {"dataset": "synthetic", "title": "A title " * 20})
     shown = predict.as_text(prediction.Predictions(study, True, table, near, {"a.png": None}, {}))
     assert max(map(len, shown.splitlines())) <= 80
+    where = "models: runs/small/{feature_extraction,fine_tuning}/BACKBONE/model.keras (seed "
+    assert f"{where}{study.seeds[0]}, split by lesion, native scaling)" in " ".join(shown.split())
     assert "synthetic images" in shown and "EfficientNetB7 and ConvNeXtTiny" in " ".join(shown.split())
     assert shown.count("akiec 1.0") == len(near)
 
@@ -484,7 +489,7 @@ def test_a_study_without_its_report_is_not_finished(copied, files):
     image, small, newer = next(iter(files.values())), copied / "runs" / "small", copy_trained_later(copied, "newer")
     found = prediction.predict_images([image], root=copied)
     assert found.study.name == "newer" and found.missing == ["its report"]
-    assert any("not finished, it lacks its report" in told for told in found.warnings())
+    assert any("not finished: it lacks its report. Run" in told for told in found.warnings())
     write_report(small)
     assert runs.find_study(root=copied) == small
     found = prediction.predict_images([image], root=copied)
@@ -595,4 +600,5 @@ def test_it_runs_from_the_shell_and_a_bad_file_does_not_load_tensorflow(project,
     wanted = [sys.executable, "-c", code, str(tmp_path / "none.png")]
     done = subprocess.run(wanted, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == f"error: {tmp_path / 'none.png'} does not exist. Nothing was predicted.\n"
+    told = f"error: {tmp_path / 'none.png'} does not exist. Nothing was predicted. "
+    assert done.stderr == f"{told}Name at least one image that can be read.\n"

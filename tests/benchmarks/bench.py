@@ -29,6 +29,7 @@ BENCHMARKS = {
     "training": "bench_training",
     "growth": "bench_growth",
     "evaluation": "bench_evaluation",
+    "recipe": "bench_recipe",
     "study": "bench_study",
 }
 """Module of each benchmark; its function ``measure(full)`` gives rows."""

@@ -4,13 +4,12 @@ The bare pass is the network of `keras.applications` alone, fed with float batch
 network is torchvision's, channels last, compiled where that works.  All weights are random.
 """
 
-import importlib
 import os
 import shutil
 import tempfile
 
 import numpy as np
-from measured import Row, Skipped, alternate, noise_files, ratio_row
+from measured import Row, Skipped, alternate, compiled_or_plain, noise_files, ratio_row, torch_network
 
 SIZE = 224
 
@@ -49,12 +48,12 @@ def _measure(backbone, images, turns):
     yield _half_precision(backbone, plain, batches, turns, case)
     case += "PyTorch"
     try:
-        theirs = _torch(backbone, batches)
+        theirs, how = _torch(backbone, batches)
     except Skipped as reason:
         yield Row("extraction", case, note=str(reason))
         return
     took = alternate({"ours": ours, "torch": lambda: [theirs(batch) for batch in [batches[0], *batches]]}, turns)
-    yield ratio_row("extraction", case, took["ours"], took["torch"], aim=">= 1.0", note=theirs.how)
+    yield ratio_row("extraction", case, took["ours"], took["torch"], aim=">= 1.0", note=how)
 
 
 def _half_precision(backbone, plain, batches, turns, case):
@@ -88,32 +87,14 @@ def _in_bfloat16(layer):
 
 
 def _torch(backbone, batches):
-    """Return a function that passes a batch through PyTorch's network; it has `how`."""
-    names = {"ResNet50": "resnet50", "VGG16": "vgg16"}
-    try:
-        torch, torchvision = (importlib.import_module(name) for name in ("torch", "torchvision"))
-    except ImportError:
-        raise Skipped("needs torch and torchvision") from None
-    if backbone not in names:
-        raise Skipped(f"torchvision has no {backbone}")
-    network = getattr(torchvision.models, names[backbone])(weights=None)
-    body = torch.nn.Sequential(*list(network.children())[:-1]).eval().to(memory_format=torch.channels_last)
-    how = f"torch {torch.__version__}, compiled"
+    """Return a function that passes a batch through PyTorch's network, and a word on how."""
+    torch, network = torch_network(backbone)
+    body = torch.nn.Sequential(*list(network.children())[:-1]).eval()
 
-    def run(batch, body):
+    def run(body, batch=batches[0]):
         with torch.inference_mode():
             pixels = torch.from_numpy(batch).permute(0, 3, 1, 2)  # channels last as it lies
             return body(pixels).numpy()
 
-    try:
-        compiled = torch.compile(body)
-        run(batches[0], compiled)
-        body = compiled
-    except Exception as error:  # where no compiler is installed
-        how = f"torch {torch.__version__}, not compiled ({type(error).__name__})"
-
-    def passes(batch):
-        return run(batch, body)
-
-    passes.how = how
-    return passes
+    body, how = compiled_or_plain(torch, run, body)
+    return lambda batch: run(body, batch), how

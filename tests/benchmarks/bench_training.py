@@ -1,7 +1,8 @@
-"""A step of fine-tuning over the same step in plain Keras, and how long a network waits for its data.
+"""A step of fine-tuning over the same step in plain Keras and in PyTorch, and how long a network waits for its data.
 
 Plain Keras is the recipe of its guides: the network called with ``training=False``, pooling, a dense layer, AdamW, and
-augmentation by Keras's own layers, trained by `fit` on preloaded batches in memory.
+augmentation by Keras's own layers, trained by `fit` on preloaded batches in memory.  PyTorch's is torchvision's network
+in evaluation mode, channels last, compiled where that works, with AdamW and no augmentation.
 """
 
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from measured import alternate, ratio_row
+from measured import Row, Skipped, alternate, compiled_or_plain, ratio_row, torch_network
 
 from skin_tl.models.augmentation import Batches
 from skin_tl.models.devices import on_device, precision_of
@@ -66,6 +67,29 @@ def plain_network(backbone, size):
     return network
 
 
+def torch_steps(backbone, batch, n_steps):
+    """Return a function that trains PyTorch's network for some steps, and a word on how.
+
+    Parameters
+    ----------
+    batch : tuple of ndarray
+        Pixels, (n, size, size, 3) float32, and wanted probabilities, (n, 7).
+    """
+    torch, network = torch_network(backbone, num_classes=len(CLASSES))
+    pixels = torch.from_numpy(batch[0] / 127.5 - 1).permute(0, 3, 1, 2)
+    wanted = torch.from_numpy(np.asarray(batch[1], np.float32))
+    network.eval()  # as `training=False`: batch normalisation keeps its statistics
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
+
+    def step(body):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(body(pixels), wanted).backward()
+        optimizer.step()
+
+    body, how = compiled_or_plain(torch, step, network)
+    return lambda: [step(body) for _ in range(n_steps)], how
+
+
 def measure(full):
     """Compare steps of one network."""
     backbone, size, batch, steps, turns = ("ResNet50", 224, 32, 10, 5) if full else ("MobileNetV2", 96, 32, 12, 5)
@@ -81,19 +105,26 @@ def measure(full):
         given = (pixels, labels, np.arange(n), study, 0, 1)
         ready = Ready(*given)
         theirs = Plain(ready)
+        sides = {
+            "ours": lambda: network.training.fit(Batches(*given), shuffle=False, verbose=0),
+            "ready": lambda: network.training.fit(ready, shuffle=False, verbose=0),
+            "plain": lambda: plain.fit(theirs, shuffle=False, verbose=0),
+        }
+        try:
+            sides["torch"], how = torch_steps(backbone, theirs.batch, steps)
+        except Skipped as reason:
+            how = str(reason)
         with network.mixed_precision():
-            took = alternate(
-                {
-                    "ours": lambda: network.training.fit(Batches(*given), shuffle=False, verbose=0),
-                    "ready": lambda: network.training.fit(ready, shuffle=False, verbose=0),
-                    "plain": lambda: plain.fit(theirs, shuffle=False, verbose=0),
-                },
-                turns,
-            )
+            took = alternate(sides, turns)
     took = {name: [spent / steps for spent in spents] for name, spents in took.items()}
     case = f"{backbone}, {size} px, batch {batch}, {precision_of(study)}, one step, over "
     note = "ours also clips gradients and averages weights"
     yield ratio_row("fine-tuning", f"{case}plain Keras", took["ours"], took["plain"], aim=">= 1.0", note=note)
+    if "torch" in took:
+        note = f"{how}; ours also augments, clips gradients and averages weights"
+        yield ratio_row("fine-tuning", f"{case}PyTorch", took["ours"], took["torch"], aim=">= 1.0", note=note)
+    else:
+        yield Row("fine-tuning", f"{case}PyTorch", note=how)
     case = f"{case}preloaded batches"
     row = ratio_row("fine-tuning", case, took["ours"], took["ready"], faster=False, aim="<= 1.05")
     yield replace(row, note=f"waits for data {max(0, 1 - 1 / row.ratio):.1%} of its time")

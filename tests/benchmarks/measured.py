@@ -4,6 +4,7 @@ Takes two sides as callables; gives rows, see `Row`, whose ratio is the median o
 that other load and a warming processor meet both.
 """
 
+import importlib
 import os
 import platform
 import re
@@ -203,6 +204,37 @@ def ham10000_folder():
     if not folder:
         raise Skipped("needs SKIN_TL_HAM10000")
     return Path(folder)
+
+
+TORCHVISION = {"ResNet50": "resnet50", "VGG16": "vgg16", "MobileNetV2": "mobilenet_v2"}
+
+
+def torch_network(backbone, **how):
+    """Return torch, and torchvision's network of that name with random weights, channels last.
+
+    Raises
+    ------
+    Skipped
+        If PyTorch is not installed or torchvision has no such network.
+    """
+    try:
+        torch, torchvision = (importlib.import_module(name) for name in ("torch", "torchvision"))
+    except ImportError:
+        raise Skipped("needs torch and torchvision") from None
+    if backbone not in TORCHVISION:
+        raise Skipped(f"torchvision has no {backbone}")
+    network = getattr(torchvision.models, TORCHVISION[backbone])(weights=None, **how)
+    return torch, network.to(memory_format=torch.channels_last)
+
+
+def compiled_or_plain(torch, run, module):
+    """Return a module, compiled where `run(module)` then works, and a word on which it is."""
+    try:
+        compiled = torch.compile(module)
+        run(compiled)
+        return compiled, f"torch {torch.__version__}, compiled"
+    except Exception as error:  # where no compiler is installed
+        return module, f"torch {torch.__version__}, not compiled ({type(error).__name__})"
 
 
 def noise_files(folder, n, shape=(150, 200), ending="jpg"):

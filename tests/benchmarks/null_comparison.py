@@ -48,7 +48,7 @@ def rejections(n_tests, n_draws, n_backbones=4, shared=0.9, own=0.8, seed=1):
         for name in range(n_backbones):
             table = pd.DataFrame(softmax(logits + own * rng.normal(size=logits.shape)), columns=PROBABILITIES)
             tables[f"backbone {name}"] = table.assign(dx=np.array(CLASSES)[y])
-        found.append(pd.DataFrame(compare_lesions(tables, n_draws, test)).assign(test=test))
+        found.append(pd.DataFrame(compare_lesions(tables, n_draws)).assign(test=test))
     rows = pd.concat(found)
     single = (rows["p"] < 0.05).groupby(rows["metric"]).mean()
     corrected = (rows["p_holm"] < 0.05).groupby([rows["metric"], rows["test"]]).any().groupby("metric").mean()

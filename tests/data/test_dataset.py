@@ -239,16 +239,8 @@ def test_a_download_goes_on_where_it_was_cut_off(dataverse, tmp_path):
 
 def test_an_archive_cannot_write_outside_of_its_folder(dataverse, tmp_path):
     dataverse.files[2] = archive("HAM10000_images_part_1.zip", rows()["image_id"][:7], "../../../evil/")
-    folder = releases.download(tmp_path / "a" / "HAM10000", dataverse.address)
+    releases.download(tmp_path / "a" / "HAM10000", dataverse.address)
     assert not list(tmp_path.rglob("evil"))
-    assert len(list((folder / "HAM10000_images_part_1").iterdir())) == 7
-
-
-def test_a_file_that_is_no_archive_is_refused(tmp_path):
-    (tmp_path / "part.zip").write_bytes(b"PK nothing")
-    with pytest.raises(SkinTLError, match="not an intact zip"):
-        releases.unpack_images(tmp_path / "part.zip", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_release_that_lacks_a_file_is_named(dataverse, tmp_path):
@@ -326,23 +318,17 @@ def test_the_place_of_a_source_does_not_matter_and_without_one_the_last_stays(re
 # Which file is an image's
 
 
-def picture(path, seed, mode="RGB"):
+def picture(path, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 255, (9, 12, 3), np.uint8)
-    image = Image.fromarray(noise)
-    mask = image.convert("L").point(lambda value: 255 * (value > 99))
-    {"RGB": image, "mask": mask, "RGB mask": mask.convert("RGB")}[mode].save(path)
+    Image.fromarray(noise).save(path)
 
 
-def test_masks_and_hidden_folders_are_not_trained_on(release):
+def test_hidden_folders_and_those_of_systems_are_not_looked_into(release):
     folder = release()
-    for place in ("A_masks", ".Trash-1000/files", "@eaDir", "__MACOSX"):
-        picture(folder / place / "ISIC_0000002.png", 7, "mask" if place == "A_masks" else "RGB")
-    picture(folder / "B_masks" / "ISIC_0000002.png", 7, "RGB mask")
+    for place in (".Trash-1000/files", "@eaDir", "__MACOSX"):
+        picture(folder / place / "ISIC_0000002.png", 7)
     assert dataset.read_folder(folder).files["ISIC_0000002"] == str(folder / "HAM10000_images_part_1/ISIC_0000002.jpg")
-    (folder / "HAM10000_images_part_1" / "ISIC_0000002.jpg").unlink()
-    with pytest.raises(SkinTLError, match=r"1 of 14 images have a black-and-white mask and no picture.*A_masks"):
-        dataset.read_folder(folder)
 
 
 def test_two_pictures_of_one_image_are_refused_with_both_paths(release):
@@ -390,25 +376,19 @@ def test_tables_as_spreadsheets_write_them_are_read(release):
         path.write_bytes(content)
         assert metadata.read_metadata(path).equals(expected)
     path.write_bytes(text.replace("back", "Rücken").encode("cp1252"))
-    with pytest.raises(SkinTLError, match=r"line 2.*Windows-1252"):
+    with pytest.raises(SkinTLError, match=r"line 2.*Save it as UTF-8"):
         metadata.read_metadata(path)
 
 
-def test_one_table_in_two_forms_is_one_and_a_column_given_twice_is_refused(release):
+def test_a_column_given_twice_is_refused(release):
     folder = release(name="HAM10000_metadata.csv")
-    rows().to_csv(folder / "HAM10000_metadata.tab", sep="\t", index=False)
-    assert len(dataset.read_folder(folder).metadata) == 14
     rows().assign(Age="5").to_csv(folder / "HAM10000_metadata.csv", index=False)
     with pytest.raises(SkinTLError, match="several columns 'age'"):
         metadata.read_metadata(folder / "HAM10000_metadata.csv")
 
 
-def test_tables_of_other_releases_are_named(tmp_path):
+def test_tables_of_other_releases_are_told_by_their_columns(tmp_path):
     path = tmp_path / "HAM10000_metadata.csv"
-    for text, named in (
-        ("isic_id,diagnosis\nISIC_1,nv\n", "ISIC archive"),
-        ("image,MEL,NV\nISIC_1,0,1\n", "challenge"),
-    ):
-        path.write_text(text)
-        with pytest.raises(SkinTLError, match=named):
-            metadata.read_metadata(path)
+    path.write_text("isic_id,diagnosis\nISIC_1,nv\n")
+    with pytest.raises(SkinTLError, match="it has isic_id, diagnosis"):
+        metadata.read_metadata(path)

@@ -153,9 +153,11 @@ def test_a_report_is_written_again_from_finished_runs_without_networks(tmp_path,
         (copy / f"{name}.py").write_text("raise ImportError('none is here')")
     done = start(copy, "made", study="report")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [
-        f"report/made/{name}{ending}.html" for name in ("report", "slides") for ending in (".fr", "")
+    assert [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")] == [
+        *(f"report/made/{name}{ending}.html" for name in ("report", "slides") for ending in (".fr", "")),
+        *(f"report/made/report{ending}.pdf" for ending in (".fr", "")),
     ]
+    assert "Kernel" not in done.stderr
     assert "Made again" in (copy / "report/made/report.fr.html").read_text()
     assert (copy / "report/made/report.pdf").read_bytes().startswith(b"%PDF")
     done = start(copy, "none", study="report")

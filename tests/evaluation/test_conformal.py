@@ -68,12 +68,12 @@ def test_rows_are_counts_of_sets(table, found):
     for seed, rows in table.groupby("seed"):
         scores = lesion_scores(rows)
         val, test = (scores[scores["subset"] == name] for name in ("val", "test"))
+        known = {dx: val.loc[val["dx"] == dx, f"p_{dx}"].to_numpy() for dx in CLASSES}
         sets = []
         for _, lesion in test.iterrows():
             # A diagnosis stays in unless too few validation lesions with it got as low a probability for it.
             of_set = []
-            for dx in CLASSES:
-                own = val.loc[val["dx"] == dx, f"p_{dx}"]
+            for dx, own in known.items():
                 p = (1 + (own <= lesion[f"p_{dx}"]).sum()) / (len(own) + 1)
                 of_set += [dx] if p > 1 - COVERAGE + 1e-9 else []
             sets.append(of_set)

@@ -21,7 +21,6 @@ from skin_tl.evaluation.metric_list import METRICS, Metric
 from skin_tl.evaluation.metrics import approximate, metrics_table
 from skin_tl.evaluation.predictions import (
     check_predictions,
-    check_same_images,
     class_codes,
     ensemble,
     pool_weights,
@@ -373,8 +372,6 @@ def test_absent_or_broken_file_is_one_clear_error(tmp_path):
 def test_different_test_sets_are_not_compared(table):
     with pytest.raises(SkinTLError, match="different images"):
         ensemble({"A": table, "B": table.drop(table.index[5])})
-    with pytest.raises(SkinTLError, match="No predictions"):
-        check_same_images({})
 
 
 def test_reliability_is_scikit_learn_s_curve():

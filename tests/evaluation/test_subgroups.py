@@ -6,7 +6,6 @@ import pytest
 from simulated import predictions
 from sklearn.metrics import accuracy_score
 
-from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.predictions import check_predictions
 from skin_tl.evaluation.subgroups import AGE_BANDS, conclusive, subgroup_table, subgroups
 from skin_tl.reporting.score_tables import subgroup_range_table
@@ -97,11 +96,3 @@ def test_unknown_is_no_subgroup_to_conclude_about(table, metadata):
     ranges = subgroup_range_table(found).set_index(["variable", "metric"])
     assert ranges.loc[("sex", "accuracy"), "n_subgroups"] == 1
     assert "dx_type" not in ranges.index.get_level_values("variable")
-
-
-def test_images_without_metadata_are_refused(table, metadata):
-    tested = table.loc[table["subset"] == "test", "image_id"].iloc[0]
-    with pytest.raises(SkinTLError, match=tested):
-        subgroup_table(table, metadata[metadata["image_id"] != tested], "s", "b", n_boot=20)
-    with pytest.raises(SkinTLError, match="dx_type"):
-        subgroups(metadata.drop(columns="dx_type"))

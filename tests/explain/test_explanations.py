@@ -3,11 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import evaluate, fabricate
+from fabricated import fabricate
 
 from skin_tl.errors import SkinTLError
-from skin_tl.explain import explanations
-from skin_tl.files import write_csv
+from skin_tl.explain import distances, explanations
 from skin_tl.reporting import figures
 from skin_tl.reporting.report import Report
 from skin_tl.schema import CLASSES, EXPLAINED, PREDICTION_COLUMNS, PROBABILITIES
@@ -174,15 +173,6 @@ def test_a_run_is_explained(small_study, tmp_path):
         explanations.explain(small_study, "feature_extraction", "MobileNetV2", folder)
 
 
-def test_explanations_of_an_earlier_version_are_told(root):
-    study = fabricate(root, "earlier", {"backbones": ["VGG16"], "seeds": [1]})
-    file = study.parent / "feature_extraction/VGG16/explanations/images.csv"
-    write_csv(file, pd.read_csv(file).drop(columns="map_side"))
-    evaluate(study)
-    with pytest.raises(SkinTLError, match=r"images\.csv has no column map_side.*run_all\.sh \S*earlier"):
-        Report(str(study), "en", root / "report" / "earlier")
-
-
 def test_features_of_the_step_are_found_without_building_the_network(tmp_path, monkeypatch):
     pytest.importorskip("keras")
     from skin_tl.files import write_json
@@ -191,15 +181,15 @@ def test_features_of_the_step_are_found_without_building_the_network(tmp_path, m
     monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(features, "features_of", lambda *arguments: ("computed", {}))
     wanted = (None, tmp_path / "runs", None, "VGG16", "native")
-    assert features.find_features(*wanted) == "computed"  # the step did not run
+    assert distances.find_features(*wanted) == "computed"  # the step did not run
     write_json(tmp_path / "runs" / "features" / "VGG16_native.json", {"key": "abc"})
-    assert features.find_features(*wanted) == "computed"  # the cache was deleted
+    assert distances.find_features(*wanted) == "computed"  # the cache was deleted
     kept = tmp_path / "cache" / "features" / "abc"
     kept.mkdir(parents=True)
     np.save(kept / "features.npy", np.arange(6.0).reshape(3, 2))
-    assert features.find_features(*wanted) == "computed"  # a pass that was interrupted
+    assert distances.find_features(*wanted) == "computed"  # a pass that was interrupted
     write_json(kept / "about.json", {})
-    np.testing.assert_array_equal(features.find_features(*wanted), np.arange(6.0).reshape(3, 2))
+    np.testing.assert_array_equal(distances.find_features(*wanted), np.arange(6.0).reshape(3, 2))
 
 
 @pytest.mark.parametrize("file", ["images.csv", "points.csv", "maps.npy"])

@@ -5,16 +5,21 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from fabricated import fabricate
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 from sklearn.linear_model import LogisticRegression
 
 from skin_tl.data import synthetic, synthetic_skin
 from skin_tl.data.corruptions import CORRUPTIONS, SEVERITIES
-from skin_tl.data.shortcuts import ARTEFACTS, MASKS, lesion_mask, otsu_threshold, with_artefact
+from skin_tl.data.releases import find_masks
+from skin_tl.data.shortcuts import ARTEFACTS, MASKS, lesion_mask, otsu_threshold, read_mask, with_artefact
 from skin_tl.data.synthetic_lesions import TYPES
+from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.robustness import robustness_table
-from skin_tl.explain.robustness import changes, draw_images, predict_changed
-from skin_tl.schema import CLASSES, PROBABILITIES
+from skin_tl.explain.robustness import changes, draw_images, measure_robustness, predict_changed
+from skin_tl.schema import CLASSES, PROBABILITIES, ROBUSTNESS_PREDICTIONS
+from skin_tl.study import load_study
 
 SIZE = 96
 
@@ -45,6 +50,45 @@ def test_a_corruption_changes_more_with_each_severity(drawn, name):
         assert apart[0] > 0.5 and all(a < b for a, b in itertools.pairwise(apart)), apart
 
 
+def _edge(across):
+    """Return a picture, light where a function of the place is negative, and how dark each pixel of a result is."""
+    picture = np.where(across[..., None] < 0, 200, 50).astype(np.uint8).repeat(3, axis=2)
+    return picture, lambda changed: (200 - changed[..., 0].astype(float)) / 150
+
+
+def test_defocus_is_a_disk_and_motion_a_diagonal():
+    """An edge under a disk of radius R has the share of the disk beyond it; a line does not change along itself."""
+    y, x = np.mgrid[:224, :224]
+    picture, dark = _edge(x - 111.5)
+    radius = 0.025 * 224
+    t = np.clip((x[0] - 111.5) / radius, -1, 1)
+    share = 0.5 + (t * np.sqrt(1 - t**2) + np.arcsin(t)) / np.pi
+    assert np.abs(dark(CORRUPTIONS["defocus"](picture, 4)) - share).max() < 0.05
+    inside = np.s_[40:-40, 40:-40]
+    along, dark = _edge(x - y - 0.5)
+    assert np.abs(dark(CORRUPTIONS["motion"](along, 5)) - dark(along))[inside].max() < 0.01
+    across, dark = _edge(x + y - 223.5)
+    length = round(0.12 * 224)  # of the diagonal, each of whose pixels adds 2 to x + y
+    share = np.clip(0.5 + (x + y - 223.5) / (2 * (length + 1)), 0, 1)
+    assert np.abs(dark(CORRUPTIONS["motion"](across, 5)) - share)[inside].max() < 1 / length
+
+
+def test_other_corruptions_do_what_they_are_called():
+    picture = np.random.default_rng(0).integers(40, 200, (SIZE, SIZE, 3), np.uint8)
+    np.testing.assert_allclose(CORRUPTIONS["brightness"](picture, 3), 0.55 * picture, atol=1)
+    contrast = CORRUPTIONS["contrast"](picture, 3).astype(float)
+    assert contrast.std() == pytest.approx(0.45 * picture.std(), rel=0.02)
+    assert contrast.mean() == pytest.approx(picture.mean(), abs=1)
+    coarse = CORRUPTIONS["pixelation"](picture, 5)
+    assert len(np.unique(coarse, axis=0)) == len(np.unique(coarse, axis=1)[0]) == round(0.16 * SIZE)
+    assert coarse.mean() == pytest.approx(picture.mean(), abs=1)
+    grey = np.full((SIZE, SIZE, 3), 100, np.uint8)
+    assert (CORRUPTIONS["colour_cast"](grey, 3) == [110, 100, 80]).all()
+    once = CORRUPTIONS["jpeg"](picture, 3).astype(float)  # compressed again, it is nearly the same
+    twice = CORRUPTIONS["jpeg"](once.astype(np.uint8), 3)
+    assert np.abs(twice - once).mean() < 0.1 * np.abs(once - picture).mean()
+
+
 def test_masks_agree_with_the_outlines_that_were_drawn(drawn):
     agreement, missed = [], []
     for dx, pixels, true in drawn:
@@ -66,8 +110,82 @@ def test_masks_take_away_the_lesion_or_its_surroundings(drawn):
     for _, pixels, _ in drawn[::5]:
         mask = lesion_mask(pixels)
         for name, changed, kept in (("no_lesion", mask, ~mask), ("no_surroundings", ~mask, mask)):
-            found = MASKS[name](pixels)
+            found = MASKS[name](pixels, mask)
             assert (found[kept] == pixels[kept]).all() and len(np.unique(found[changed], axis=0)) == 1
+
+
+def test_masks_of_the_release_are_used_where_they_lie_with_the_images(drawn, tmp_path, monkeypatch):
+    """Named and laid out as in HAM10000_segmentations_lesion_tschandl; without one, a mask is found by colour."""
+    folder = tmp_path / "HAM10000_segmentations_lesion_tschandl"
+    folder.mkdir()
+    images = pd.DataFrame({"image_id": [f"ISIC_{k}" for k in range(4)], "lesion_id": list("abcd"), "dx": "nv"})
+    pixels, true = (np.stack([one[part] for one in drawn[:4]]) for part in (1, 2))
+    for k in range(3):
+        content = true[k] if k < 2 else np.zeros((SIZE, SIZE), bool)  # one is empty
+        mask = Image.fromarray((255 * content).astype(np.uint8)).resize((600, 450), Image.Resampling.NEAREST)
+        mask.save(folder / f"{('isic', 'ISIC')[k % 2]}_{k}_segmentation.png")
+        Image.fromarray(pixels[k]).save(tmp_path / f"ISIC_{k}.jpg")
+    monkeypatch.setenv("SKIN_TL_HAM10000", str(tmp_path))
+    released = find_masks()
+    assert sorted(released) == ["isic_0", "isic_1", "isic_2"]
+    masks = {of: read_mask(released[of.lower()], SIZE) for of in images["image_id"][:3]}
+    assert masks["ISIC_2"] is None
+    seen = []
+
+    def predict(pictures):
+        seen.append(pictures)
+        return np.full((len(pictures), 7), 1 / 7)
+
+    table = predict_changed(predict, pixels, images, masks)
+    no_lesion = seen[list(changes()).index(("mask", "no_lesion", 0))]
+    for k in range(4):
+        changed = (no_lesion[k] != pixels[k]).any(axis=2)
+        if k < 2:  # all of the true lesion is masked, and hardly more
+            assert changed[true[k]].mean() > 0.98
+            assert not changed[distance_transform_edt(~true[k]) > 0.05 * SIZE].any()
+        else:
+            assert (changed <= lesion_mask(pixels[k])).all()
+    masked = table[table["kind"] == "mask"]
+    assert masked["mask"].tolist() == 2 * ["released", "released", "found", "found"]
+    assert set(table.loc[table["kind"] != "mask", "mask"]) == {""}
+    scores = robustness_table(table, "s", "b", n_boot=20).groupby("change")["n_released_masks"].unique()
+    assert scores["no_lesion"].tolist() == scores["no_surroundings"].tolist() == [2] and scores["hair"].tolist() == [0]
+
+
+def test_the_step_predicts_test_images_and_looks_for_masks(tmp_path, monkeypatch):
+    pytest.importorskip("keras")
+    wanted = {"backbones": ["ResNet50"], "dataset": "ham10000", "seeds": [1], "leakage": False, "other_splits": 0}
+    file = fabricate(tmp_path, "changed", wanted)
+    run = file.parent / "feature_extraction" / "ResNet50"
+    table = pd.read_csv(run / "predictions.csv")
+    tested = table[table["subset"] == "test"]
+    masked = set(tested["image_id"].unique()[::2])
+    (tmp_path / "masks").mkdir()
+    for image_id in masked:
+        mask = np.zeros((45, 60), np.uint8)
+        mask[10:30, 20:40] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{image_id}_segmentation.png")
+    monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SKIN_TL_HAM10000", str(tmp_path))
+    monkeypatch.setattr("skin_tl.explain.explanations.read_model", lambda path, study: path.name)
+    monkeypatch.setattr(
+        "skin_tl.models.tuning.predict_rows", lambda model, pixels, rows, batch, views: np.full((len(rows), 7), 1 / 7)
+    )
+    measure_robustness(load_study(file), "feature_extraction", "ResNet50", file.parent)
+    found = pd.read_csv(run / "robustness.csv")
+    assert list(found.columns) == ROBUSTNESS_PREDICTIONS
+    every = found.groupby(["kind", "change", "severity"], sort=False)["image_id"].agg(list)
+    assert list(every.index) == list(changes()) and all(ids == every.iloc[0] for ids in every)
+    assert set(every.iloc[0]) <= set(tested["image_id"]) and len(every.iloc[0]) > 20
+    origin = found[found["kind"] == "mask"]
+    assert ((origin["mask"] == "released") == origin["image_id"].isin(masked)).all()
+    assert set(origin["mask"]) == {"released", "found"}
+
+
+def test_a_mask_that_is_no_image_is_named(tmp_path):
+    (tmp_path / "ISIC_1_segmentation.png").write_bytes(b"none")
+    with pytest.raises(SkinTLError, match=r"ISIC_1_segmentation\.png cannot be read.*remove it"):
+        read_mask(tmp_path / "ISIC_1_segmentation.png", SIZE)
 
 
 @pytest.mark.parametrize("name", ARTEFACTS)
@@ -179,6 +297,8 @@ def test_intervals_are_those_of_a_direct_paired_bootstrap():
     for metric in ("macro_f1", "melanoma_risk", "other_risk"):
         row = table.loc[("hair", 0, metric)]
         assert row["value"] == pytest.approx(score(hair, metric))
+        n_melanomas = (clean["dx"] == "mel").sum()
+        assert row["n_lesions"] == {"melanoma_risk": n_melanomas, "other_risk": 60 - n_melanomas}.get(metric, 60)
         assert row["difference"] == pytest.approx(score(hair, metric) - score(clean, metric))
         moved = [score(hair.iloc[at], metric) - score(clean.iloc[at], metric) for at in picks]
         ends = np.nanquantile(moved, [0.025, 0.975])

@@ -1,15 +1,15 @@
 """Backbones see what keras.applications documents, whichever road their weights come by."""
 
 import dataclasses
-import http.server
 import importlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
-import threading
-import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -174,8 +174,12 @@ def test_random_weights_are_the_same_each_time():
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    """Take the hub away: a port of this machine at which nobody listens."""
-    monkeypatch.setattr(backbones, "WEIGHTS_HUB", "http://127.0.0.1:9/")
+    """Take the hub away: its name leads to a port of this machine at which nobody listens."""
+
+    def refused(address, *arguments, **keywords):
+        raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
+
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", refused)
 
 
 @pytest.fixture
@@ -274,7 +278,6 @@ def test_a_download_that_breaks_off_is_told_and_the_demo_goes_on(monkeypatch, tm
         raise ConnectionResetError(104, "Connection reset by peer")
 
     monkeypatch.delenv("SKIN_TL_WEIGHTS", raising=False)
-    monkeypatch.setattr(backbones, "hub_answers", lambda: True)
     monkeypatch.setattr(backbones, "_network", broken)
     with pytest.raises(SkinTLError, match=r"VGG16: the download of VGG16's from .* broke off .*Connection reset"):
         resolve_weights(["VGG16"], "imagenet")
@@ -311,33 +314,17 @@ def test_weights_that_went_away_are_named(folder):
         build_backbone("MobileNetV2", "native", 64, weights)
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    def __init__(self, delay):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self):
-                time.sleep(delay)
-                self.send_error(404)
-
-            def log_message(self, *arguments):
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server_port}/"
-
-
-@pytest.mark.parametrize(("delay", "answers"), [(0, True), (3, False)])
-def test_the_hub_has_a_bounded_time_to_answer(monkeypatch, delay, answers):
-    server = _Server(delay)
-    monkeypatch.setattr(backbones, "WEIGHTS_HUB", server.address)
-    monkeypatch.setattr(backbones, "PATIENCE_WITH_HUB", 1)
-    assert backbones.hub_answers() is answers
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_hub_that_is_not_there_does_not_answer(no_hub):
-    assert backbones.hub_answers() is False
+def test_a_hub_that_is_silent_is_not_waited_for_without_end(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        retrieve = urllib.request.urlretrieve
+        monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", lambda _, *more: retrieve(address, *more))
+        monkeypatch.setattr(backbones, "PATIENCE_WITH_HUB", 0.5)
+        monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
+        monkeypatch.delenv("SKIN_TL_WEIGHTS", raising=False)
+        with pytest.raises(SkinTLError, match=r"No ImageNet weights for VGG16: .*timed out"):
+            resolve_weights(["VGG16"], "imagenet")
+    assert socket.getdefaulttimeout() is None
 
 
 @pytest.mark.parametrize("name", ["VGG16", "Xception", "ResNet50", "MobileNetV2"])

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from skin_tl.data.splits import draw_splits
-from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.metrics import point_metrics
 from skin_tl.evaluation.predictions import check_predictions
 from skin_tl.models import baselines
@@ -94,21 +93,3 @@ def test_colour_histograms_count_pixels():
     assert histograms.shape == (70, 8)
     np.testing.assert_allclose(histograms[1] ** 2, [0.5, 0, 0, 0, 0, 0, 0, 0.5], atol=1e-6)
     np.testing.assert_allclose((histograms**2).sum(1), 1, atol=1e-6)
-
-
-def test_images_of_another_data_set_are_refused(study):
-    metadata, splits, images = study
-    with pytest.raises(SkinTLError, match="I6"):
-        baselines.colour_histogram(metadata, splits, images[:-1], metadata["image_id"].iloc[:-1])
-
-
-def test_no_age_at_all_and_hundreds_of_body_sites_are_taken(study):
-    copies = [
-        [part.assign(image_id=part["image_id"] + f"_{k}", lesion_id=part["lesion_id"] + f"_{k}") for part in study[:2]]
-        for k in range(8)
-    ]
-    metadata, splits = (pd.concat(parts, ignore_index=True) for parts in zip(*copies, strict=True))
-    assert (splits["subset"] == "train").sum() > 255  # as many sites as a tree's bins, and more
-    metadata = metadata.assign(age=np.nan, localization=[f"site {k}" for k in range(len(metadata))])
-    table = baselines.metadata_only(metadata, splits)
-    assert len(table) and np.isfinite(table[baselines.PROBABILITIES].to_numpy(float)).all()

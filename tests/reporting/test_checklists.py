@@ -21,7 +21,6 @@ ITEMS = {
         f"{item}{letter}"
         for item in range(1, 41)
         for letter in {15: "abcd", 16: "abc", 17: "ab", 26: "ab", 40: "ab"}.get(item, [""])
-        if item not in (24, 38)  # the report says that these two are left out
     ],
 }
 """The numbers of the items, as CLAIM (2024), TRIPOD+AI (2024) and STARD-AI (2025) have them."""

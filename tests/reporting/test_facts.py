@@ -9,6 +9,7 @@ commit gives one result; ``SKIN_TL_FACTS=all`` asks for all of them, and ``SKIN_
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,14 @@ import recomputation
 from fabricated import fabricate, fabricate_metadata
 from recomputation import Recomputation
 
+from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.scoring import write_evaluation
 from skin_tl.evaluation.study_files import read_study_files
 from skin_tl.files import ROOT
 from skin_tl.reporting import figures, texts
 from skin_tl.reporting.facts import Facts, collect_facts
 from skin_tl.reporting.report import Report
+from skin_tl.study import save_study
 
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "3_report.ipynb", as_version=4)
 N_BOOT = 400
@@ -77,6 +80,7 @@ STUDIES = {
             "from_scratch_epochs": 20,
             "leakage": False,
             "other_splits": 0,
+            "images": False,
         },
     },
     "drawn": {
@@ -245,6 +249,34 @@ def test_the_recomputation_is_one_of_its_own():
     assert set(re.findall(r"skin_tl\S* import (.*)", source)) == {"ROOT", "CLASSES"}
     with pytest.raises(KeyError, match="family"):
         Recomputation.__call__(object(), "unheard_of.mel")
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if STUDIES[name]["changes"].get("images") is False])
+def test_a_published_report_is_written_again_from_its_tables(studies, name, tmp_path):
+    shown = studies[name]
+    copied = shutil.copytree(shown.report.folder, tmp_path / name)
+    save_study(shown.report.study, copied / "study.json")
+    again = show(copied / "study.json", tmp_path / "again")
+    assert again.pieces == shown.pieces
+    assert (tmp_path / "again" / "facts.json").read_bytes() == (copied / "facts.json").read_bytes()
+
+
+def test_a_table_that_a_published_report_lacks_is_named(studies, tmp_path):
+    shown = studies["drawn"]
+    copied = shutil.copytree(shown.report.folder, tmp_path / "drawn")
+    save_study(shown.report.study, copied / "study.json")
+    (copied / "risk.csv").unlink()
+    with pytest.raises(SkinTLError, match=r"risk\.csv is missing.*run_all\.sh publish drawn"):
+        Report(str(copied / "study.json"), "en", tmp_path / "again")
+
+
+def test_pictures_of_a_published_report_need_its_runs(studies, tmp_path):
+    shown = studies["drawn"]
+    copied = shutil.copytree(shown.report.folder, tmp_path / "drawn")
+    save_study(shown.report.study.model_copy(update={"images": True}), copied / "study.json")
+    report = Report(str(copied / "study.json"), "en", tmp_path / "again")
+    with pytest.raises(SkinTLError, match=r"published report of drawn shows pictures.*run_all\.sh publish drawn"):
+        report.examples()
 
 
 # The data behind what is shown -----------------------------------------------------------------------------------

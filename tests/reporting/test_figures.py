@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from simulated import predictions
 
+from skin_tl.data.metadata import class_table
 from skin_tl.evaluation.decisions import decisions_table, roc_points
 from skin_tl.evaluation.net_benefit import decision_curves
 from skin_tl.evaluation.risk import risk_bins
@@ -23,7 +24,7 @@ from skin_tl.files import ROOT
 from skin_tl.registry import BACKBONES
 from skin_tl.reporting import figures
 from skin_tl.reporting.drawing import GREY, INK, LEARNED_TEXT, NEW_TEXT, SOFT, contrast_of, ink_on
-from skin_tl.reporting.texts import Labels, languages
+from skin_tl.reporting.texts import ENGLISH, Labels, languages
 from skin_tl.schema import BASELINES, CLASSES, CONFIDENCES, COVERAGE, OUTCOMES, STRATEGIES, SUBSETS
 
 BACKBONE_NAMES = ["VGG16", "Xception", "ResNet50", "EfficientNetB7"]
@@ -268,7 +269,7 @@ def drawn_results(labels, names):
         "split_spread": figures.split_spread(spread_rows(names), labels),
         "external": figures.external(external_rows(names), labels, winners=0.885),
         "learning_curves": figures.learning_curves(curve_rows(names[-1:]), labels),
-        "subgroups": figures.subgroups(subgroup_rows(), labels, overall=0.6, backbone=names[-1]),
+        "subgroups": figures.subgroups(subgroup_rows(), labels, 0.6, names[-1], "macro_f1"),
         "calibration": figures.calibration(calibration_rows(names), labels, dict.fromkeys(names, 0.061)),
     }
     for decision in ("melanoma", "malignant"):
@@ -289,7 +290,7 @@ def drawn(labels, metadata):
         "transfer": figures.transfer(labels, **numbers),
         "transfer_tuned": figures.transfer(labels, ["fine_tuning", "from_scratch"], **numbers),
         "transfer_both": figures.transfer(labels, ["feature_extraction", "fine_tuning"], **numbers),
-        "class_balance": figures.class_balance(metadata, labels),
+        "class_balance": figures.class_balance(class_table(metadata), labels),
         "flow": figures.flow(*flow_tables(), labels),
         "scores_one_seed": figures.scores(score_rows(n_seeds=1), ["macro_f1"], labels),
         "published": figures.published(report_rows(), ["accuracy", "macro_avg", "weighted_avg"], labels),
@@ -415,12 +416,13 @@ def test_svg_is_inline_deterministic_and_its_ids_are_its_own(metadata):
             assert not re.search(r"<style|<!--|<metadata|<script|style=|20\d\d-\d\d", svg)
             assert "viewBox" in root.attrib
             assert svg == figures.to_svg(again[name][place], f"{name}-{place}")
-    first = figures.to_svg(figures.class_balance(metadata, labels))
-    assert first == figures.to_svg(figures.class_balance(metadata.sample(frac=1, random_state=1), labels))
+    first = figures.to_svg(figures.class_balance(class_table(metadata), labels))
+    shuffled = class_table(metadata.sample(frac=1, random_state=1))
+    assert first == figures.to_svg(figures.class_balance(shuffled, labels))
 
 
 def test_class_balance_writes_the_counts(metadata):
-    drawing = figures.class_balance(metadata)
+    drawing = figures.class_balance(class_table(metadata))
     shown = {text.get_text() for text in texts_of(drawing)}
     for dx in CLASSES:
         part = metadata[metadata["dx"] == dx]
@@ -458,6 +460,7 @@ def test_a_hollow_marker_shows_the_same_backbone_with_random_weights():
     assert [x for x, _ in hollow] == expected
     assert [round(y + 0.34) for _, y in hollow] == [y for _, y in full][1:]  # in the rows of the backbones alone
     assert {"pretrained on ImageNet", "random weights"} <= {*shown(drawing)}
+    assert {f"{x:.3f}" for x, _ in hollow} <= {*shown(drawing)}
     (without,) = figures.scores(score_rows(values, names=list(values)), ["macro_f1"])
     assert all(to_rgb(colour) != (1, 1, 1) for *_, colour in markers(without)) and "random weights" not in shown(
         without
@@ -562,7 +565,21 @@ def test_roc_is_the_mean_of_the_seeds_true_positive_rates():
     assert "VGG16: 0.812 (0.700–0.900)" in shown(drawing)
     assert any("n = 310 lesions over the seeds (2), 20 melanomas per seed" in text for text in shown(drawing))
     french = shown(figures.roc(points, decisions, Labels("fr")))
+    assert any("per lesion" in text for text in shown(drawing)) and any("par lésion" in text for text in french)
     assert "VGG16 : 0,812 (0,700–0,900)" in french and any("310 lésions" in text for text in french)
+
+
+def test_roc_draws_the_selected_backbone_on_top():
+    points, decisions = roc_rows({"1": ([0, 0.5, 1], [0, 0.9, 1])})
+    other = {"backbone": "ResNet50"}
+    points, decisions = (pd.concat([table, table.assign(**other)]) for table in (points, decisions))
+    for selected in ("VGG16", "ResNet50"):
+        drawing = figures.roc(points, decisions, selected=selected)
+        lines = [line for line in drawing.axes[0].lines if len(line.get_xdata()) > 100]
+        top = max(lines, key=lambda line: line.get_zorder())
+        assert (
+            top.get_color() == figures.backbone_style(selected)[0] and len({line.get_zorder() for line in lines}) == 2
+        )
 
 
 def test_roc_without_interval_threshold_and_second_seed():
@@ -714,7 +731,7 @@ def test_split_spread_of_one_split_has_no_deviation():
 
 def test_subgroups_are_grouped_and_say_which_allow_a_conclusion():
     table = subgroup_rows()
-    drawing = figures.subgroups(table.sample(frac=1, random_state=2), overall=0.6, backbone="Xception")
+    drawing = figures.subgroups(table.sample(frac=1, random_state=2), ENGLISH, 0.6, "Xception", "macro_f1")
     axes, right = drawing.axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     headings = ["sex", "age (years)", "body site", "how diagnosed"]
@@ -738,9 +755,9 @@ def test_subgroups_are_grouped_and_say_which_allow_a_conclusion():
     assert "all test images: 0.600" in shown(drawing)
 
 
-def test_subgroups_without_interval_overall_and_backbone():
+def test_subgroups_without_interval():
     table = subgroup_rows().assign(ci_low=np.nan, ci_high=np.nan, conclusive=False)
-    drawing = figures.subgroups(table.iloc[:2], metric="recall_mel")
+    drawing = figures.subgroups(table.iloc[:2], ENGLISH, 0.6, "VGG16", "recall_mel")
     assert intervals(drawing) == {} and len(markers(drawing)) == 2
     assert any(text.startswith("recall of melanoma") for text in shown(drawing))
 

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics
@@ -10,11 +11,14 @@ from sklearn import metrics
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT, read_json, write_json, write_text
 from skin_tl.reporting import findings, publishing
+from skin_tl.reporting.report import Report
+from skin_tl.reporting.texts import NARROW_SPACE
 from skin_tl.schema import CLASSES, PROBABILITIES
 
 CHANGES = {"backbones": ["VGG16", "ResNet50"], "dataset": "ham10000", "overrides": ["backbones", "images"]}
 FIGURE = '<figure id="figure-summary"><div aria-label="Scores &amp; intervals"><svg >drawn</svg></div></figure>'
 START, END = (mark.format("findings") for mark in publishing.MARKS)
+PUBLISHED = ROOT / "report" / "published"
 README = f"before\n{START}outdated\n{END}after\n"
 
 
@@ -38,6 +42,12 @@ def test_a_published_report_is_complete_and_its_scores_follow_from_its_predictio
 
     predictions = pd.read_csv(folder / "predictions.csv.xz")
     assert set(predictions.loc[predictions["arm"] != "main", "subset"]) <= {"test"}
+    own = predictions[(predictions["strategy"] == "feature_extraction") & (predictions["backbone"] == "VGG16")]
+    run = pd.read_csv(finished / "runs/to_publish/feature_extraction/VGG16/predictions.csv")
+    keys = ["dataset", "arm", "train_fraction", "split_policy", "preprocessing", "seed", "subset", "image_id"]
+    both = own.merge(run, on=keys, suffixes=("", "_of_run"))
+    assert len(both) == len(own) > 0
+    np.testing.assert_allclose(both[PROBABILITIES], both[[f"{name}_of_run" for name in PROBABILITIES]], rtol=1e-8)
     scores = pd.read_csv(folder / "metrics.csv", dtype={"seed": str})
     scores = scores[(scores["metric"] == "macro_f1") & (scores["seed"] != "all") & (scores["subgroup"] == "all")]
     checked = 0
@@ -58,6 +68,8 @@ def test_it_is_listed_in_both_languages_and_in_the_readme(finished):
     links = re.findall(r'href="([^"#]+\.[a-z]+)"', page)
     assert {"to_publish/report.html", "to_publish/report.fr.html"} <= {*links}
     assert all((folder.parent / link).is_file() for link in links)
+    tables = {f"to_publish/{file.name}" for file in folder.glob("*.csv")}
+    assert len(tables) > 30 and tables | {"to_publish/facts.json", "to_publish/study.json"} <= {*links}
     assert not re.search(r'(src|href)="(https?:|/)', page)
     for ending in publishing.ENDINGS.values():
         assert (folder / f"summary{ending}.svg").read_text() == "<svg >drawn</svg>"
@@ -66,7 +78,7 @@ def test_it_is_listed_in_both_languages_and_in_the_readme(finished):
     readme = " ".join((finished / "README.md").read_text().split())
     assert readme.startswith("before ") and readme.endswith(" after") and "outdated" not in readme
     command = "./run_all.sh /path/to/to_publish.yaml --config backbones=VGG16,ResNet50 images=false"
-    assert command in readme and command in page
+    assert command in page
     scores = pd.read_csv(folder / "scores.csv").query("metric == 'macro_f1'").set_index("backbone")
     for name in ("VGG16", "ResNet50", "ensemble", "colour_histogram"):
         interval = "{value:.2f} ({ci_low:.2f}–{ci_high:.2f})".format(**scores.loc[name])
@@ -120,7 +132,7 @@ def _signed(value):
 def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     """The best backbone, what pretrained weights add, the best baseline, melanomas, and the presentation's faults."""
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    folder = ROOT / "report" / "published" / "ham10000"
+    folder = PUBLISHED / "ham10000"
     best = _cells(folder, "setups.csv", metric="macro_f1").nlargest(1, "val_macro_f1")["best"].item()
     scores = _cells(folder, "scores.csv", metric="macro_f1").set_index("backbone")
     interval = "{value:.2f} ({ci_low:.2f}–{ci_high:.2f})"
@@ -145,7 +157,28 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     assert f"finds {percent.format(**decisions.loc['sensitivity'])} of the melanomas" in readme
     assert f"flags {percent.format(**decisions.loc['flagged_benign_share'])} of the benign lesions" in readme
 
-    folder = ROOT / "report" / "published" / "presentation"
+    tuning = folder.parent / "fine_tuning"
+    whole = _cells(tuning, "scores.csv", metric="macro_f1").set_index(["strategy", "backbone"])
+    for row in whole.loc["fine_tuning"].query("kind == 'backbone'").itertuples():
+        before = whole.loc[("feature_extraction", row.Index), "value"]
+        assert f"from {before:.2f} to {row.value:.2f} for {row.Index}" in readme
+    shown = readme.partition("Fine-tuning (`fine_tuning`): ")[2].partition("Not covered")[0]
+    backbones = whole.loc["fine_tuning"].query("kind == 'backbone'")
+    found = [f"{row.Index} {interval.format(**row._asdict())}" for row in backbones.itertuples()]
+    assert len(found) > 1 and all(text in shown for text in found)
+    pairs = _cells(tuning, "comparisons.csv", metric="macro_f1", strategy="fine_tuning")
+    apart = [f"{row.backbone_a} from {row.backbone_b}" for row in pairs.itertuples() if row.p_holm < 0.05]
+    assert f"Significant differences: {' and '.join(apart) or 'none'}." in shown
+
+    shown = readme.partition("in `ham10000` (native scaling), by ")[2].partition(". ")[0]
+    leakage = _cells(folder, "effects.csv", metric="macro_f1", tested="all", column="arm")
+    assert len(leakage) == shown.count(" for ") >= 3
+    for row in leakage.itertuples():
+        note = "" if row.ci_low > 0 or row.ci_high < 0 else ", not significant"
+        ends = f"{_signed(row.ci_low)} to {_signed(row.ci_high)}{note}"
+        assert f"{_signed(row.difference)} ({ends}) for {row.backbone}" in shown
+
+    folder = PUBLISHED / "presentation"
     effects = _cells(folder, "effects.csv", metric="macro_f1", tested="all")
     for row in effects[effects["column"].isin(["arm", "preprocessing"])].itertuples():
         side = 1 if row.column == "arm" else -1  # the presentation's side less the other
@@ -157,8 +190,33 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
         )
 
 
+LONGEST_SUMMARY = {"en": 120, "fr": 150}
+"""Words; French needs a quarter more of them to say the same."""
+
+
+@pytest.mark.parametrize("language", LONGEST_SUMMARY)
+@pytest.mark.parametrize("name", [file.parent.name for file in PUBLISHED.glob("*/study.json")])
+def test_the_summary_of_a_published_study_is_short(name, language, tmp_path):
+    report = Report(str(PUBLISHED / name / "study.json"), language, tmp_path)
+    text = re.sub("<[^>]*>", "", str(report.text("summary").html).partition("</h2>")[2])
+    words = [word for word in text.replace(NARROW_SPACE, "").split() if any(map(str.isalnum, word))]
+    assert 60 < len(words) <= LONGEST_SUMMARY[language], len(words)
+
+
+@pytest.mark.parametrize(("width", "reduced"), [(200, True), (450, True), (600, False)])
+def test_the_index_page_says_whether_images_were_reduced(finished, width, reduced):
+    folder = publishing.publish("to_publish", finished)
+    facts = read_json(folder / "facts.json")
+    sizes = {"image_size.1.width": width, "image_size.1.height": 150, "literature.width": 600, "literature.height": 450}
+    write_json(folder / "facts.json", facts | {key: {"value": value} for key, value in sizes.items()})
+    publishing.list_published(finished)
+    page = " ".join((folder.parent / "index.html").read_text().split())  # with one kind of space
+    assert (f"The images were reduced from 600 × 450 to {width} × 150 pixels." in page) == reduced
+    assert (f"Les images ont été réduites de 600 × 450 à {width} × 150 pixels." in page) == reduced
+
+
 def test_backbones_that_were_not_run_are_named_with_the_reason(monkeypatch):
-    study = findings.Published(ROOT / "report" / "published" / "presentation")
+    study = findings.Published(PUBLISHED / "presentation")
     monkeypatch.setattr(study, "study", study.study.model_copy(update={"backbones": ["VGG16"]}))
     assert study.not_run == ["Xception", "ResNet50", "EfficientNetB7"]
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
@@ -167,11 +225,11 @@ def test_backbones_that_were_not_run_are_named_with_the_reason(monkeypatch):
 
 def test_a_fact_that_is_not_published_is_an_error():
     with pytest.raises(SkinTLError, match=r"ham10000/facts\.json has no fact `score\.none`\. Publish the study again"):
-        findings.Published(ROOT / "report" / "published" / "ham10000").number("score.none")
+        findings.Published(PUBLISHED / "ham10000").number("score.none")
 
 
-TYPED = {"600", "450", "1", "−1", "96"}
-"""Numbers of README's blocks that no study measured: the release's images, the range of a scaling, a study's key."""
+TYPED = {"1", "−1", "96"}
+"""Numbers of README's blocks that no study measured: the range of a scaling, a study's key."""
 
 
 def test_every_number_of_the_generated_blocks_is_a_cell_of_a_published_table(monkeypatch):

@@ -177,7 +177,11 @@ def test_colours_follow_the_system_until_the_reader_chooses(read, scheme):
         assert is_dark(page) == (scheme == "dark")
         choose(page, read, other)
         assert is_dark(page) == (other == "dark")
-        page.reload()
+        # A browser stores in its own time: on a busy machine, the first reload may come too early.
+        for _ in range(20):
+            page.reload()
+            if is_dark(page) == (other == "dark"):
+                break
         assert is_dark(page) == (other == "dark"), "the choice is not remembered"
         pressed = page.locator(".colours [aria-pressed=true]")
         assert pressed.count() == 1 and pressed.inner_text() == read.labels(f"page.{other}")
@@ -328,12 +332,12 @@ def test_every_figure_opens_large_and_returns(read, size):
         figures = page.locator("main figure")
         for place in range(figures.count()):
             figure = figures.nth(place)
-            control = figure.get_by_role("button")
+            control = figure.locator("button")  # by role, the whole page is gone through
             drawing = figure.locator("svg, img").first
             width = drawing.bounding_box()["width"]
             control.focus()
             page.keyboard.press("Enter")
-            dialog = page.get_by_role("dialog")
+            dialog = page.locator("dialog[open]")
             shown = dialog.locator("svg, img").first
             assert shown.bounding_box()["width"] >= width
             if size == "phone" and dialog.locator("svg").count():
@@ -398,7 +402,7 @@ def test_controls_do_not_print(read):
 
 def violations(page, context=None):
     """Return the serious and critical violations that axe-core finds."""
-    found = Axe().run(page, context).response["violations"]
+    found = Axe().run(page, context, {"resultTypes": ["violations"]}).response["violations"]
     return [
         (one["id"], one["impact"], [node["html"][:200] for node in one["nodes"]])
         for one in found
@@ -434,4 +438,5 @@ def test_axe_would_find_one(read):
     with read() as page:
         page.evaluate("document.querySelector('main p').style.color = '#cccccc'")
         page.evaluate("document.querySelector('main .panels').removeAttribute('aria-label')")
-        assert {"color-contrast", "role-img-alt"} <= {one for one, *_ in violations(page)}
+        spoilt = {"include": [["main p"], ["main .panels"]], "exclude": [["svg"]]}
+        assert {"color-contrast", "role-img-alt"} <= {one for one, *_ in violations(page, spoilt)}

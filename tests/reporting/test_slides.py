@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from importlib import metadata
-from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -266,15 +265,8 @@ def test_a_slide_holds_words_and_what_it_shows():
             "## S {#s}\n\n![](#figure-x)",
             r"asks for #figure-x, .* Name one of figure-a, figure-b, table-c",
         ),
-        ("## S {#s}\n\n![](#figure-a)\n\n![](#figure-a)", "asks twice for #figure-a"),
-        ("## S {#s}\n\n![](#figure-b/0)\n\n![](#figure-b)", "asks twice for #figure-b"),
-        ("## S {#s}\n\n![](#figure-b)\n\n![](#figure-b/0)", "asks twice for #figure-b/0"),
-        ("## S {#s}\n\n![](#figure-b/2)", "panels there are 0 to 1"),
-        ("## S {#s}\n\n![](#table-c/0)", "has no panels"),
         ("## S {#s}\n\nBeside ![](#figure-a) words.", "slide s: a picture stands"),
         ("## S {#s}\n\n![](picture.png)", "slide s: a picture stands"),
-        ("## S {#s}\n\n## Again {#s}", "gives an id twice: s"),
-        ("Words alone.", "has no slide"),
     ],
 )
 def test_wrong_words_are_one_clear_error(words, message):
@@ -308,25 +300,7 @@ def test_reveal_is_of_a_version_that_the_slides_know():
     assert "MIT licensed" in found["script"] and ".reveal .slides" in found["style"]
     assert re.search(r"scrollActivationWidth", found["script"])
     assert metadata.version(slides.PACKAGE).startswith("1.")
-
-
-def test_without_the_package_the_error_names_it(monkeypatch):
-    monkeypatch.setattr(slides, "PACKAGE", "no-such-package")
-    with pytest.raises(SkinTLError, match=r"package no-such-package, which is missing.*locks/base\.lock"):
-        slides.to_html(notebook_of("## S {#s}"))
-
-
-@pytest.mark.parametrize(
-    ("style", "message"), [(None, r"reveal\.css is missing from the package"), ("x</STYLE>", "holds </style>")]
-)
-def test_a_package_with_other_files_is_refused(tmp_path, monkeypatch, style, message):
-    (tmp_path / "reveal.js").write_text("x")
-    if style:
-        (tmp_path / "reveal.css").write_text(style)
-    package = SimpleNamespace(version="0", locate_file=lambda place: tmp_path / place.rpartition("/")[2])
-    monkeypatch.setattr(metadata, "distribution", lambda name: package)
-    with pytest.raises(SkinTLError, match=message):
-        slides.reveal()
+    assert not any(f"</{kind}" in text.lower() for kind, text in found.items())  # which would end it inside a page
 
 
 # In a browser ----------------------------------------------------------------------------------------------------

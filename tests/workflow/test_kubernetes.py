@@ -1,6 +1,5 @@
 """A study by Snakemake's plugin for Kubernetes, against a stand-in for a cluster; and the container file."""
 
-import importlib.util
 import json
 import os
 import re
@@ -101,10 +100,7 @@ def cluster(tmp_path):
     server.server_close()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not importlib.util.find_spec("snakemake_executor_plugin_kubernetes"), reason="needs locks/kubernetes.lock"
-)
+@pytest.mark.slow  # which installs locks/kubernetes.lock, as the profile asks for it
 def test_jobs_for_kubernetes_run_in_an_empty_environment(tmp_path, small_study, cluster):
     project = copy_project(tmp_path / "project", small_study)
     options = ("--profile", "profiles/kubernetes", "--seconds-between-status-checks", "1", "--until", "dataset")

@@ -75,3 +75,11 @@ def test_a_job_that_cannot_be_run_names_its_setting(project, cluster, options, t
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors and all(told in line for line in errors), done.stderr
+
+
+def test_a_node_without_the_projects_folder_is_suspected(project, cluster):
+    subprocess.run([SLURM, "hide", cluster, "two", project], check=True)
+    done = start(project, *OPTIONS, "--default-resources", "slurm_extra='--nodelist=two'", "--retries", "0")
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors and all("its node may lack this folder" in line for line in errors), done.stderr

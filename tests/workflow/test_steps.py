@@ -9,8 +9,8 @@ import pytest
 
 from skin_tl.errors import SkinTLError
 from skin_tl.files import ROOT
-from skin_tl.study import load_study
-from skin_tl.workflow import cli, steps
+from skin_tl.study import load_study, save_study
+from skin_tl.workflow import cli, console, steps
 
 
 @pytest.fixture
@@ -77,3 +77,38 @@ def test_a_gpu_that_is_not_used_although_a_driver_is_there_is_said_with_the_reas
     assert re.search(r"an NVIDIA driver is here, but networks are computed on the processor: .*(GPU|CUDA)", shown)
     with pytest.raises(SkinTLError, match=r"finds no GPU on this machine: .*(GPU|CUDA)"):
         steps.weights(study.model_copy(update={"device": "gpu"}), tmp_path, None)
+
+
+def test_a_report_that_is_written_again_names_its_files_and_keeps_the_words_of_jupyter_in_its_log(
+    tmp_path, monkeypatch, capfd
+):
+    made = tmp_path / "report" / "demo"
+    made.mkdir(parents=True)
+
+    def report(study, folder, options):
+        os.system("echo a word of the kernel >&2")
+
+    def written(kind):
+        return lambda study, folder, options: (made / f"{options.language}.{kind}").touch()
+
+    for name, step in {"report": report, "render": written("pdf"), "slides": written("html")}.items():
+        monkeypatch.setattr(steps, name, step)
+    monkeypatch.setattr(steps, "evaluate", lambda *_: None)
+    monkeypatch.setattr(console, "ROOT", tmp_path)
+    save_study(load_study("demo"), tmp_path / "runs" / "demo" / "study.json")
+    lines = steps.rebuild_report(tmp_path / "runs" / "demo")
+    assert lines[:4] == [f"  report/demo/{name}" for name in ("en.html", "fr.html", "en.pdf", "fr.pdf")]
+    assert lines[4:] == [
+        "Its numbers are those of synthetic images. Reports on real images: report/published/index.html"
+    ]
+    assert "a word of the kernel" not in capfd.readouterr().err
+    for language in ("en", "fr"):
+        log = tmp_path / "runs" / "demo" / "logs" / f"report_{language}.log"
+        assert log.read_text() == "a word of the kernel\n"
+    os.system("echo afterwards >&2")
+    assert capfd.readouterr().err == "afterwards\n"
+
+
+def test_a_report_without_runs_says_where_they_belong(tmp_path):
+    with pytest.raises(SkinTLError, match=r"runs/demo/study\.json is missing\. Copy .*, or run the study"):
+        steps.rebuild_report(tmp_path / "runs" / "demo")

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import ImageFile
+from snakemake.jobs import Reason
 
 from skin_tl import progress
 from skin_tl.errors import SkinTLError
@@ -377,6 +378,7 @@ def test_a_failed_step_says_why_and_the_next_start_goes_on(ready, how, told):
         (["--directory", "elsewhere"], "--directory"),
         (["--config", "seeds=1", "seeds=2"], "--config seeds=…: the key is given twice"),
         (["demo", "presentation"], "One study at a time"),
+        (["demo", "seeds=1", "backbones=VGG16"], "`--config seeds=1 backbones=VGG16`"),
     ],
 )
 def test_a_wrong_option_gets_one_line(ready, arguments, told):
@@ -386,7 +388,7 @@ def test_a_wrong_option_gets_one_line(ready, arguments, told):
     assert not (ready / "runs").exists()
 
 
-def test_a_dry_run_of_the_real_workflow_lists_steps_without_importing_tensorflow(ready):
+def test_a_dry_run_of_the_real_workflow_lists_steps_without_importing_tensorflow(ready, tmp_path):
     shutil.copy(ROOT / "Snakefile", ready)
     for folder in ("notebooks", "report/template", "report/text"):
         if (ROOT / folder).exists():
@@ -401,20 +403,26 @@ def test_a_dry_run_of_the_real_workflow_lists_steps_without_importing_tensorflow
     more = run_all(ready, "--dry-run", "--config", "backbones=ResNet50", "external=isic2018")
     added = set(more.stdout.splitlines()) - set(done.stdout.splitlines())
     assert len([line for line in added if "the external test set" in line]) == 4, more.stderr
+    assert "download" not in done.stdout  # synthetic images, and random weights where there are none
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "vgg16_notop.weights.h5").touch()
+    real = run_all(ready, "ham10000", "--dry-run", "--config", "backbones=VGG16,ResNet50", SKIN_TL_WEIGHTS=str(weights))
+    assert f"{weights} lacks resnet50_notop.weights.h5: " in real.stdout and "vgg16_notop" not in real.stdout
+    assert "SKIN_TL_HAM10000 is not set: " in real.stdout and "GB of disk" in real.stderr
     assert not (ready / "runs").exists()
 
 
-def test_a_gpu_that_is_not_there_is_missed_before_anything_is_done(monkeypatch, tmp_path):
-    monkeypatch.setattr(start, "has_gpu", lambda: False)
-    monkeypatch.setattr(sys, "platform", "linux")
-    changes = {"strategies": "from_scratch", "backbones": "VGG16", "leakage": False, "other_splits": 0}
-    study = load_study("demo", changes | {"device": "gpu"})
-    with pytest.raises(SkinTLError, match="`device: gpu`, but no NVIDIA driver is found"):
-        start.check_gpu(study, tmp_path)
-    start.check_gpu(load_study("demo", changes), tmp_path)
-    (tmp_path / "from_scratch" / "VGG16").mkdir(parents=True)
-    (tmp_path / "from_scratch" / "VGG16" / "run.json").touch()
-    start.check_gpu(study, tmp_path)  # nothing is left to be trained
+def test_a_dry_run_says_why_a_finished_step_runs_again():
+    reason = Reason()  # the engine's, whose words are read
+    reason.updated_input_run.update(["a.csv", "b.csv", "c.csv"])
+    reason.missing_output.add("d.csv")
+    assert console._why_again(str(reason)) == ""
+    reason.params_changed = "a hash"
+    again = "Its settings, its code or its texts have changed"
+    assert console._why_again(str(reason)) == again
+    reason.updated_input.update("wxyz")
+    assert re.fullmatch(rf"Updated input files: \w, \w and 2 more; {again}", console._why_again(str(reason)))
 
 
 def test_two_files_of_one_name_do_not_take_over_each_others_results(ready, tmp_path):
@@ -482,7 +490,7 @@ def test_a_stopped_start_leaves_nothing_in_the_way_of_the_next(ready, by):
     assert time.monotonic() - began < 15
     if by == signal.SIGINT:
         assert process.returncode == 130
-        assert told.splitlines()[-1] == "Stopped. What was finished is kept: the next start goes on from there."
+        assert told.splitlines()[-1] == "Stopped. What was finished is kept: the next start continues from there."
         assert "error" not in told
     done = run_all(ready)
     assert done.returncode == 0 and done.stderr.splitlines()[0] == "[1 of 1] computing the metrics"
@@ -684,7 +692,7 @@ def test_clean_of_one_study_leaves_the_others_and_the_sources(ready):
     fill(ready, *SOURCES, *MADE)
     done = run_all(ready, "clean", "demo")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["removed runs/demo (1 kB)", "removed report/demo (1 kB)", "2 kB freed."]
+    assert done.stdout.splitlines() == ["removed runs/demo (1.0 kB)", "removed report/demo (1.0 kB)", "2.0 kB freed."]
     assert {name for name in (*SOURCES, *MADE) if not (ready / name).exists()} == {MADE[0], MADE[1]}
 
 
@@ -975,9 +983,6 @@ def test_a_notebook_that_was_saved_in_jupyterlab_does_the_same(tmp_path, monkeyp
 
     assert state(ran) == state()
     assert state(lambda cells: cells[-1].update(source="1 + 1")) != state()
-    file.write_text("{", encoding="utf-8")
-    with pytest.raises(SkinTLError, match=r"2_train\.ipynb is no notebook.*git checkout"):
-        code_hash("notebooks/2_train")
 
 
 def test_the_cuda_list_is_what_tensorflow_asks_for():

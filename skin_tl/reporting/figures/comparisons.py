@@ -182,11 +182,9 @@ def _paired(
         draw.write_below(axes, text)
         legend = draw.marker_legend(figure, names, [draw.SOFT, "white"], others)
         drawings.append(figure)
-    lines = [drawing.axes[0].get_xlabel().count("\n") for drawing in drawings]
-    for drawing, n_lines in zip(drawings, lines, strict=True):
-        label = drawing.axes[0].xaxis.label
-        label.set_text(label.get_text() + "\n " * (max(lines) - n_lines))
-        drawing.set_figheight(drawing.get_figheight() + 0.18 * (max(lines) + len(others)))
+    n_lines = draw.level_labels(drawings) + len(others)
+    for drawing in drawings:
+        drawing.set_figheight(drawing.get_figheight() + 0.18 * n_lines)
     legend.set_visible(False)  # it keeps the rows of the second panel level with those of the first
     values, difference = (drawing.axes[0] for drawing in drawings)
     for place, row in enumerate(rows.to_dict("records")):

@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 
 @draw.themed
-def class_balance(metadata: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
+def class_balance(classes: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
     """Draw how many images and lesions each diagnosis has.
 
     Parameters
     ----------
-    metadata
-        One row per image; columns dx and lesion_id.
+    classes
+        As `skin_tl.data.metadata.class_table` gives it.
     """
-    images = metadata["dx"].value_counts().reindex(CLASSES, fill_value=0)
-    lesions = metadata.drop_duplicates("lesion_id")["dx"].value_counts().reindex(CLASSES, fill_value=0)
+    counts = classes.set_index("dx")
+    images, lesions = (counts.loc[[*CLASSES], name] for name in ("n_images", "n_lesions"))
     order = draw.rarest_first(images)
     figure, axes = draw.new_figure(5.2, 3.9)
     for place, dx in enumerate(order):
-        for offset, counts, alpha, height in ((0.19, images, 1, 0.36), (-0.2, lesions, 0.45, 0.32)):
+        for offset, bars, alpha, height in ((0.19, images, 1, 0.36), (-0.2, lesions, 0.45, 0.32)):
             colour = (*to_rgb(draw.DIAGNOSES[dx]), alpha)
-            axes.barh(place + offset, counts[dx], height, color=colour, edgecolor=draw.SOFT, linewidth=0.6)
-            shown = labels.number(int(counts[dx]), ",d")
-            axes.text(counts[dx] + images.max() * 0.012, place + offset, shown, va="center", fontsize=7.5)
+            axes.barh(place + offset, bars[dx], height, color=colour, edgecolor=draw.SOFT, linewidth=0.6)
+            shown = labels.number(int(bars[dx]), ",d")
+            axes.text(bars[dx] + images.max() * 0.012, place + offset, shown, va="center", fontsize=7.5)
     draw.name_rows(axes, [f"{labels(f'diagnosis.{dx}')}\n({dx})" for dx in order])
     axes.set_xlim(0, images.max() * 1.12)
-    sizes = {"images": labels.number(len(metadata), ",d"), "lesions": labels.number(lesions.sum(), ",d")}
+    sizes = {name: labels.number(int(counts.loc["all", f"n_{name}"]), ",d") for name in ("images", "lesions")}
     axes.set_xlabel(labels("axis.number", **sizes))
     draw.write_numbers(axes.xaxis, labels, ",.0f")
     handles = [Rectangle((0, 0), 1, 1, facecolor=(0.35, 0.35, 0.35, alpha), edgecolor=draw.SOFT) for alpha in (1, 0.45)]

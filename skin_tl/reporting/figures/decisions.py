@@ -57,7 +57,7 @@ def calibration(table: pd.DataFrame, labels: Labels = ENGLISH, ece: Mapping[str,
 
 
 @draw.themed
-def roc(points: pd.DataFrame, decisions: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Drawing:
+def roc(points: pd.DataFrame, decisions: pd.DataFrame, labels: Labels = ENGLISH, selected: str = "") -> draw.Drawing:
     """Draw the ROC curve of each backbone: its mean over the seeds, thin lines for single seeds.
 
     Parameters
@@ -66,6 +66,8 @@ def roc(points: pd.DataFrame, decisions: pd.DataFrame, labels: Labels = ENGLISH)
         Rows of `skin_tl.schema.ROC_COLUMNS` of one set-up and decision.
     decisions
         Rows of `skin_tl.schema.DECISION_COLUMNS` of the same.
+    selected
+        The backbone that is drawn on top of the others.
 
     Returns
     -------
@@ -82,19 +84,19 @@ def roc(points: pd.DataFrame, decisions: pd.DataFrame, labels: Labels = ENGLISH)
     handles, chosen = [], False
     for place, backbone in enumerate(backbones):
         colour, marker = draw.backbone_style(backbone)
-        curves = []
+        curves, above = [], 2 * (backbone == selected)
         for _, curve in points[points["backbone"] == backbone].groupby("seed"):
             found = [curve["false_positive_rate"], curve["true_positive_rate"]]
             curves.append(np.interp(rates, *found))
             axes.plot(*found, color=colour, linewidth=0.6, alpha=0.3)
         mean = np.mean(curves, axis=0)
-        axes.plot([0, *rates], [0, *mean], color=colour, linewidth=1.8)
+        axes.plot([0, *rates], [0, *mean], color=colour, linewidth=1.8, zorder=3 + above)
         at, edge = _operating_point(cells, backbone), draw.INK
         chosen = chosen or at is not None
         if at is None:  # then a marker anywhere, each at another place, tells the curves apart
             middle = len(rates) * (place + 1) // (len(backbones) + 1)
             at, edge = (rates[middle], mean[middle]), "white"
-        axes.plot(*at, marker, color=colour, markersize=8, markeredgecolor=edge, markeredgewidth=1.1, zorder=5)
+        axes.plot(*at, marker, color=colour, markersize=8, markeredgecolor=edge, markeredgewidth=1.1, zorder=4 + above)
         style = {"color": colour, "marker": marker, "markeredgecolor": "white", "linewidth": 1.8}
         handles.append(draw.legend_line(_area(areas.loc[backbone], backbone, labels), markersize=8, **style))
     tested = cells.xs(("diagnosis", "tested"), level=("point", "metric"))["value"].mean()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from scipy import signal
 
 from skin_tl.reporting import drawing as draw
@@ -29,10 +29,7 @@ _WIDTH = 4.6
 
 def _canvas(height: float, title: str) -> tuple[draw.Drawing, Axes]:
     """Return a figure with one invisible axes whose units are inches, its title at the top."""
-    figure = draw.Drawing(figsize=(_WIDTH, height))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, _WIDTH), ylim=(0, height))
-    axes.axis("off")
+    figure, axes = draw.blank_figure(_WIDTH, height)
     style: dict[str, Any] = {"ha": "center", "va": "top", "fontweight": "bold", "fontsize": 9.5}
     axes.text(_WIDTH / 2, height - 0.03, title, **style)
     return figure, axes
@@ -40,13 +37,6 @@ def _canvas(height: float, title: str) -> tuple[draw.Drawing, Axes]:
 
 def _write(axes: Axes, x: float, y: float, text: str, va: str = "baseline", **style: Any) -> None:
     axes.text(x, y, text, va=va, ha=style.pop("ha", "center"), fontsize=style.pop("fontsize", 8), **style)
-
-
-def _arrow(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = draw.SOFT, width: float = 1.6
-) -> None:
-    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 0, "shrinkB": 0}
-    axes.add_patch(FancyArrowPatch(start, end, linewidth=width, color=colour, **style))
 
 
 class _Cells:
@@ -75,7 +65,7 @@ class _Cells:
     def operation(self, axes, before, after, words, place):
         """Draw a grid, and right of an arrow what an operation makes of it, drawn at `place`."""
         self.draw(axes, before, 0.35, 1.86, 0.25)
-        _arrow(axes, (2.0, 1.11), (2.6, 1.11))
+        draw.arrow(axes, (2.0, 1.11), (2.6, 1.11))
         self.draw(axes, after, *place)
         _write(axes, 2.3, 1.2, words[1], "bottom")
         _write(axes, 1.1, 0.12, words[0])
@@ -125,7 +115,7 @@ def _draw_convolution(axes: Axes, maps: np.ndarray, cells: _Cells, labels: Label
     cells.draw(axes, _FILTER, 2.03, 1.44, side, 6.5, ends=(-2.6, 2.6))
     _frame(axes, 2.03, 1.44, 3, side, _MARK)
     _write(axes, 2.35, 1.55, labels("cnn.filter"), "bottom")
-    _arrow(axes, (2.72, 1.12), (3.05, 1.12))
+    draw.arrow(axes, (2.72, 1.12), (3.05, 1.12))
     cells.draw(axes, maps, 3.12, 1.76, side, 6.5)
     _frame(axes, 3.12 + 4 * side, 1.76 - side, 1, side, _MARK)
     _write(axes, 0.12 + 4 * side, 0.12, labels("cnn.picture"))
@@ -164,8 +154,8 @@ def _network(axes: Axes, bottom: float, source: str, colours: Sequence[str], tar
     for left, width, text in ((0.08, 1.0, source), (3.45, 1.07, target)):
         _box(axes, left, bottom + 0.12, width, 0.76, "white", draw.SOFT, 1, "pad=0.02,rounding_size=0.06")
         _write(axes, left + width / 2, bottom + 0.5, text, "center", linespacing=1.25)
-    _arrow(axes, (1.12, bottom + 0.5), (1.36, bottom + 0.5))
-    _arrow(axes, (3.12, bottom + 0.5), (3.4, bottom + 0.5))
+    draw.arrow(axes, (1.12, bottom + 0.5), (1.36, bottom + 0.5))
+    draw.arrow(axes, (3.12, bottom + 0.5), (3.4, bottom + 0.5))
     for layer, colour in enumerate(colours):
         height = 1.0 - 0.13 * layer
         place = 1.45 + 0.27 * layer, bottom + (1 - height) / 2
@@ -204,7 +194,7 @@ def transfer(
     photographs, categories = (labels(f"transfer.{name}", **fields) for name in ("photographs", "categories"))
     _network(axes, top, photographs, [draw.LEARNED] * _LAYERS + [draw.UNUSED], categories)
     _write(axes, 2.24, top + 1.06, labels("transfer.source"), "bottom")
-    _arrow(axes, (2.07, top - 0.06), (2.07, bottom + 1.08), draw.LEARNED_TEXT, 2.4)
+    draw.arrow(axes, (2.07, top - 0.06), (2.07, bottom + 1.08), draw.LEARNED_TEXT, 2.4)
     middle = (top + bottom + 1) / 2 + 0.01
     _write(axes, 2.2, middle, labels("transfer.copy"), "center", ha="left", color=draw.LEARNED_TEXT)
     _network(axes, bottom, skin, [draw.LEARNED] * _LAYERS + [draw.NEW], diagnoses)

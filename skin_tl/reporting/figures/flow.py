@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.patches import FancyArrowPatch
 
 from skin_tl.reporting import drawing as draw
 from skin_tl.reporting.texts import ENGLISH, Labels
@@ -43,15 +42,12 @@ def flow(table: pd.DataFrame, subsets: pd.DataFrame, labels: Labels = ENGLISH) -
     stages = [(stage, aside) for stage, aside in _STAGES if stage in counts.index]
     policies = subsets["split_policy"].unique()
     n_rows = len(stages) + len(policies) + ("external" in counts.index)
-    figure = draw.Drawing(figsize=(_WIDTH, n_rows * _STEP + 0.3 * len(policies)))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, _WIDTH), ylim=(0, figure.get_figheight()))
-    axes.axis("off")
+    figure, axes = draw.blank_figure(_WIDTH, n_rows * _STEP + 0.3 * len(policies))
     y = figure.get_figheight() - _STEP / 2
     for place, (stage, aside) in enumerate(stages):
         _box(axes, _MAIN, y, _words(stage, counts.loc[stage], labels), "bold")
         if place:
-            _arrow(axes, (_MAIN, y + _STEP - 0.3), (_MAIN, y + 0.3))
+            draw.arrow(axes, (_MAIN, y + _STEP - 0.3), (_MAIN, y + 0.3), width=1.2)
         left = [name for name in aside if counts.loc[name].fillna(0).any()]
         for row, name in enumerate(left):
             height = y - _STEP / 2 + 0.58 * (len(left) / 2 - 0.5 - row)
@@ -84,8 +80,3 @@ def _words(name: str, counts: pd.Series, labels: Labels, group: str = "flow") ->
 def _box(axes: Axes, x: float, y: float, text: str, weight: str = "normal", edge: str = draw.SOFT) -> None:
     frame = {"boxstyle": "round,pad=0.45,rounding_size=0.3", "facecolor": "white", "edgecolor": edge}
     axes.text(x, y, text, ha="center", va="center", fontsize=8, linespacing=1.25, bbox=frame)
-
-
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 10, "shrinkA": 0, "shrinkB": 0}
-    axes.add_patch(FancyArrowPatch(start, end, linewidth=1.2, color=draw.SOFT, **style))

@@ -63,7 +63,7 @@ def shortcuts(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[draw.Drawin
     shifts = np.linspace(0.3, -0.3, len(backbones)) if len(backbones) > 1 else [0.0]
     drawings = []
     for metric, part in table.groupby("metric", sort=False):
-        figure, axes = draw.new_figure(4.4, 1.5 + (0.3 + 0.1 * len(backbones)) * len(names))
+        figure, axes = draw.new_figure(4.4, 1.5 + (0.2 + 0.07 * len(backbones)) * len(names))
         draw.name_rows(axes, [draw.in_lines(labels(f"change.{name}"), 20) for name in names])
         axes.set_ylim(-0.6, len(names) - 0.4)
         handles = []

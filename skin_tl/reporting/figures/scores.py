@@ -37,13 +37,16 @@ def scores(table: pd.DataFrame, metrics: Sequence[str], labels: Labels = ENGLISH
     kinds = ranked["kind"].map(_KINDS.index) if "kind" in ranked else 1
     ranked = ranked.assign(kind=kinds).sort_values(["kind", "value"]).set_index("backbone")
     own = table[table["metric"].isin(metrics)]
-    low = own[["ci_low", "seed_min", "value", *({"random_low", "random_value"} & {*table.columns})]].min().min()
+    low = own[["ci_low", "seed_min", "value"]].min().min()
+    if "random_low" in own:  # with room for the number at the left
+        low = np.nanmin([low, *(own[["random_low", "random_value"]].min() - 0.1)])
     low = max(0.0, np.floor(low * 10) / 10 - 0.05 if low > 0.15 else 0.0)
     high = min(1.0, np.ceil(own[["ci_high", "seed_max", "value"]].max().max() * 10) / 10)
+    height = 0.46 if "random_low" in own and own["random_low"].notna().any() else 0.42  # with room for a second marker
     drawings = []
     for metric in metrics:
         rows = table[table["metric"] == metric].set_index("backbone")
-        figure, axes = draw.rows_figure(ranked.index, labels)
+        figure, axes = draw.rows_figure(ranked.index, labels, height=height)
         for place, backbone in enumerate(ranked.index):
             _score_row(axes, place, backbone, rows.loc[backbone], labels)
             if place and ranked["kind"].iloc[place] != ranked["kind"].iloc[place - 1]:
@@ -70,6 +73,8 @@ def _score_row(axes: Axes, place: int, backbone: str, row: pd.Series, labels: La
     if np.isfinite(row.get("random_value", np.nan)):
         draw.interval_line(axes, row["random_low"], row["random_high"], place - 0.34, colour, width=1.2)
         axes.plot(row["random_value"], place - 0.34, marker, markersize=6, **draw.hollow_marker(colour, 1.4))
+        left = np.nanmin([row["random_low"], row["random_value"]])
+        draw.beside_marker(axes, left, place - 0.34, labels.number(row["random_value"], ".3f"), -4)
 
 
 @draw.themed
@@ -98,8 +103,8 @@ def confusion_matrix(table: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Draw
             continue
         shown = labels.number(count, ",.0f" if count >= 10 or count == round(count) else ".1f")
         style = {"ha": "center", "va": "center", "color": draw.ink_on(colours(share))}
-        axes.text(column + 0.5, row + 0.4, shown, fontsize=8.5, **style)
-        axes.text(column + 0.5, row + 0.74, labels.number(share, ".0%"), fontsize=6.5, **style)
+        axes.text(column + 0.5, row + 0.36, shown, fontsize=11, **style)
+        axes.text(column + 0.5, row + 0.74, labels.number(share, ".0%"), fontsize=9, **style)
     axes.set_xlabel(labels("axis.predicted"))
     axes.set_ylabel(labels("axis.actual", images=labels.number(counts.to_numpy().sum(), ",.0f")))
     axes.tick_params(rotation=0, length=0)

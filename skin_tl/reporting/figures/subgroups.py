@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from skin_tl.evaluation.subgroups import AGE_BANDS
 from skin_tl.reporting import drawing as draw
-from skin_tl.reporting.texts import ENGLISH, Labels
+from skin_tl.reporting.texts import Labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,13 +17,7 @@ _WORDS = {"sex": "sex", "age": "age", "site": "localization", "dx_type": "dx_typ
 
 
 @draw.themed
-def subgroups(
-    table: pd.DataFrame,
-    labels: Labels = ENGLISH,
-    overall: float | None = None,
-    backbone: str | None = None,
-    metric: str = "macro_f1",
-) -> draw.Drawing:
+def subgroups(table: pd.DataFrame, labels: Labels, overall: float, backbone: str, metric: str) -> draw.Drawing:
     """Draw a score by sex, age, body site and way of diagnosis.
 
     Parameters
@@ -44,7 +36,7 @@ def subgroups(
     Drawing
         Lesions at the right; hollow and grey where they are too few for a conclusion.
     """
-    colour, marker = draw.backbone_style(backbone) if backbone else (draw.INK, "o")
+    colour, marker = draw.backbone_style(backbone)
     rows = _grouped(table)
     figure, axes = draw.new_figure(4.6, 1.5 + 0.205 * len(rows))
     names, sizes = [], []
@@ -62,18 +54,16 @@ def subgroups(
     _name_both_sides(axes, names, sizes)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if row["subgroup"].endswith("=") else "normal")
-    others, shown = [], table[["value", "ci_low", "ci_high"]].to_numpy(float).ravel()
-    if overall is not None:
-        line = {"color": draw.INK, "linestyle": (0, (5, 2))}
-        axes.axvline(overall, linewidth=1.2, zorder=1, **line)
-        others = [draw.legend_line(labels("axis.overall", value=labels.number(overall, ".3f")), **line)]
-        shown = np.append(shown, overall)
+    line: dict[str, Any] = {"color": draw.INK, "linestyle": (0, (5, 2))}
+    axes.axvline(overall, linewidth=1.2, zorder=1, **line)
+    shown = [*table[["value", "ci_low", "ci_high"]].to_numpy(float).ravel(), overall]
     draw.score_axis(axes, labels, *draw.with_room(shown, 0.04))
     level = draw.confidence_level(labels)
     draw.write_below(axes, labels("axis.of_subgroup", metric=labels(f"metric.{metric}"), level=level))
-    axes.set_title(draw.backbone_name(backbone, labels) if backbone else "")
+    axes.set_title(draw.backbone_name(backbone, labels))
     meanings = [labels("axis.conclusive"), labels("axis.inconclusive")]
-    draw.marker_legend(figure, meanings, [draw.SOFT, "white"], others)
+    whole = draw.legend_line(labels("axis.overall", value=labels.number(overall, ".3f")), **line)
+    draw.marker_legend(figure, meanings, [draw.SOFT, "white"], [whole])
     return figure
 
 
@@ -103,8 +93,7 @@ def _grouped(table: pd.DataFrame) -> list[dict[str, Any]]:
     )
     table = table.sort_values(["unknown", "band", "n_lesions", "name"], ascending=[True, True, False, True])
     rows: list[dict[str, Any]] = []
-    variables = [*_WORDS, *sorted(set(parts[0]) - set(_WORDS))]
-    for variable in (name for name in variables if name in set(parts[0])):
+    for variable in (name for name in _WORDS if name in set(parts[0])):
         members = table[table["variable"] == variable]
         rows += [{"subgroup": f"{variable}="}, *members.to_dict("records")]
     return rows
@@ -113,4 +102,4 @@ def _grouped(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _subgroup_name(variable: str, value: str, labels: Labels) -> str:
     if variable == "age" and "-" in value:
         return value.replace("-", "–")
-    return labels.known(_WORDS.get(variable, variable), value)
+    return labels.known(_WORDS[variable], value)

@@ -102,10 +102,7 @@ def prediction_sets(table: pd.DataFrame, labels: Labels = ENGLISH) -> list[draw.
             ends = [labels("axis.internal"), labels("axis.external")]
             draw.marker_legend(figure, ends, [draw.SOFT, "white"])
         drawings.append(figure)
-    below = [drawing.axes[0].xaxis.label for drawing in drawings]
-    most = max(label.get_text().count("\n") for label in below)
-    for label in below:  # so that the rows of both panels are level
-        label.set_text(label.get_text() + "\n " * (most - label.get_text().count("\n")))
+    draw.level_labels(drawings)
     return drawings
 
 
@@ -117,6 +114,7 @@ def _limits(axes: Any, labels: Labels, metric: str, shown: np.ndarray) -> None:
         return
     low = min(np.nanmin(shown), COVERAGE) - 0.03
     axes.set_xlim(low, 1 + 0.2 * (1 - low))
+    axes.locator_params(axis="x", nbins=5)
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= 1 + 1e-9]
     axes.set_xticks(ticks)
     draw.write_numbers(axes.xaxis, labels, ".0%")
