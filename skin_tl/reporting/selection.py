@@ -124,6 +124,14 @@ class Selection:
         order = [*self.ranked(setup, "macro_f1"), ENSEMBLE, *BASELINES]
         return rows.sort_values("backbone", key=lambda names: names.map(order.index), kind="stable")
 
+    @property
+    def other_strategies(self) -> dict[str, pd.DataFrame]:
+        """The rows of ``scores.csv`` of the main set-up's backbones under the study's other strategies, by strategy."""
+        table, main = self.tables["scores.csv"], self.main
+        table = table[table["kind"] == "backbone"]
+        names = [name for name in self.study.strategies if name != main.strategy]
+        return {name: Setup(name, main.split_policy, main.preprocessing).of(table) for name in names}
+
     def effects(self, column: str) -> list[tuple[tuple[str, str], pd.DataFrame]]:
         """Return the paired effects of one thing on macro F1, grouped by (strategy, split policy)."""
         table = self.tables["effects.csv"]

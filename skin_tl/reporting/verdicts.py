@@ -82,11 +82,6 @@ class Verdicts:
         return f"gain.{of_both}.{self._report.best(main)}.macro_f1"
 
     @property
-    def unbeaten(self) -> bool:
-        """Whether training from scratch is not clearly worse."""
-        return self.scratch in ("open", "better")
-
-    @property
     def baseline(self) -> str:
         """How the selected backbone does against the best baseline by macro F1; see `against_baseline`."""
         return self.against_baseline("macro_f1")
@@ -102,24 +97,21 @@ class Verdicts:
     def transfer(self) -> str:
         """The answer to whether knowledge can be transferred, by what decides it.
 
-        random_weights or from_scratch (nothing was transferred), control (with random weights), scratch_better or
-        scratch_open (against training from scratch), or what `baseline` says.
+        random_weights or from_scratch (nothing was transferred), scratch_better, scratch_open or scratch_worse (against
+        training from scratch, where the study has it), control (with random weights), or what `baseline` says.
         """
         if self._report.random_weights:
             return "random_weights"
         if self._report.main.strategy == "from_scratch":
             return "from_scratch"
-        if self.unbeaten:
+        if self.scratch != "none":
             return f"scratch_{self.scratch}"
         return "control" if self.control["names"] else self.baseline
 
     @property
     def reply(self) -> str:
         """The answer in words, a label below `reply`: `transfer`, or what a control says."""
-        if self.transfer == "control":
-            return f"control_{self.control['all']}"
-        by_baseline = self.transfer == self.baseline
-        return "scratch_worse" if by_baseline and self.scratch == "worse" else self.transfer
+        return f"control_{self.control['all']}" if self.transfer == "control" else self.transfer
 
     @property
     def answer(self) -> str:
@@ -134,11 +126,15 @@ class Verdicts:
 
     @property
     def rivals(self) -> list[dict[str, Any]]:
-        """The main strategy against each other one, for the selected backbone; see `gains`."""
+        """The main strategy against each other one (training from scratch first), for the selected backbone.
+
+        See `gains`.
+        """
         main = self._report.main
-        ours = self._report.labels(f"strategy.{main.strategy}")
+        ours, scratch = (self._report.labels(f"strategy.{name}") for name in (main.strategy, "from_scratch"))
         gains = [] if self._report.random_weights else self.gains(self._report.best(main))
-        return [gain for gain in gains if ours in (gain["a"], gain["b"])]
+        gains = [gain for gain in gains if ours in (gain["a"], gain["b"])]
+        return sorted(gains, key=lambda gain: scratch not in (gain["a"], gain["b"]))
 
     @property
     def transferred(self) -> bool:

@@ -400,7 +400,7 @@ def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, t
     image_id = explorer.rows.index[0]
     explorer.predict(f"{image_id}.png", tmp_path / "HAM10000")
     page = str(explorer._own.value)
-    assert "not a diagnosis" in page and "random weights" in page
+    assert explorer.labels("explore.not_a_diagnosis") in page and "random weights" in page
     assert page.count("data:image/png") == 1 + 1 + 5  # the image, Grad-CAM and the nearest lesions
     predictions = pd.read_csv(folder / "feature_extraction/MobileNetV2/predictions.csv").set_index("image_id")
     said = predictions.loc[image_id, PROBABILITIES].astype(float).idxmax().removeprefix("p_")  # calibration keeps it
@@ -414,7 +414,7 @@ def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, t
 
     content = (tmp_path / "HAM10000" / f"{image_id}.png").read_bytes()
     explorer._upload.value = ({"name": "../a.png", "type": "image/png", "size": 9, "content": content, **_NOW},)
-    assert "a.png" in explorer._own.value and "not a diagnosis" in explorer._own.value
+    assert "a.png" in explorer._own.value and explorer.labels("explore.not_a_diagnosis") in explorer._own.value
     explorer.predict("")
     assert "No image is named" in explorer._own.value
     (tmp_path / "a.png").write_bytes(b"no image")

@@ -467,6 +467,19 @@ def test_a_hollow_marker_shows_the_same_backbone_with_random_weights():
     )
 
 
+def test_markers_below_show_the_same_backbones_by_other_strategies():
+    values, others = {"VGG16": 0.61, "majority": 0.3}, {"feature_extraction": 0.42, "from_scratch": 0.53}
+    tables = {name: score_rows({"VGG16": value}, names=["VGG16"]) for name, value in others.items()}
+    (drawing,) = figures.scores(
+        score_rows(values, names=list(values)), ["macro_f1"], strategy="fine_tuning", others=tables
+    )
+    of_backbone = [(x, y) for x, y, _ in markers(drawing) if y > 0.4]
+    assert [x for x, _ in sorted(of_backbone, key=lambda one: -one[1])] == pytest.approx([0.61, 0.42, 0.53])
+    assert {"fine-tuning", "feature extraction", "training from scratch", "0.420", "0.530"} <= {*shown(drawing)}
+    colours = [colour for x, _, colour in markers(drawing) if x in (0.61, 0.42, 0.53)]
+    assert len({to_rgb(colour) for colour in colours}) == 3
+
+
 def test_one_backbone_and_one_class_absent_can_be_drawn():
     table = report_rows().query("backbone == 'ResNet50'").copy()
     table.loc[table["row"] == "df", ["f1_score", "support"]] = [np.nan, 0]

@@ -30,6 +30,7 @@ from skin_tl.reporting.facts import Facts
 from skin_tl.reporting.report import Report
 from skin_tl.reporting.score_tables import AVERAGES, setup_table
 from skin_tl.reporting.texts import NARROW_SPACE, Labels, format_number, languages, typeset
+from skin_tl.reporting.verdicts import Verdicts
 from skin_tl.schema import CLASSES, PROBABILITIES, SETUP
 from skin_tl.study import load_study
 
@@ -766,6 +767,22 @@ def test_conclusions_rest_on_the_strategy_that_the_validation_subset_puts_first(
         assert words in text.replace(NARROW_SPACE, " ")
     claims = {"en": r"Pretraining helps|Yes\b", "fr": r"est utile|Oui\b"}
     assert not re.search(claims[language], " ".join(texts.values()))
+
+
+def test_transfer_is_judged_by_training_from_scratch_where_the_study_has_it(root, make):
+    changes = {"backbones": ["VGG16"], "strategies": ["feature_extraction", "fine_tuning", "from_scratch"]}
+    study = fabricate(root, "judged", changes | {"leakage": False, "other_splits": 0})
+    file, names = root / "runs/judged/fine_tuning/VGG16/predictions.csv", [f"p_{dx}" for dx in CLASSES]
+    table = pd.read_csv(file)
+    table[names] = 0.94 * np.eye(7)[[CLASSES.index(dx) for dx in table["dx"]]] + 0.06 / 7
+    write_csv(file, table)
+    evaluate(study)
+    report = make("judged", None)
+    assert Verdicts(report).control["names"] == ["VGG16"]  # the other comparator, which comes second
+    summary, conclusion = (words_of(report, name) for name in ("summary", "conclusion"))
+    assert "Yes, in comparison with training from scratch." in conclusion
+    for text in (summary.partition("Transfer.")[2], conclusion.partition("Yes, in comparison")[2]):
+        assert 0 < text.index("from scratch") < text.index("random weights")
 
 
 def test_main_results_rest_on_all_training_lesions(make):

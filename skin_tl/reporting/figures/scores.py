@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _KINDS = ("baseline", "backbone", "ensemble")  # from the bottom up
+_FACES = ("white", draw.GREY, draw.INK)  # inside of the markers of other conditions
 
 
 @draw.themed
-def scores(table: pd.DataFrame, metrics: Sequence[str], labels: Labels = ENGLISH) -> list[draw.Drawing]:
+def scores(
+    table: pd.DataFrame,
+    metrics: Sequence[str],
+    labels: Labels = ENGLISH,
+    strategy: str = "",
+    others: Mapping[str, pd.DataFrame] = MappingProxyType({}),
+) -> list[draw.Drawing]:
     """Draw scores of backbones with their 95 % intervals and the values of single seeds.
 
     Parameters
@@ -32,37 +40,54 @@ def scores(table: pd.DataFrame, metrics: Sequence[str], labels: Labels = ENGLISH
         the same backbone with random weights.
     metrics
         Which scores, one panel each.
+    strategy, others
+        The strategy of the table, and by other strategies the same table of theirs, whose backbones are drawn with
+        markers of their own.
     """
     ranked = table[table["metric"] == metrics[-1]]
     kinds = ranked["kind"].map(_KINDS.index) if "kind" in ranked else 1
     ranked = ranked.assign(kind=kinds).sort_values(["kind", "value"]).set_index("backbone")
     own = table[table["metric"].isin(metrics)]
+    beside = {labels(f"strategy.{name}"): rows for name, rows in others.items()}
+    names = [labels(f"strategy.{strategy}") if others else labels("weights.imagenet"), *beside]
+    if "random_value" in table and table["random_value"].notna().any():
+        control = {"random_value": "value", "random_low": "ci_low", "random_high": "ci_high"}
+        names.append(labels("weights.random"))
+        beside[names[-1]] = table.drop(columns=[*control.values()]).rename(columns=control)
+    shown = {
+        name: rows[rows["metric"].isin(metrics) & rows["value"].notna()].set_index(["metric", "backbone"])
+        for name, rows in beside.items()
+    }
     low = own[["ci_low", "seed_min", "value"]].min().min()
-    if "random_low" in own:  # with room for the number at the left
-        low = np.nanmin([low, *(own[["random_low", "random_value"]].min() - 0.1)])
+    for rows in shown.values():  # with room for the number at the left
+        low = np.nanmin([low, *(rows[["ci_low", "value"]].min() - 0.1)])
     low = max(0.0, np.floor(low * 10) / 10 - 0.05 if low > 0.15 else 0.0)
     high = min(1.0, np.ceil(own[["ci_high", "seed_max", "value"]].max().max() * 10) / 10)
-    height = 0.46 if "random_low" in own and own["random_low"].notna().any() else 0.42  # with room for a second marker
+    further = max(len(shown) - 1, 0)  # rows are higher where more than one marker is below the first
+    height, line = 0.42 + 0.04 * (len(shown) > 0) + 0.24 * further, 0.56 if further else 0.47
     drawings = []
     for metric in metrics:
         rows = table[table["metric"] == metric].set_index("backbone")
         figure, axes = draw.rows_figure(ranked.index, labels, height=height)
         for place, backbone in enumerate(ranked.index):
             _score_row(axes, place, backbone, rows.loc[backbone], labels)
+            for index, (face, other) in enumerate(zip(_FACES, shown.values(), strict=False)):
+                if (metric, backbone) in other.index:
+                    below = place - 0.156 * (index + 1) / height
+                    _beside_row(axes, below, backbone, other.loc[(metric, backbone)], labels, face)
             if place and ranked["kind"].iloc[place] != ranked["kind"].iloc[place - 1]:
-                axes.axhline(place - 0.47, color=draw.SOFT, linewidth=0.7)
+                axes.axhline(place - line, color=draw.SOFT, linewidth=0.7)
         draw.score_axis(axes, labels, low, high + 0.04 * (high - low))
         n_images, n_seeds = labels.number(rows["n_images"].mean(), ",.0f"), labels.number(rows["n_seeds"].max(), "d")
         axes.set_xlabel(labels("axis.score", metric=labels(f"metric.{metric}"), images=n_images, seeds=n_seeds))
-        if "random_value" in rows and rows["random_value"].notna().any():
-            names = [labels(f"weights.{name}") for name in ("imagenet", "random")]
-            draw.marker_legend(figure, names, [draw.SOFT, "white"], ncols=2)
+        if shown:
+            draw.marker_legend(figure, names, [draw.SOFT, *_FACES[: len(shown)]], ncols=min(len(names), 2))
         drawings.append(figure)
     return drawings
 
 
 def _score_row(axes: Axes, place: int, backbone: str, row: pd.Series, labels: Labels) -> None:
-    """Draw a score with its interval, below it the ends of the seeds, and that with random weights."""
+    """Draw a score with its interval, and below it the ends of the seeds."""
     colour, marker = draw.backbone_style(backbone)
     draw.interval_line(axes, row["ci_low"], row["ci_high"], place, colour)
     axes.plot(row["value"], place, marker, color=colour, markersize=5.5, markeredgecolor="white", markeredgewidth=0.6)
@@ -70,11 +95,14 @@ def _score_row(axes: Axes, place: int, backbone: str, row: pd.Series, labels: La
         axes.plot(row[edge], place - 0.2, "|", color=colour, markersize=6, markeredgewidth=1.4)
     axes.plot([row["seed_min"], row["seed_max"]], [place - 0.2] * 2, color=colour, linewidth=0.8)
     draw.above_row(axes, row["value"], place, labels.number(row["value"], ".3f"))
-    if np.isfinite(row.get("random_value", np.nan)):
-        draw.interval_line(axes, row["random_low"], row["random_high"], place - 0.34, colour, width=1.2)
-        axes.plot(row["random_value"], place - 0.34, marker, markersize=6, **draw.hollow_marker(colour, 1.4))
-        left = np.nanmin([row["random_low"], row["random_value"]])
-        draw.beside_marker(axes, left, place - 0.34, labels.number(row["random_value"], ".3f"), -4)
+
+
+def _beside_row(axes: Axes, place: float, backbone: str, row: pd.Series, labels: Labels, face: str) -> None:
+    """Draw a score of the same backbone under another condition, with its number at the left."""
+    colour, marker = draw.backbone_style(backbone)
+    draw.interval_line(axes, row["ci_low"], row["ci_high"], place, colour, width=1.2)
+    axes.plot(row["value"], place, marker, markersize=6, **draw.hollow_marker(colour, 1.4) | {"markerfacecolor": face})
+    draw.beside_marker(axes, np.nanmin([row["ci_low"], row["value"]]), place, labels.number(row["value"], ".3f"), -4)
 
 
 @draw.themed
