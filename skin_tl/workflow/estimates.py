@@ -71,7 +71,8 @@ class Estimate:
         speed = "far less if the GPU is used" if self.gpu else "roughly, from this processor's speed"
         return (
             f"This study takes at most {self.disk / GIGA:.1f} GB of disk ({held}).\n"
-            f"Its networks compute for about {roughly(self.seconds)} ({speed}); less where parts are cached."
+            f"Its networks compute for about {roughly(self.seconds)} ({speed}; less where parts are cached). "
+            "Heads and report come on top."
         )
 
 
