@@ -179,14 +179,16 @@ def test_a_wrong_study_is_told_before_anything_is_done(project, wrong, names, re
 def test_weights_of_another_architecture_are_told_and_the_right_ones_go_on(project, tmp_path):
     """Their absence is tested in test_end_to_end.py."""
     code = (
-        "import sys, keras; applications = keras.applications\n"
-        "network = getattr(applications, sys.argv[1])(weights=None, include_top=False, input_shape=(32, 32, 3))\n"
-        "network.save_weights(sys.argv[2])"
+        "import sys, keras\n"
+        "for name in sys.argv[1:]:\n"
+        "    network = getattr(keras.applications, name)\n"
+        "    network(weights=None, include_top=False, input_shape=(32, 32, 3)).save_weights(f'{name}.weights.h5')"
     )
-    file = tmp_path / "mobilenetv2_notop.weights.h5"
+    networks, file = ("VGG16", "MobileNetV2"), tmp_path / "mobilenetv2_notop.weights.h5"
+    subprocess.run([sys.executable, "-c", code, *networks], check=True, cwd=tmp_path)
     options = ("--until", "features", "--config", "weights=imagenet")
-    for network in ("VGG16", "MobileNetV2"):
-        subprocess.run([sys.executable, "-c", code, network, file], check=True)
+    for network in networks:
+        (tmp_path / f"{network}.weights.h5").replace(file)
         done = start(project, *options, SKIN_TL_WEIGHTS=str(tmp_path))
         if network == "VGG16":
             assert f"{file.name} does not hold the weights of MobileNetV2" in told(done)

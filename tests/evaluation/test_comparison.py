@@ -118,16 +118,20 @@ def test_interval_and_p_agree():
     assert np.isnan(comparison.paired_interval(0.1, np.full(5, np.nan), 10)).all()
 
 
+def lesions_of(chances):
+    """Return a table of lesions, all of the first diagnosis, with the probabilities given."""
+    return pd.DataFrame(chances, columns=PROBABILITIES).assign(dx=CLASSES[0])
+
+
 @given(st.data())
-def test_no_p_value_is_zero_and_two_lesions_are_not_testable(data):
-    """Of few lesions, one side may get all right and the other all wrong, as 2 of 2; then no draw changes anything."""
+def test_no_p_value_is_zero(data):
     n_lesions = data.draw(st.integers(2, 12))
     right = [data.draw(st.lists(st.booleans(), min_size=n_lesions, max_size=n_lesions)) for _ in range(2)]
     lesions = {}
     for name, hits in zip("ab", right, strict=True):
         chances = np.zeros((n_lesions, len(CLASSES)))
         chances[np.arange(n_lesions), np.where(hits, 0, 1)] = 1
-        lesions[name] = pd.DataFrame(chances, columns=PROBABILITIES).assign(dx=CLASSES[0])
+        lesions[name] = lesions_of(chances)
     for row in comparison.compare_lesions(lesions, n_boot=50):
         if right[0] == right[1]:
             assert row["p"] == 1
@@ -135,12 +139,14 @@ def test_no_p_value_is_zero_and_two_lesions_are_not_testable(data):
             assert (row["ci_low"], row["ci_high"]) == (-1, 1) and np.isnan(row["p_holm"])
         else:
             assert 0 < row["p"] <= 1
-    all_against_none = {name: table.copy() for name, table in lesions.items()}
-    for name, column in (("a", "p_akiec"), ("b", "p_bcc")):
-        all_against_none[name][PROBABILITIES] = 0.0
-        all_against_none[name][column] = 1.0
-    found = {row["metric"]: row["p"] for row in comparison.compare_lesions(all_against_none, n_boot=50)}
-    assert found["accuracy"] == pytest.approx(2 * 0.5**n_lesions)  # McNemar's, of as many tosses of a coin
+
+
+@pytest.mark.parametrize("n_lesions", range(2, 13))
+def test_all_right_against_all_wrong_is_mcnemars_and_without_an_interval(n_lesions):
+    """No draw of so few lesions changes anything; McNemar's test is that of as many tosses of a coin."""
+    lesions = {name: lesions_of(np.eye(len(CLASSES))[[column] * n_lesions]) for column, name in enumerate("ab")}
+    found = {row["metric"]: row["p"] for row in comparison.compare_lesions(lesions, n_boot=50)}
+    assert found["accuracy"] == pytest.approx(2 * 0.5**n_lesions)
     assert np.isnan(found["macro_f1"]) and np.isnan(found["balanced_accuracy"])
 
 

@@ -331,7 +331,7 @@ def test_where_copying_is_refused_the_text_is_shown_to_be_copied_by_hand(read):
 # Figures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", ["phone", "laptop"])
+@pytest.mark.parametrize("size", ["phone", pytest.param("laptop", marks=pytest.mark.slow)])
 def test_every_figure_opens_large_and_returns(read, size):
     with read(size) as page:
         before = page.evaluate("document.querySelector('main').innerHTML")
