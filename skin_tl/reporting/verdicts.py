@@ -160,6 +160,10 @@ class Verdicts:
             rows.append({"a": a, "b": b, "better": better, "worse": worse, "key": key, "real": bool(row["real"])})
         return rows
 
+    def significant_pairs(self, setup: Setup) -> list[tuple[str, str]]:
+        """Return the pairs (better, worse) of a set-up that differ statistically significantly in macro F1."""
+        return [(pair["better"], pair["worse"]) for pair in self.pairs(setup, "macro_f1") if pair["real"]]
+
     @property
     def others(self) -> dict[str, list[str]]:
         """Which backbones the selected one is ahead of, behind or open against, by macro F1; without the second."""
