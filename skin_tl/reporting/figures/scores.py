@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _KINDS = ("baseline", "backbone", "ensemble")  # from the bottom up
-_FACES = ("white", draw.GREY, draw.INK)  # inside of the markers of other conditions
+_FACES = ("white", draw.UNUSED, draw.GREY)  # inside of the markers of other conditions
 
 
 @draw.themed
