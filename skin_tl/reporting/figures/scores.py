@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,7 @@ def scores(
     metrics: Sequence[str],
     labels: Labels = ENGLISH,
     strategy: str = "",
-    others: Mapping[str, pd.DataFrame] = MappingProxyType({}),
+    others: Mapping[str, pd.DataFrame] | None = None,
 ) -> list[draw.Drawing]:
     """Draw scores of backbones with their 95 % intervals and the values of single seeds.
 
@@ -48,7 +47,7 @@ def scores(
     kinds = ranked["kind"].map(_KINDS.index) if "kind" in ranked else 1
     ranked = ranked.assign(kind=kinds).sort_values(["kind", "value"]).set_index("backbone")
     own = table[table["metric"].isin(metrics)]
-    beside = {labels(f"strategy.{name}"): rows for name, rows in others.items()}
+    beside = {labels(f"strategy.{name}"): rows for name, rows in (others or {}).items()}
     names = [labels(f"strategy.{strategy}") if others else labels("weights.imagenet"), *beside]
     if "random_value" in table and table["random_value"].notna().any():
         control = {"random_value": "value", "random_low": "ci_low", "random_high": "ci_high"}
@@ -71,7 +70,7 @@ def scores(
         figure, axes = draw.rows_figure(ranked.index, labels, height=height)
         for place, backbone in enumerate(ranked.index):
             _score_row(axes, place, backbone, rows.loc[backbone], labels)
-            for index, (face, other) in enumerate(zip(_FACES, shown.values(), strict=False)):
+            for index, (face, other) in enumerate(zip(_FACES[: len(shown)], shown.values(), strict=True)):
                 if (metric, backbone) in other.index:
                     below = place - 0.156 * (index + 1) / height
                     _beside_row(axes, below, backbone, other.loc[(metric, backbone)], labels, face)
