@@ -162,7 +162,8 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     setups = _cells(tuning, "setups.csv", metric="macro_f1", strategy="fine_tuning")
     selected = setups.nlargest(1, "val_macro_f1")["best"].item()
     before, after = (whole.loc[(name, selected), "value"] for name in ("feature_extraction", "fine_tuning"))
-    assert f"`), {selected} is selected; its macro F1 changes from {before:.2f} to {after:.2f}." in readme
+    assert f"`), it selects {selected}: macro F1 {after:.2f}, frozen at that size {before:.2f}." in readme
+    assert ("Fine-tuning (still improving)" in readme) != _cells(tuning, "endings.csv")["flat"].item()
     shown = readme.partition("Fine-tuning (`fine_tuning`): ")[2].partition("Not covered")[0]
     backbones = whole.loc["fine_tuning"].query("kind == 'backbone'")
     found = [f"{row.Index} {interval.format(**row._asdict())}" for row in backbones.itertuples()]
