@@ -74,7 +74,9 @@ def _of_study(report: Selection) -> dict[str, Any]:
 
 
 def _in_words(value: Any, labels: Labels) -> str:
-    """Return a value of a setting, its numbers as the language writes them."""
+    """Return a value of a setting, its numbers and switches as the language writes them."""
+    if isinstance(value, bool):
+        return labels(f"switch.{value}")
     return labels.number(value, "g") if isinstance(value, float) else str(value)
 
 

@@ -213,6 +213,14 @@ def test_banners_say_what_the_study_is_not(rendered, make):
     assert "banner synthetic" not in header and "banner random" not in header
 
 
+@pytest.mark.parametrize(("language", "said"), [("en", "leakage experiment (no)"), ("fr", "(non)")])
+def test_a_switch_that_was_changed_is_a_word_of_the_language(make, language, said):
+    changes = {"backbones": ["VGG16"], "leakage": False, "overrides": ["leakage"]}
+    report = make("switched", changes, language=language)
+    header = str(report.header().html)
+    assert said in parse(header).text and "False" not in header
+
+
 def test_same_notebook_same_bytes(rendered, tmp_path):
     rendering.render_report(rendered["executed"], tmp_path / "again.html", tmp_path / "again.pdf")
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == rendered["page"]
