@@ -413,5 +413,5 @@ def count_parameters_with_classifier(name: str) -> int:
     """Count the parameters of a network with its 1,000-class ImageNet classifier, without initialising them."""
     keras = import_keras()
 
-    with keras.StatelessScope():
+    with keras.StatelessScope(initialize_variables=False):
         return getattr(keras.applications, name)(weights=None).count_params()

@@ -244,6 +244,7 @@ def execute(name: str, target: Path, study: Study, folder: Path, **parameters: s
                 kernel_name="python3",
                 cwd=str(ROOT),
                 progress_bar=False,
+                request_save_on_cell_execute=False,  # a copy of some MB after each cell took half of the report's time
             )
         except papermill.PapermillExecutionError as error:
             failed = folder / "logs" / f"failed_{target.stem}.ipynb"
