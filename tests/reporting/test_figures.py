@@ -659,7 +659,7 @@ def test_effects_show_both_values_and_the_difference_in_level_rows():
     assert intervals(difference)[0] == (row["ci_low"], row["ci_high"])
     zero = [line for line in difference.axes[0].lines if list(line.get_xdata()) == [0, 0]]
     assert len(zero) == 1
-    assert any("test lesions also in training less test lesions not in training" in text for text in shown(difference))
+    assert any("test lesions also in training minus test lesions not in training" in text for text in shown(difference))
     assert "−0,019" not in shown(difference) and "+0,051" in shown(figures.effects(table, Labels("fr"))[1])
 
 

@@ -630,13 +630,13 @@ def test_that_heads_get_the_features_of_several_stages_is_said(make, language, s
             "en",
             "more epochs may increase these numbers",
             "not defined; its macro F1 from scratch",
-            "fewer were not tested",
+            "Not tested: whether fewer than",
         ),
         (
             "fr",
             "plus d’époques peuvent augmenter ces nombres",
             "non défini ; son F1 macro à partir de zéro",
-            "effectifs plus petits n’ont pas été testés",
+            "Non testé : moins de",
         ),
     ],
 )
@@ -808,7 +808,7 @@ def test_a_repetition_that_selects_another_backbone_is_said_beside_the_answer(ma
     said = conclusion.partition("With the presentation’s set-up")[2].partition(". ")[0]
     assert f"the validation set selects {selected}" in said
     assert {name for name in report.study.backbones if name in said.partition(selected)[2] and name != best} == ahead
-    assert (f"validation selects {selected}" in summary) == (selected != best)
+    assert (f"with the presentation’s scaling: {selected}" in summary) == (selected != best)
 
 
 def test_main_results_rest_on_all_training_lesions(make):
@@ -848,7 +848,7 @@ def test_a_report_without_pictures_shows_none_and_says_so(make, monkeypatch, nam
         data, about = piece._repr_mimebundle_()
         cell.outputs = [nbformat.v4.new_output("display_data", data, metadata=about)]
     page = rendering.to_html(nbformat.v4.new_notebook(cells=cells))
-    said = {"en": "configured to show no image", "fr": "configuré pour ne montrer aucune image"}[language]
+    said = {"en": "This report shows no image", "fr": "Ce rapport ne montre aucune image"}[language]
     assert said in parse(page).text and "figure-examples" not in page
     assert "banner narrowed" not in page, "neither leaving pictures out nor another title narrows anything"
     deck = pieces[-1].slides["html"]
@@ -898,7 +898,7 @@ def test_transfer_is_answered_by_the_same_backbone_with_random_weights(make, mon
     assert better == (skill > 0)
     assert ("Pretraining helps." in words_of(report, "summary")) == better
     assert ("Pretraining does not help." in words_of(report, "summary")) == (report.facts[f"{key}.high"].value < 0)
-    yes = "Yes, in comparison with random weights."
+    yes = "Yes, in comparison with the same frozen backbone with random weights."
     assert (yes in words_of(report, "conclusion")) == better == (yes in words_of(report, "slides"))
 
 
@@ -921,7 +921,7 @@ def test_what_is_said_of_transfer_rests_on_intervals(make, monkeypatch, skill, o
     assert expected == [-1.0, 0.0, 2.0].index(skill)
     assert of_summary in words_of(report, "summary")
     assert of_conclusion in words_of(report, "conclusion")
-    in_part = "In part: macro F1 is higher than the best baseline’s, but many lesions are misclassified."
+    in_part = "In part: macro F1 is clearly higher than the best baseline’s, but many lesions are misclassified."
     assert (in_part in words_of(report, "conclusion")) == (expected == 2)
     of_slides = words_of(report, "slides").split("From a general model to a specific one?")[1].split("To the class")[0]
     assert ("Yes" in of_slides, "Hardly" in of_slides) == (expected == 2, expected == 0)
