@@ -149,27 +149,27 @@ class Verdicts:
             return "ahead"
         return "behind" if self._value(f"{ahead}.behind") else "open"
 
-    def pairs(self, setup: Setup, metric: str) -> list[dict[str, Any]]:
-        """Return the compared pairs of a set-up: a and b (as in its facts), better, worse, key and real."""
+    def pairs(self, setup: Setup) -> list[dict[str, Any]]:
+        """Return the compared pairs of a set-up by macro F1: better, worse, key (of its facts) and real."""
         table = setup.of(self._report.tables["comparisons.csv"])
         rows = []
-        for row in table[(table["metric"] == metric) & (table["dataset"] == "internal")].to_dict("records"):
+        for row in table[(table["metric"] == "macro_f1") & (table["dataset"] == "internal")].to_dict("records"):
             a, b = row["backbone_a"], row["backbone_b"]
             better, worse = (a, b) if row["difference"] >= 0 else (b, a)
-            key = f"pair.{setup.key}.{a}.{b}.{metric}"
-            rows.append({"a": a, "b": b, "better": better, "worse": worse, "key": key, "real": bool(row["real"])})
+            key = f"pair.{setup.key}.{a}.{b}.macro_f1"
+            rows.append({"better": better, "worse": worse, "key": key, "real": bool(row["real"])})
         return rows
 
     def significant_pairs(self, setup: Setup) -> list[tuple[str, str]]:
         """Return the pairs (better, worse) of a set-up that differ statistically significantly in macro F1."""
-        return [(pair["better"], pair["worse"]) for pair in self.pairs(setup, "macro_f1") if pair["real"]]
+        return [(pair["better"], pair["worse"]) for pair in self.pairs(setup) if pair["real"]]
 
     @property
     def others(self) -> dict[str, list[str]]:
         """Which backbones the selected one is ahead of, behind or open against, by macro F1; without the second."""
         main, found = self._report.main, dict[str, list[str]](ahead=[], behind=[], open=[])
         best, second = self._report.best(main), self._value(f"{self._ahead}.second")
-        for pair in self.pairs(main, "macro_f1"):
+        for pair in self.pairs(main):
             names = {pair["better"], pair["worse"]}
             if best in names and second not in names:
                 kind = "open" if not pair["real"] else "ahead" if pair["better"] == best else "behind"

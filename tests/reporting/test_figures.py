@@ -576,7 +576,7 @@ def test_roc_is_the_mean_of_the_seeds_true_positive_rates():
     assert at == pytest.approx({0: 0.25, 0.25: (0.625 + 0.25) / 2, 0.5: 0.75, 0.75: (0.875 + 0.875) / 2})
     assert (0.3, 0.9) in [(round(x, 9), y) for x, y, _ in markers(drawing)]
     assert "VGG16: 0.812 (0.700–0.900)" in shown(drawing)
-    assert any("n = 310 lesions over the seeds (2), 20 melanomas per seed" in text for text in shown(drawing))
+    assert any("n = 310 different lesions, seeds: 2, 20 melanomas per seed" in text for text in shown(drawing))
     french = shown(figures.roc(points, decisions, Labels("fr")))
     assert any("per lesion" in text for text in shown(drawing)) and any("par lésion" in text for text in french)
     assert "VGG16 : 0,812 (0,700–0,900)" in french and any("310 lésions" in text for text in french)
