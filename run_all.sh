@@ -29,6 +29,8 @@ esac
 export IPYTHONDIR="$state/ipython" MPLCONFIGDIR="$state/matplotlib"
 export JUPYTER_CONFIG_DIR="$state/jupyter" JUPYTER_DATA_DIR="$state/jupyter/data" JUPYTER_RUNTIME_DIR="$state/jupyter/runtime"
 export KERAS_BACKEND="${KERAS_BACKEND:-tensorflow}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+# TensorFlow leaves oneDNN off on a processor without AVX512-VNNI, where it is faster as well (docs/performance.md).
+export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS:-1}"
 export PYTHONPATH="$project" PYTHONNOUSERSITE=1 PYTHONHASHSEED=0 JUPYTER_PREFER_ENV_PATH=1
 export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # What a person has set for other work: profiles, kernels and drawings would come from there.
