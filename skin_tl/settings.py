@@ -131,11 +131,11 @@ class Settings(BaseModel):
     tuning_patience
         As `patience`, for whole networks.
     weight_decay
-        Of AdamW, for kernels.
+        Weight decay of AdamW, for kernels only.
     label_smoothing
-        Of the loss of whole networks.
+        Label smoothing in the loss of whole networks.
     clip_norm
-        Largest norm of all gradients together.
+        Gradient clipping: the largest global norm.
     ema_epochs
         Epochs over which weights are averaged for validation and prediction; 0 averages none.
     imbalance
@@ -146,8 +146,8 @@ class Settings(BaseModel):
     test_time_augmentation
         Whether whole networks predict the mean over the eight flips and right-angle rotations of an image.
     precision
-        Of the training of whole networks: `float32`, `bfloat16`, or `auto`, bfloat16 on a GPU. Weights and predictions
-        are float32.
+        Number format of the training of whole networks: `float32`, `bfloat16`, or `auto`, bfloat16 on a GPU. Weights
+        and predictions are float32.
     deterministic
         Whether a GPU uses only operations that give the same bits each time, which are slower.
     device

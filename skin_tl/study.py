@@ -163,10 +163,11 @@ def study_path(name_or_path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(file.stem for file in (ROOT / "studies").glob("*.yaml")))
+    known = sorted(file.stem for file in (ROOT / "studies").glob("*.yaml"))
+    near = difflib.get_close_matches(path.stem, known, n=1)
     raise SkinTLError(
-        f"No study named {name_or_path!r}. Give one of {known}, or the path of a "
-        "study's YAML file. `./run_all.sh --help` lists the commands."
+        f"No study named {str(name_or_path)!r}, and no such file.{f' Did you mean {near[0]!r}?' if near else ''} Give "
+        f"one of {', '.join(known)}, or the path of a study's YAML file. `./run_all.sh --help` lists the commands."
     )
 
 
@@ -274,8 +275,7 @@ def _explain(item, overrides):
     if item["type"] == "extra_forbidden":
         parts = [name for name in Study.model_fields if name.endswith(f"_{key}")]
         near = parts or difflib.get_close_matches(key, Study.model_fields, n=1)
-        hint = f", did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "."
-        return f"unknown {where}{hint} Known: {', '.join(key for key in Study.model_fields if key != 'overrides')}"
+        return f"unknown {where}" + (f", did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "")
     if item["type"] == "missing":
         return f"{where} is missing"
     if item["type"] == "too_short":

@@ -67,7 +67,7 @@ def _table_of_keys():
     assert {*keys} <= {*meanings}, {*keys} - {*meanings}
     lines = ["| key | default | meaning |", "|---|---|---|"]
     for key, field in keys.items():
-        default = "needed" if field.is_required() else f"`{_in_yaml(field.default)}`"
+        default = "required" if field.is_required() else f"`{_in_yaml(field.default)}`"
         lines.append(f"| `{key}` | {default} | {meanings[key]} |")
     return "\n".join(lines) + "\n"
 

@@ -113,8 +113,8 @@ def match_images(image_ids: Iterable[str], found: dict[str, list[str]], folder: 
     missing = [image_id for image_id, paths in files.items() if not paths]
     if missing:
         advice = packed_files(folder) or (
-            " Expected <image_id>.jpg in the folder or below it (hidden folders are left out): add these files, or, "
-            "where they are left out on purpose, remove their rows from the metadata."
+            " Expected <image_id>.jpg in the folder or below it (hidden folders are left out). Check that all archives "
+            "were unpacked, and add these files; or remove their rows from the metadata."
         )
         raise SkinTLError(
             f"{folder}: {len(missing)} of {len(files)} images of the table are missing: {', '.join(missing[:5])}"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from skin_tl.errors import SkinTLError
@@ -121,7 +122,7 @@ def decode(files: dict[str, str], size: int) -> ImageSet:
         If files are missing, empty, truncated or no images: one message that counts them and names the first.
     """
     ids = sorted(files)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         hashed = pool.map(lambda image_id: _hash(files[image_id]), ids)
         hashes = list(bar(hashed, total=len(ids), what="checking images", unit="img"))
     code = code_hash("data.images.read_image")
@@ -149,7 +150,7 @@ def _decode(images, files, ids):
             except SkinTLError as error:
                 bad.append((row, str(error)))
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cpu_count()) as pool:
             list(bar(pool.map(fill, range(len(ids))), total=len(ids), what="decoding images", unit="img"))
         if bad:
             shown = "; ".join(message for _, message in sorted(bad)[:5])
@@ -165,7 +166,7 @@ def _decode(images, files, ids):
 def picture_hashes(images: ImageSet) -> dict[str, str]:
     """Return a hash of the pixels of each image of an `ImageSet`, by image id: dict of str."""
     pixels = images.pixels
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         hashes = pool.map(lambda row: hashlib.sha256(pixels[row].tobytes()).hexdigest(), range(len(pixels)))
         return dict(zip(images.ids, bar(hashes, total=len(pixels), what="comparing images", unit="img"), strict=True))
 
@@ -183,7 +184,7 @@ def file_sizes(files: Iterable[str | Path]) -> list[dict[str, int]]:
         with Image.open(path) as image:
             return image.size
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         counts = Counter(pool.map(size_of, files))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [{"width": width, "height": height, "n_images": n} for (width, height), n in ordered]

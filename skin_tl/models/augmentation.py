@@ -5,10 +5,10 @@ Takes decoded images, (n_images, size, size, 3) uint8, and rows; gives batches a
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from joblib import cpu_count
 
 from skin_tl.models.backbones import import_keras
 from skin_tl.schema import CLASSES
@@ -127,7 +127,7 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, rows: np.ndarray, study: Study, seed: int, epoch: int):
-        super().__init__(workers=min(4, os.cpu_count() or 1), max_queue_size=8)
+        super().__init__(workers=min(4, cpu_count()), max_queue_size=8)
         self.pixels, self.labels, self.study, self.draw = pixels, labels, study, (seed, epoch)
         counts = np.bincount(labels[rows], minlength=len(CLASSES))
         share = 1 / counts[labels[rows]]

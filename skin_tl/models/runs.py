@@ -6,7 +6,6 @@ Takes a study and its folder ``runs/<study>``; gives what a training run needs (
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from joblib import cpu_count
 
 from skin_tl.data.images import ImageSet
 from skin_tl.data.preparation import (
@@ -125,7 +125,7 @@ def run_record(
         "data_fingerprint": data_fingerprint,
         "split_fingerprints": split_fingerprints(splits),
         "versions": versions(),
-        "n_cores": os.cpu_count(),
+        "n_cores": cpu_count(),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -6,7 +6,6 @@ them as one run.  Whole networks are trained by `skin_tl.models.tuning` and writ
 """
 
 import itertools
-import os
 import platform
 import shutil
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from threadpoolctl import threadpool_limits
 
 from skin_tl.data.splits import fraction_rows, subset_rows
@@ -211,6 +210,7 @@ def _heads(study, prepared, metadata, control=False):
 
 
 def device(cpu: bool = False) -> str:
-    """Return what the arithmetic ran on, for people: backend, kind of device (`cpu`: not on a GPU, if any), cores."""
+    """Return what the arithmetic ran on, for people: backend, kind of device (`cpu`: never a GPU), usable cores."""
     devices = ["cpu"] if cpu else keras.distribution.list_devices() or ["cpu"]
-    return f"{keras.backend.backend()} on {', '.join(devices)} ({platform.machine()}, {os.cpu_count()} cores)"
+    cores = f"{cpu_count()} core{'s' if cpu_count() > 1 else ''}"
+    return f"{keras.backend.backend()} on {', '.join(devices)} ({platform.machine()}, {cores})"

@@ -107,7 +107,7 @@ class Published:
         """The pairs of backbones whose macro F1 differs significantly in the main set-up, list of str."""
         pairs = [(a, b) for a in self.study.backbones for b in self.study.backbones]
         keys = {(a, b): f"pair.{self.main.key}.{a}.{b}.macro_f1.real" for a, b in pairs}
-        return [f"{a} from {b}" for (a, b), key in keys.items() if self.has(key) and self.value(key)]
+        return [f"{a} vs {b}" for (a, b), key in keys.items() if self.has(key) and self.value(key)]
 
     @property
     def not_run(self) -> list[str]:
@@ -119,11 +119,6 @@ class Published:
         """Whether its images have fewer pixels than those that were published."""
         size = "image_size.1.width"
         return not self.study.synthetic and self.has(size) and self.value(size) < self.value("literature.width")
-
-    @property
-    def device(self) -> str:
-        """What the study's networks ran on."""
-        return listing(sorted(self.runs["device"].unique()))
 
     @property
     def core_hours(self) -> dict[str, str]:
@@ -182,6 +177,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     template = environment.get_template("readme.md.j2").make_module(
         {
             "published": studies,
+            "devices": listing(sorted({device for study in studies for device in study.runs["device"]})),
             "by_name": {study.name: study for study in studies},
             "answer": answers[0] if answers else None,
             "reproduction": next((study for study in studies if "unit" in study.study.preprocessings), None),

@@ -121,11 +121,12 @@ def _about(study: Published) -> dict[str, Any]:
         if control["value"].notna().any():
             cells = [_interval(row, labels) for _, row in control.iterrows()]
             rows.append([", ".join([*words, labels("weights.random")]), *cells, "–"])
+    commits, precisions = (sorted(study.runs[name].dropna().unique()) for name in ("git_commit", "precision"))
+    how = {"command": study.command, "commit": ", ".join(commits), "precision": ", ".join(precisions)}
     return {
         "name": study.name,
         "title": study.title,
-        "command": study.command,
-        "commit": ", ".join(sorted(study.runs["git_commit"].dropna().unique())),
+        "made": labels("published.put_together" if len(commits) > 1 else "published.made", **how),
         "head": [labels("metric.macro_f1"), *(labels.known("backbone", name) for name in beside), labels("no_network")],
         "rows": rows,
         "tables": [file.name for file in sorted(folder.glob("*.csv"))],

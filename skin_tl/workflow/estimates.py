@@ -26,6 +26,9 @@ DOWNLOAD_BYTES = {"HAM10000": 4.1 * GIGA, "ISIC2018": 0.8 * GIGA}
 """Unpacked, with the largest archive beside it for a moment."""
 
 MODEL_BYTES = 150e6
+TRAINING_STEP = 6
+"""Of one image, in forward passes: three by the operations, and twice as much by the clock (ResNet50, MobileNetV2)."""
+
 CHECKPOINT = 6
 """Of a network that is being trained, in models: its weights, their average and best, two moments, a new one beside."""
 
@@ -112,13 +115,13 @@ def estimate(study: Study) -> Estimate:
         else:
             work += cost
             features += n_images * about.n_features * wider * 4
-    # Whole networks: in each epoch, every training image costs a forward and a backward pass, as much as two more.
+    # Whole networks: in each epoch, every training image costs a step, and every validation image a pass.
     tuned = [strategy for strategy in study.strategies if strategy in TUNED]
     n_splits, fractions = len(study.split_policies) * len(study.seeds), study.train_fractions
     rates = {strategy: len(study.rates(strategy)) for strategy in tuned}
     epochs = sum(getattr(study, f"{strategy}_epochs") * rates[strategy] for strategy in tuned)
     shown = sum(fraction * passes_of(fraction) for fraction in fractions)
-    rounds = n_splits * epochs * (3 * SHARES["train"] * shown + SHARES["val"] * len(fractions))
+    rounds = n_splits * epochs * (TRAINING_STEP * SHARES["train"] * shown + SHARES["val"] * len(fractions))
     n_networks = n_splits * len(fractions) * len(study.preprocessings)
     n_checkpoints = n_networks * max(rates.values(), default=0)  # of one run, which removes them at its end
     n_models = len(study.strategies) + len(tuned) * n_networks + CHECKPOINT * n_checkpoints
@@ -183,6 +186,7 @@ def measure_speed(seconds: float = 0.2) -> float:
     the moment matters little.
     """
     import numpy as np
+    from joblib import cpu_count
     from threadpoolctl import threadpool_limits
 
     n = 256
@@ -196,8 +200,7 @@ def measure_speed(seconds: float = 0.2) -> float:
     one_core = 2 * n**3 / best / 1e9
     if sys.platform == "darwin":  # its matrix unit, which networks do not use, would be timed
         one_core = min(one_core, 100.0)
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return one_core * n_cores
+    return one_core * cpu_count()
 
 
 def check_room(need: Estimate) -> None:

@@ -50,7 +50,7 @@ def measure_here(name, full, file):
 
 
 def measure(name, full):
-    """Run one benchmark in a process of its own; return its table."""
+    """Run one benchmark in a process of its own; return its table, or a row that says that it failed."""
     load = load_average()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.csv")
@@ -58,7 +58,7 @@ def measure(name, full):
         bars = {"SKIN_TL_PROGRESS": str(Path(folder, "progress"))}  # in place of the terminal
         failed = subprocess.run(command, cwd=ROOT, env=os.environ | bars).returncode
         if failed:
-            raise SystemExit(f"error: the benchmark {name} failed with status {failed}; its last lines are above.")
+            frame([Row(name, "", note=f"failed with status {failed}")]).to_csv(file, index=False)
         return pd.read_csv(file, keep_default_na=True).assign(load_average=load)
 
 
@@ -98,6 +98,9 @@ def main():
     written = pd.read_csv(options.csv)
     print(markdown(written))
     print(f"Written: {options.csv}", file=sys.stderr)
+    failed = ", ".join(written.loc[written["note"].str.startswith("failed", na=False), "benchmark"])
+    if failed:
+        raise SystemExit(f"error: the benchmark {failed} failed; its last lines are above. Nothing was published.")
     if options.publish:
         PUBLISHED.write_bytes(options.csv.read_bytes())
         PAGE.write_text(with_table(PAGE.read_text(), written))

@@ -136,14 +136,14 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     best = _cells(folder, "setups.csv", metric="macro_f1").nlargest(1, "val_macro_f1")["best"].item()
     scores = _cells(folder, "scores.csv", metric="macro_f1").set_index("backbone")
     interval = "{value:.2f} ({ci_low:.2f}–{ci_high:.2f})"
-    assert f"selects **{best}**, whose macro F1 on lesions that are not in training is " in readme
+    assert f"selects **{best}**, whose macro F1 on lesions outside the training set is " in readme
     assert f"is {interval.format(**scores.loc[best])};" in readme
     lead = _cells(folder, "setups.csv", metric="macro_f1").nlargest(1, "val_macro_f1").iloc[0]
     ends = f"by {_signed(lead.lead)} ({_signed(lead.lead_low)} to {_signed(lead.lead_high)})"
     significant = "" if lead.lead_low > 0 or lead.lead_high < 0 else "not "
     assert f"differs from {lead.second}, the next backbone, {ends}, which is {significant}statistically" in readme
     pairs = _cells(folder, "comparisons.csv", metric="macro_f1")
-    apart = [f"{row.backbone_a} from {row.backbone_b}" for row in pairs.itertuples() if row.p_holm < 0.05]
+    apart = [f"{row.backbone_a} vs {row.backbone_b}" for row in pairs.itertuples() if row.p_holm < 0.05]
     assert all(pair in readme.partition("Significant differences: ")[2].partition(". ")[0] for pair in apart)
     baseline = scores[scores["kind"] == "baseline"]["value"].idxmax()
     assert f") reaches {interval.format(**scores.loc[baseline])}." in readme
@@ -154,7 +154,7 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     own = {"dataset": "internal", "arm": "main", "seed": "all", "decision": "melanoma", "point": "sensitivity_95"}
     decisions = _cells(folder, "decisions.csv", backbone=best, **own).set_index("metric")
     percent = "{value:.0%} ({ci_low:.0%}–{ci_high:.0%})"
-    assert f"finds {percent.format(**decisions.loc['sensitivity'])} of the melanomas" in readme
+    assert f"detects {percent.format(**decisions.loc['sensitivity'])} of the melanomas" in readme
     assert f"flags {percent.format(**decisions.loc['flagged_benign_share'])} of the benign lesions" in readme
 
     tuning = folder.parent / "fine_tuning"
@@ -162,15 +162,16 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     setups = _cells(tuning, "setups.csv", metric="macro_f1", strategy="fine_tuning")
     selected = setups.nlargest(1, "val_macro_f1")["best"].item()
     before, after = (whole.loc[(name, selected), "value"] for name in ("feature_extraction", "fine_tuning"))
-    assert f"`), it selects {selected}: macro F1 {after:.2f}, frozen at that size {before:.2f}." in readme
-    assert ("Fine-tuning (still improving)" in readme) != _cells(tuning, "endings.csv")["flat"].item()
+    said = f"`), the validation set selects {selected}: macro F1 is {after:.2f}, against {before:.2f} with the frozen"
+    assert said in readme
+    assert ("Fine-tuning (training had not levelled off)" in readme) != _cells(tuning, "endings.csv")["flat"].item()
     shown = readme.partition("Fine-tuning (`fine_tuning`): ")[2].partition("Not covered")[0]
     backbones = whole.loc["fine_tuning"].query("kind == 'backbone'")
     found = [f"{row.Index} {interval.format(**row._asdict())}" for row in backbones.itertuples()]
     assert len(found) > 1 and all(text in shown for text in found)
     pairs = _cells(tuning, "comparisons.csv", metric="macro_f1", strategy="fine_tuning")
-    apart = [f"{row.backbone_a} from {row.backbone_b}" for row in pairs.itertuples() if row.p_holm < 0.05]
-    assert f"Significant differences: {' and '.join(apart) or 'none'}." in shown
+    apart = [f"{row.backbone_a} vs {row.backbone_b}" for row in pairs.itertuples() if row.p_holm < 0.05]
+    assert f"Significant differences: {', '.join(apart) or 'none'}." in shown
 
     shown = readme.partition("in `ham10000` (native scaling), by ")[2].partition(". ")[0]
     leakage = _cells(folder, "effects.csv", metric="macro_f1", tested="all", column="arm")
@@ -222,7 +223,7 @@ def test_backbones_that_were_not_run_are_named_with_the_reason(monkeypatch):
     monkeypatch.setattr(study, "study", study.study.model_copy(update={"backbones": ["VGG16"]}))
     assert study.not_run == ["Xception", "ResNet50", "EfficientNetB7"]
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert re.search(r"Not run: EfficientNetB7 in .*? \(no ImageNet weights\)", readme)
+    assert re.search(r"Not run: EfficientNetB7 in .*? \(ImageNet weights not available\)", readme)
 
 
 def test_a_fact_that_is_not_published_is_an_error():

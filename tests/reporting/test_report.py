@@ -1187,6 +1187,7 @@ def test_sources_are_those_of_what_a_study_used(make):
     assert "doi:10.7910/DVN/DBW86T, CC BY-NC 4.0" in " ".join(found)
     table = pd.read_csv(TEXTS / "references.csv").set_index("key")["url"]
     study = make("presentation", PRESENTATION).study
+    assert {*BACKBONES} <= {*table.index}, "report/text/references.csv lacks the paper of a backbone"
     for key in BACKBONES:
         assert (table[key] in found.values()) == (key in study.backbones)
     assert table["isic2018"] not in found.values() and table["gradcam"] in found.values()
