@@ -90,6 +90,11 @@ def test_a_wrong_key_or_value_is_named(change, named):
     assert next(iter(change)) in str(error.value)
 
 
+def test_a_study_with_a_similar_name_is_offered():
+    with pytest.raises(SkinTLError, match=r"No study named 'ham1000', and no such file\. Did you mean 'ham10000'\?"):
+        load_study("ham1000")
+
+
 def test_a_file_that_is_no_yaml_is_refused_with_line_and_column(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: mine\ntitle: a: b\n")
     with pytest.raises(SkinTLError) as error:

@@ -292,13 +292,6 @@ def png(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-class Pictures:
-    """The decoded images by their id."""
-
-    def __init__(self, images: ImageSet):
-        self._rows = {image_id: row for row, image_id in enumerate(images.ids)}
-        self._pixels = images.pixels
-
-    def __getitem__(self, image_id: str) -> np.ndarray:
-        """Return the pixels of an image, (size, size, 3) uint8."""
-        return self._pixels[self._rows[image_id]]
+def pictures_of(images: ImageSet) -> dict[str, np.ndarray]:
+    """Return the pixels of each decoded image, (size, size, 3) uint8, by its id."""
+    return dict(zip(images.ids, images.pixels, strict=True))

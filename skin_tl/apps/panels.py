@@ -195,7 +195,7 @@ class Explorer:
     def _read(self, folder: Path) -> None:
         """Read the runs of a study and show its first head."""
         found = studies.open_runs(folder)
-        pictures = explore.Pictures(found.images)
+        pictures = explore.pictures_of(found.images)
         # All of it can be read: from here on the panels are about this study.
         self.found, self._pictures = found, pictures
         self._features: dict[tuple, np.ndarray] = {}

@@ -46,6 +46,11 @@ from skin_tl.schema import (
 from skin_tl.study import command_of
 
 
+def gaps_of(values: np.ndarray) -> np.ndarray:
+    """Return the absolute difference of each pair of values, (n,) to (n (n − 1) / 2,)."""
+    return np.abs(values[:, None] - values)[np.triu_indices(len(values), 1)]
+
+
 def split_spread(metrics: pd.DataFrame, metric: str = "macro_f1") -> dict[str, float]:
     """Summarise the spread of a metric over random test splits.
 
@@ -63,7 +68,7 @@ def split_spread(metrics: pd.DataFrame, metric: str = "macro_f1") -> dict[str, f
     """
     rows = metrics[(metrics["metric"] == metric) & (metrics["class"] == "all") & (metrics["subgroup"] == "all")]
     values = rows.loc[rows["seed"].astype(str) != "all", "value"].to_numpy(float)
-    gaps = np.abs(values[:, None] - values)[np.triu_indices(len(values), 1)]
+    gaps = gaps_of(values)
     return {
         "n_splits": len(values),
         "mean": float(values.mean()),
@@ -283,8 +288,7 @@ def _other_splits(metrics):
             row = names | {"metric": metric, **spread}
             row["n_images"] = values["n_images"].mean()
             if metric == "macro_f1":
-                value = values["value"].to_numpy()
-                apart = np.abs(value[:, None] - value)[np.triu_indices(len(value), 1)]
+                apart = gaps_of(values["value"].to_numpy())
                 row |= {"published_first": first["backbone"], "published_second": second["backbone"]}
                 row |= {"published_gap": gap, "share_as_far": (apart >= gap).mean() if len(apart) else np.nan}
             rows.append(row)

@@ -24,7 +24,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from skin_tl.registry import BACKBONES
-from skin_tl.schema import CLASSES, CONFIDENCE
+from skin_tl.schema import CLASSES, CONFIDENCE, CONFIDENCES, STRATEGIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,15 +51,8 @@ SIGNED = sns.color_palette("vlag", as_cmap=True)
 """Colours of numbers below and above zero."""
 
 # Okabe and Ito's palette, its black left to the text.
-DIAGNOSES = {
-    "akiec": "#E69F00",
-    "bcc": "#56B4E9",
-    "bkl": "#009E73",
-    "df": "#F0E442",
-    "mel": "#D55E00",
-    "nv": "#0072B2",
-    "vasc": "#CC79A7",
-}
+_PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#0072B2", "#CC79A7")
+DIAGNOSES = dict(zip(CLASSES, _PALETTE, strict=True))
 
 # A marker each, so that no colour is needed to tell them apart; pseudo-backbones beside those of the registry.
 BACKBONE_STYLES = {name: about.style for name, about in BACKBONES.items() if about.style} | {
@@ -68,18 +61,10 @@ BACKBONE_STYLES = {name: about.style for name, about in BACKBONES.items() if abo
     "metadata_only": (GREY, ">"),
     "colour_histogram": (GREY, "d"),
 }
-STRATEGY_STYLES = {
-    "feature_extraction": ("#1D4F7A", "o"),
-    "fine_tuning": ("#117733", "s"),
-    "from_scratch": ("#A04000", "D"),
-}
+_STYLES = (("#1D4F7A", "o"), ("#117733", "s"), ("#A04000", "D"), ("#AA4499", "^"))
+STRATEGY_STYLES = dict(zip(STRATEGIES, _STYLES, strict=False))
 """Colour and marker of a strategy, where strategies stand beside each other."""
-CONFIDENCE_STYLES = {
-    "max_probability": ("#1D4F7A", "o"),
-    "entropy": ("#117733", "s"),
-    "disagreement": ("#A04000", "D"),
-    "distance": ("#AA4499", "^"),
-}
+CONFIDENCE_STYLES = dict(zip(CONFIDENCES, _STYLES, strict=True))
 """Colour and marker of a score of confidence."""
 _OTHER_STYLES = (("#AA4499", "8"), ("#6B6B00", "p"), ("#4A4A4A", "h"))
 

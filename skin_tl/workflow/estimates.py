@@ -64,13 +64,8 @@ class Estimate:
 
     def in_words(self) -> str:
         """Return two lines for the person."""
-        parts = (
-            ("download", self.download),
-            ("images", self.images),
-            ("features", self.features),
-            ("models", self.models),
-        )
-        held = ", ".join(f"{name} {size / GIGA:.1f}" for name, size in parts if size > 0)
+        parts = {name: getattr(self, name) for name in ("download", "images", "features", "models")}
+        held = ", ".join(f"{name} {size / GIGA:.1f}" for name, size in parts.items() if size > 0)
         speed = "far less if the GPU is used" if self.gpu else "roughly, from this processor's speed"
         return (
             f"This study takes at most {self.disk / GIGA:.1f} GB of disk ({held}).\n"

@@ -254,7 +254,7 @@ def test_panels_stay_with_a_study_when_another_cannot_be_opened(explorer, monkey
 
     before = explorer.found, explorer._pictures
     with monkeypatch.context() as patch:
-        patch.setattr(explore, "Pictures", gone)
+        patch.setattr(explore, "pictures_of", gone)
         with pytest.raises(SkinTLError, match="are gone"):
             explorer._read(explorer.found.folder)
     assert (explorer.found, explorer._pictures) == before

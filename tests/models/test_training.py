@@ -325,6 +325,16 @@ def test_a_run_keeps_its_contract(run, tmp_path):
     assert again.images == data.images
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
+def test_a_run_names_the_cores_that_it_may_use():
+    usable = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(usable)})
+        assert training.device(cpu=True).endswith(", 1 core)")
+    finally:
+        os.sched_setaffinity(0, usable)
+
+
 def test_parts_of_the_lesions_are_learned_from_beside_all_of_them(small_study, tmp_path):
     data, found = None, {}
     for name, fractions in (("plain", [1.0]), ("curve", [0.2, 0.6, 1.0])):

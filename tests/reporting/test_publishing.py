@@ -218,6 +218,17 @@ def test_the_index_page_says_whether_images_were_reduced(finished, width, reduce
     assert (f"Les images ont été réduites de 600 × 450 à {width} × 150 pixels." in page) == reduced
 
 
+def test_a_report_of_several_commits_is_said_to_be_put_together(finished):
+    folder = publishing.publish("to_publish", finished)
+    assert "Put together" not in (folder.parent / "index.html").read_text()
+    table = pd.read_csv(folder / "runs.csv")
+    table["git_commit"] = [f"commit{row}" for row in range(len(table))]
+    table.to_csv(folder / "runs.csv", index=False)
+    publishing.list_published(finished)
+    page = (folder.parent / "index.html").read_text()
+    assert ", one backbone at a time, at commits commit0, commit1" in page and "une dorsale à la fois" in page
+
+
 def test_backbones_that_were_not_run_are_named_with_the_reason(monkeypatch):
     study = findings.Published(PUBLISHED / "presentation")
     monkeypatch.setattr(study, "study", study.study.model_copy(update={"backbones": ["VGG16"]}))
