@@ -177,7 +177,6 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     template = environment.get_template("readme.md.j2").make_module(
         {
             "published": studies,
-            "devices": listing(sorted({device for study in studies for device in study.runs["device"]})),
             "by_name": {study.name: study for study in studies},
             "answer": answers[0] if answers else None,
             "reproduction": next((study for study in studies if "unit" in study.study.preprocessings), None),

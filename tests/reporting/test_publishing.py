@@ -162,9 +162,9 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     setups = _cells(tuning, "setups.csv", metric="macro_f1", strategy="fine_tuning")
     selected = setups.nlargest(1, "val_macro_f1")["best"].item()
     before, after = (whole.loc[(name, selected), "value"] for name in ("feature_extraction", "fine_tuning"))
-    said = f"`), the validation set selects {selected}: macro F1 is {after:.2f}, against {before:.2f} with the frozen"
+    said = f"`), validation selects {selected}: macro F1 is {after:.2f}, against {before:.2f} when frozen."
     assert said in readme
-    assert ("Fine-tuning (training had not levelled off)" in readme) != _cells(tuning, "endings.csv")["flat"].item()
+    assert ("Fine-tuning (not converged)" in readme) != _cells(tuning, "endings.csv")["flat"].item()
     shown = readme.partition("Fine-tuning (`fine_tuning`): ")[2].partition("Not covered")[0]
     backbones = whole.loc["fine_tuning"].query("kind == 'backbone'")
     found = [f"{row.Index} {interval.format(**row._asdict())}" for row in backbones.itertuples()]
@@ -234,7 +234,7 @@ def test_backbones_that_were_not_run_are_named_with_the_reason(monkeypatch):
     monkeypatch.setattr(study, "study", study.study.model_copy(update={"backbones": ["VGG16"]}))
     assert study.not_run == ["Xception", "ResNet50", "EfficientNetB7"]
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert re.search(r"Not run: EfficientNetB7 in .*? \(ImageNet weights not available\)", readme)
+    assert re.search(r"Not run: EfficientNetB7 in .*? \(weights unavailable\)", readme)
 
 
 def test_a_fact_that_is_not_published_is_an_error():

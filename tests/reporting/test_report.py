@@ -906,7 +906,7 @@ def test_transfer_is_answered_by_the_same_backbone_with_random_weights(make, mon
     ("skill", "of_summary", "of_conclusion"),
     [
         (-1.0, "The network is not better", "Hardly"),
-        (0.0, "Their intervals overlap", "cannot be told"),
+        (0.0, "Their intervals overlap", "Open: the intervals of network"),
         (2.0, "Their intervals do not overlap", "Yes, in comparison with a baseline"),
     ],
 )
