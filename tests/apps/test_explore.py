@@ -428,7 +428,7 @@ def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, t
     prediction.load_predictor.cache_clear()
     explorer.predict(f"{image_id}.png", tmp_path / "HAM10000")
     page = str(explorer._own.value)
-    assert "Left out, " in page and "SKIN_TL_HAM10000 is not set" in page
+    assert "Left out: nearest lesions" in page and "SKIN_TL_HAM10000 is not set" in page
     assert f"says: {explorer.labels(f'diagnosis.{said}')};" in page
     assert page.count("data:image/png") == 1 + 1 and "nearest known" not in page and "nan" not in page
     prediction.load_predictor.cache_clear()

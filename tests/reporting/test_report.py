@@ -521,7 +521,7 @@ def test_learning_curves_without_training_from_scratch_name_no_target(make):
     ("language", "said"),
     [
         ("en", "the same share of each diagnosis but at least one lesion of each"),
-        ("fr", "la même part de chaque diagnostic mais au moins une lésion de chacun"),
+        ("fr", "La part de chaque diagnostic est la même (au moins une lésion)"),
     ],
 )
 def test_that_a_tiny_part_keeps_a_lesion_of_each_diagnosis_is_said(make, language, said):
@@ -753,7 +753,7 @@ def test_conclusions_rest_on_the_strategy_that_the_validation_subset_puts_first(
     scores = report.tables["scores.csv"].query("metric == 'macro_f1' and backbone == 'VGG16'").set_index("strategy")
     assert scores.loc["from_scratch", "value"] == 1 > scores.loc["fine_tuning", "value"]
     assert report.main.strategy == "fine_tuning"
-    rest = {"en": "rest on {}:", "fr": "s’appuient sur la stratégie « {} »"}[language]
+    rest = {"en": "rest on {}, the transfer strategy", "fr": "s’appuient sur la stratégie « {} »"}[language]
     told = words_of(report, "set_up_head").replace(NARROW_SPACE, " ").replace("\u00a0", " ")
     assert rest.format(report.labels("strategy.fine_tuning")) in told
     # The same network from random weights scores higher on the test subset: nothing is claimed for transfer.
@@ -766,8 +766,8 @@ def test_conclusions_rest_on_the_strategy_that_the_validation_subset_puts_first(
         ),
         "fr": (
             "n’est pas utile",
-            "Pas ainsi. L’entraînement à partir de zéro",
-            "Pas ainsi. L’entraînement à partir de zéro",
+            "Pas ici : l’entraînement à partir de zéro",
+            "Pas ici : l’entraînement à partir de zéro",
         ),
     }
     for text, words in zip(texts.values(), better[language], strict=True):
