@@ -101,6 +101,11 @@ def _slide(name: str, title: str, html: str, pieces: _Pieces) -> dict[str, Any]:
     """Return one slide: its words, and what it shows beside or below them."""
     shown = [pieces.take(*found.groups()) for found in _SHOWN.finditer(html)]
     words = _SHOWN.sub("", html).strip()
+    if "<img" in words:
+        raise SkinTLError(
+            f"slides.md, slide {name}: a picture stands within a paragraph. Write ![](#anchor) alone, between "
+            "empty lines."
+        )
     kind = "words" if not shown else "shown" if not words else "below"
     if kind == "below" and all(len(_PANEL.findall(piece)) in (1, 4) for piece in shown):
         kind = "beside"

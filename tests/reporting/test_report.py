@@ -569,7 +569,7 @@ def test_maps_without_a_place_are_called_even_and_others_not(root, make, languag
 
 @pytest.mark.parametrize(
     ("language", "size", "share"),
-    [("en", "last layer has 2 × 2 places", "middle"), ("fr", "dernière couche a 2 × 2 places", "milieu")],
+    [("en", "last layer has 2 × 2 places", "middle"), ("fr", "dernière couche a 2 × 2 cases", "milieu")],
 )
 def test_maps_too_coarse_for_a_middle_have_no_share_of_it(root, make, monkeypatch, language, size, share):
     """Nor is the share explained where no backbone has one; a finer one keeps it."""
@@ -597,10 +597,11 @@ def test_maps_too_coarse_for_a_middle_have_no_share_of_it(root, make, monkeypatc
     told, table, pictures = shown(f"coarse_{language}", {"VGG16": 2})
     assert told.count(size) == 1 and "25" not in told
     assert told.count(share) == 1 and share not in table and share not in pictures  # in the reason alone
-    assert pictures.count("2 × 2 places") > 3
+    side = f"2 × 2 {size.split()[-1]}"
+    assert pictures.count(side) > 3
     told, table, pictures = shown(f"finer_{language}", {"VGG16": 7, "ResNet50": 2})
     assert told.count(size) == 1 and told.count(share) == 3
-    assert share in table and share in pictures and "2 × 2 places" not in pictures
+    assert share in table and share in pictures and side not in pictures
 
 
 @pytest.mark.parametrize(
@@ -634,7 +635,7 @@ def test_that_heads_get_the_features_of_several_stages_is_said(make, language, s
         ),
         (
             "fr",
-            "plus d’époques peuvent augmenter ces nombres",
+            "ces nombres sont peut-être sous-estimés",
             "non défini ; son F1 macro à partir de zéro",
             "Non testé : moins de",
         ),
