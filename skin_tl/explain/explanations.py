@@ -197,7 +197,8 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
     predictions = read_predictions(run / "predictions.csv", read_splits(folder))
     chosen = choose(tested_images(predictions, study))
     images = read_images(folder)
-    pixels = images.pixels[pd.Index(images.ids).get_indexer(chosen["image_id"])]
+    row_of = {image_id: row for row, image_id in enumerate(images.ids)}
+    pixels = images.pixels[[row_of[image_id] for image_id in chosen["image_id"]]]
     asked = [CLASSES.index(dx) for dx in chosen["predicted"]]
     model = read_model(run / "model.keras", study)
     rows = drawn_rows(len(images.ids))

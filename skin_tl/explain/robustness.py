@@ -129,7 +129,8 @@ def measure_robustness(study: Study, strategy: str, backbone: str, folder: Path)
     run, images = folder / strategy / backbone, read_images(folder)
     predictions = read_predictions(run / "predictions.csv", read_splits(folder))
     drawn = draw_images(tested_images(predictions, study))
-    pixels = images.pixels[pd.Index(images.ids).get_indexer(drawn["image_id"])]
+    row_of = {image_id: row for row, image_id in enumerate(images.ids)}
+    pixels = images.pixels[[row_of[image_id] for image_id in drawn["image_id"]]]
     model = read_model(run / "model.keras", study)
     released = {} if study.synthetic else find_masks()
     masks = {of: read_mask(released[of.lower()], images.size) for of in drawn["image_id"] if of.lower() in released}
