@@ -88,26 +88,46 @@ def check_predictions(
         raise SkinTLError(f"{source}: without the column(s) {', '.join(missing)}. {AGAIN}")
     if predictions.empty:
         raise SkinTLError(f"{source}: holds no predictions. {AGAIN}")
-    probability = predictions[PROBABILITIES].apply(pd.to_numeric, errors="coerce")
-    predictions = predictions.assign(**probability)
-    for wrong, what in (
-        (~predictions["dx"].isin(CLASSES), "an unknown dx"),
-        (~predictions["subset"].isin(SUBSETS), "an unknown subset"),
-        (predictions[[*UNIT, "lesion_id"]].isna().any(axis=1), "an empty value"),
-        (~(probability >= 0).all(axis=1), "a probability that is negative or not a number"),
-        (~((probability.sum(axis=1) - 1).abs() <= SUM_TOLERANCE), "probabilities that do not sum to one"),
-        (
-            predictions.duplicated([*CELL, "seed", "image_id"], keep=False),
-            "an image listed more than once",
-        ),
-    ):
-        if wrong.any():
-            image = predictions.loc[wrong, "image_id"].iloc[0]
-            raise SkinTLError(f"{source}: {wrong.sum()} row(s) with {what}, such as that of {image}. {AGAIN}")
+    for column, allowed in (("dx", CLASSES), ("subset", SUBSETS)):
+        wrong = predictions.loc[~predictions[column].isin(allowed), column]
+        if len(wrong):
+            raise SkinTLError(
+                f"{source}: {len(wrong)} row(s) with an unknown {column} ({wrong.iloc[0]!r}); "
+                f"expected one of {', '.join(allowed)}. {AGAIN}"
+            )
+    empty = [column for column in (*UNIT, "lesion_id") if predictions[column].isna().any()]
+    if empty:
+        raise SkinTLError(f"{source}: empty values in the column(s) {', '.join(empty)}. {AGAIN}")
+    _check_probabilities(predictions, source)
     predictions = predictions.sort_values(UNIT, kind="stable", ignore_index=True)
+    twice = predictions.loc[predictions.duplicated([*CELL, "seed", "image_id"], keep=False), "image_id"]
+    if len(twice):
+        raise SkinTLError(
+            f"{source}: {twice.nunique()} image(s) listed more than once for one seed, "
+            f"among them {twice.iloc[0]}. {AGAIN}"
+        )
     if splits is not None:
         _check_subsets(predictions, splits, source)
     return predictions
+
+
+def _check_probabilities(predictions, source):
+    try:
+        probability = predictions[PROBABILITIES].to_numpy(float)
+    except (ValueError, TypeError) as error:
+        raise SkinTLError(f"{source}: a probability is not a number ({error}). {AGAIN}") from None
+    total = probability.sum(1)
+    for wrong, what in (
+        (~np.isfinite(probability).all(1), "a probability that is empty or not finite"),
+        ((probability < 0).any(1), "a negative probability"),
+        (np.abs(total - 1) > SUM_TOLERANCE, "probabilities that do not sum to one"),
+    ):
+        if wrong.any():
+            image = predictions["image_id"].iloc[int(np.flatnonzero(wrong)[0])]
+            raise SkinTLError(
+                f"{source}: {int(wrong.sum())} row(s) with {what}, the first for image {image}. "
+                "The training went wrong or the file was changed: delete it and run the study again."
+            )
 
 
 def _check_subsets(predictions, splits, source):

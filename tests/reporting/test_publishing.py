@@ -226,7 +226,7 @@ def test_a_report_of_several_commits_is_said_to_be_put_together(finished):
     table.to_csv(folder / "runs.csv", index=False)
     publishing.list_published(finished)
     page = (folder.parent / "index.html").read_text()
-    assert ", one backbone at a time, at commits commit0, commit1" in page and "une dorsale à la fois" in page
+    assert " at commits commit0, commit1" in page and ", versions commit0, commit1" in page
 
 
 def test_backbones_that_were_not_run_are_named_with_the_reason(monkeypatch):
