@@ -163,7 +163,7 @@ def markdown(table):
         aim = f"{row.aim.replace('>=', '≥').replace('<=', '≤')}: {outcome(row.ratio, row.aim)}" if row.aim else ""
         sides = [f"{_number(side)} {row.unit}" if not pd.isna(side) else "" for side in (row.ours, row.other)]
         if row.turns == 0:
-            aim = "skipped"
+            aim = "failed" if row.note.startswith("failed") else "skipped"
         cells = [row.benchmark, row.case, *sides, spread, str(row.turns or ""), aim, row.note]
         lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
     about = table.iloc[0]
