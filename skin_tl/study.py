@@ -275,7 +275,7 @@ def _explain(item, overrides):
     if item["type"] == "extra_forbidden":
         parts = [name for name in Study.model_fields if name.endswith(f"_{key}")]
         near = parts or difflib.get_close_matches(key, Study.model_fields, n=1)
-        return f"unknown {where}" + (f", did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "")
+        return f"unknown {where}" + (f" (did you mean {' or '.join(f'`{name}`' for name in near)}?)" if near else "")
     if item["type"] == "missing":
         return f"{where} is missing"
     if item["type"] == "too_short":

@@ -104,10 +104,11 @@ class Published:
 
     @property
     def significant_pairs(self) -> list[str]:
-        """The pairs of backbones whose macro F1 differs significantly in the main set-up, list of str."""
+        """The pairs whose macro F1 differs significantly in the main set-up, the higher first: list of ``A over B``."""
         pairs = [(a, b) for a in self.study.backbones for b in self.study.backbones]
-        keys = {(a, b): f"pair.{self.main.key}.{a}.{b}.macro_f1.real" for a, b in pairs}
-        return [f"{a} vs {b}" for (a, b), key in keys.items() if self.has(key) and self.value(key)]
+        keys = {pair: f"pair.{self.main.key}.{'.'.join(pair)}.macro_f1" for pair in pairs}
+        real = {pair: key for pair, key in keys.items() if self.has(f"{key}.real") and self.value(f"{key}.real")}
+        return [" over ".join(pair[:: 1 if self.value(f"{key}.difference") > 0 else -1]) for pair, key in real.items()]
 
     @property
     def not_run(self) -> list[str]:

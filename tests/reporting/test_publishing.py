@@ -129,6 +129,11 @@ def _signed(value):
     return format(value, "+.2f").replace("-", "−") if round(value, 2) else "0.00"
 
 
+def _higher_first(row):
+    pair = (row.backbone_a, row.backbone_b)
+    return "{} over {}".format(*(pair if row.difference > 0 else reversed(pair)))
+
+
 def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     """The best backbone, what pretrained weights add, the best baseline, melanomas, and the presentation's faults."""
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
@@ -143,7 +148,7 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     significant = "" if lead.lead_low > 0 or lead.lead_high < 0 else "not "
     assert f"differs from {lead.second}, the next backbone, {ends}, which is {significant}statistically" in readme
     pairs = _cells(folder, "comparisons.csv", metric="macro_f1")
-    apart = [f"{row.backbone_a} vs {row.backbone_b}" for row in pairs.itertuples() if row.p_holm < 0.05]
+    apart = [_higher_first(row) for row in pairs.itertuples() if row.p_holm < 0.05]
     assert all(pair in readme.partition("Significant differences: ")[2].partition(". ")[0] for pair in apart)
     baseline = scores[scores["kind"] == "baseline"]["value"].idxmax()
     assert f") reaches {interval.format(**scores.loc[baseline])}." in readme
@@ -162,7 +167,7 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     setups = _cells(tuning, "setups.csv", metric="macro_f1", strategy="fine_tuning")
     selected = setups.nlargest(1, "val_macro_f1")["best"].item()
     before, after = (whole.loc[(name, selected), "value"] for name in ("feature_extraction", "fine_tuning"))
-    said = f"`), validation selects {selected}: macro F1 is {after:.2f}, against {before:.2f} when frozen."
+    said = f"`), validation selects {selected}: macro F1 {after:.2f}, frozen {selected} {before:.2f}."
     assert said in readme
     assert ("Fine-tuning (not converged)" in readme) != _cells(tuning, "endings.csv")["flat"].item()
     shown = readme.partition("Fine-tuning (`fine_tuning`): ")[2].partition("Not covered")[0]
@@ -170,7 +175,7 @@ def test_the_answer_of_the_readme_is_computed_from_the_published_tables():
     found = [f"{row.Index} {interval.format(**row._asdict())}" for row in backbones.itertuples()]
     assert len(found) > 1 and all(text in shown for text in found)
     pairs = _cells(tuning, "comparisons.csv", metric="macro_f1", strategy="fine_tuning")
-    apart = [f"{row.backbone_a} vs {row.backbone_b}" for row in pairs.itertuples() if row.p_holm < 0.05]
+    apart = [_higher_first(row) for row in pairs.itertuples() if row.p_holm < 0.05]
     assert f"Significant differences: {', '.join(apart) or 'none'}." in shown
 
     shown = readme.partition("in `ham10000` (native scaling), by ")[2].partition(". ")[0]
