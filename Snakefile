@@ -48,7 +48,8 @@ NETWORK_CORES = CORES if GPUS or not LOCAL_CORES else (CORES + 1) // 2
 
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
-RUN_FILES = ("predictions.csv", "history.csv", "run.json", "model.keras", "train.ipynb")
+RUN_FILES = ("predictions.csv", "history.csv", "run.json", "train.ipynb")
+EXPLANATION_FILES = ("model.keras", *(f"explanations/{name}" for name in EXPLAINED))
 
 # Files outside of the project that a data set starts from: a changed metadata table or image decodes and checks again.
 STATES = {}
@@ -63,7 +64,7 @@ if study.transfers and study.weights != "random":
     WEIGHTS["states"] = {name: weights_state(name, Path(RUNS, "weights.json")) for name in study.backbones}
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
-EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]
+EXPLANATIONS = [f"{run}/{name}" for run in ALL_RUNS for name in EXPLANATION_FILES]
 DISTANCE_FILES = [f"{RUNS}/{DISTANCES}"] if "feature_extraction" in study.strategies else []
 ROBUSTNESS_FILES = [f"{run}/{ROBUSTNESS}" for run in ALL_RUNS] if study.robustness else []
 EXTERNAL_FILES = []
@@ -237,14 +238,15 @@ rule train:
 rule explain:
     message: "explaining {wildcards.backbone}, {wildcards.strategy}"
     input:
-        [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in ("predictions.csv", "model.keras", "run.json")],
+        [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in ("predictions.csv", "run.json")],
         rules.images.output,
         lambda wildcards: (
             [] if wildcards.strategy in TUNED else f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json"
         ),
-    output: [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED]
+    output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in EXPLANATION_FILES]
     params: code=step_code("explain")
     threads: NETWORK_CORES
+    priority: -1  # the report alone waits for it, so it runs beside the metrics
     log: f"{RUNS}/logs/explain_{{strategy}}_{{backbone}}.log"
     resources: **needs(8000, 240, GPUS)
     shell: run("explain", "wildcards.backbone", "wildcards.strategy")
@@ -254,7 +256,7 @@ if study.robustness:
     rule robustness:
         message: "predicting changed images by {wildcards.backbone}, {wildcards.strategy}"
         input:
-            [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in ("predictions.csv", "model.keras", "run.json")],
+            [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in ("predictions.csv", "run.json")],
             rules.images.output,
             rules.dataset.output[0],
         output: f"{RUNS}/{{strategy}}/{{backbone}}/{ROBUSTNESS}"

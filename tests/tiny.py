@@ -12,7 +12,8 @@ from pathlib import Path
 
 import keras
 
-from skin_tl.models import backbones, runs, training
+from skin_tl.explain.explanations import open_model
+from skin_tl.models import backbones, features, runs, training
 from skin_tl.reporting.watching import EpochLog
 from skin_tl.study import check_study, save_study
 
@@ -43,7 +44,8 @@ def network(name, weights, image_size=224):
 def install(patch=setattr):
     """Put it in the place of every backbone."""
     patch(backbones, "_network", network)
-    patch(training, "count_parameters_with_classifier", lambda name: 1)
+    for module in (features, training):
+        patch(module, "count_parameters_with_classifier", lambda name: 1)
 
 
 def train(study, strategy, folder):
@@ -63,6 +65,7 @@ def finish(root, settings):
     for strategy in study.strategies:
         for name in study.backbones:
             training.train_run(study, strategy, name, prepared, folder / strategy / name)
+            open_model(study, strategy, name, folder).save(folder / strategy / name / "model.keras")
     return study, folder
 
 

@@ -196,11 +196,11 @@ def features_of_run(found: Runs, choice: Choice) -> np.ndarray:
     run = found.folder / choice["strategy"] / backbone
     if choice["strategy"] == "feature_extraction":
         weights = read_json(run / "run.json")["weights"]
-        return features_of(found.study, found.folder, found.images, backbone, preprocessing, weights)[0]
+        return features_of(found.study, found.images, backbone, preprocessing, weights)[0]
     from skin_tl.models.heads import head_file
 
-    network = f"models/{head_file('main', choice['split_policy'], preprocessing, choice['seed'])}"
-    model = read_model(Run(run, choice["strategy"], backbone, ""), found.study.image_size, network)[1]
+    name = head_file("main", choice["split_policy"], preprocessing, choice["seed"], ending=".keras")
+    model = read_model(Run(run, choice["strategy"], backbone, ""), found.study.image_size, f"models/{name}")[1]
     return extract(found.images, backbone, preprocessing, model)[0]
 
 

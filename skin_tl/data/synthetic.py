@@ -162,7 +162,7 @@ def _picture(dx, lesion_rng, view_rng, size):
 
 def draw_dataset(
     folder: str | Path,
-    n_lesions: int = 360,
+    n_lesions: int = 240,
     seed: int = 0,
     size: tuple[int, int] = (600, 450),
     workers: int | None = None,
@@ -219,7 +219,7 @@ def draw_dataset(
     return folder
 
 
-def count_images(n_lesions: int = 360, seed: int = 0) -> int:
+def count_images(n_lesions: int = 240, seed: int = 0) -> int:
     """Return how many pictures `draw_dataset` draws: what a progress bar needs to know."""
     return len(_table(n_lesions, seed))
 

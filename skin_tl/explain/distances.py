@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from skin_tl.data.images import cache_folder
 from skin_tl.data.preparation import read_images, read_splits
 from skin_tl.explain.neighbours import OOD_NEIGHBOUR, Rows, nearest, ood_score
-from skin_tl.files import read_json, write_csv
+from skin_tl.files import write_csv
+from skin_tl.models.features import find_features
 from skin_tl.schema import DISTANCE_COLUMNS, DISTANCES
 
 if TYPE_CHECKING:
-    from skin_tl.data.images import ImageSet
     from skin_tl.study import Study
 
 
@@ -60,32 +59,3 @@ def write_distances(study: Study, folder: Path) -> None:
                     score = ood_score(distances).astype(float).round(6)
                     tables.append(pd.DataFrame({**labels, "image_id": np.asarray(ids), "distance": score}))
     write_csv(folder / DISTANCES, pd.concat(tables, ignore_index=True)[DISTANCE_COLUMNS])
-
-
-def find_features(
-    study: Study, folder: Path, images: ImageSet, backbone: str, preprocessing: str, where: str = "features/"
-) -> np.ndarray:
-    """Return the features of images that a step computed, without building the network.
-
-    Where the step did not run, or the cache no longer holds them, they are computed.
-
-    Parameters
-    ----------
-    study, folder, images, backbone, preprocessing
-        As for `skin_tl.models.features.features_of`.
-    where
-        How the place of the step's file below `folder` begins.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n_images, n_features) float32, memory-mapped, read-only.
-    """
-    about = folder / f"{where}{backbone}_{preprocessing}.json"
-    if about.is_file():
-        kept = cache_folder() / "features" / read_json(about)["key"]
-        if (kept / "about.json").is_file():
-            return np.load(kept / "features.npy", mmap_mode="r")
-    from skin_tl.models.features import features_of
-
-    return features_of(study, folder, images, backbone, preprocessing)[0]

@@ -1,9 +1,9 @@
 """Explanations: which images a network is asked about, what it looks at in them, and how its features lie.
 
-Takes a finished run (``model.keras`` and ``predictions.csv``) and the decoded images; gives the folder
-``explanations/`` of the run: chosen test images with their Grad-CAM (`skin_tl.explain.gradcam`), and a 2-D map of the
-features; and of all runs the tables that the report takes its words from.  Which images are shown is decided by their
-probabilities alone, before any map is drawn.
+Takes a trained run (its first head or network, and ``predictions.csv``) and the decoded images; gives the whole model
+``model.keras`` and the folder ``explanations/`` of the run: chosen test images with their Grad-CAM
+(`skin_tl.explain.gradcam`), and a 2-D map of the features; and of all runs the tables that the report takes its words
+from.  Which images are shown is decided by their probabilities alone, before any map is drawn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import pandas as pd
 
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.predictions import main_arm, read_predictions, read_table, where
-from skin_tl.files import write_atomically, write_csv
+from skin_tl.files import read_json, write_atomically, write_csv
+from skin_tl.models.features import find_features
+from skin_tl.models.heads import Head, head_file
 from skin_tl.schema import CLASSES, PROBABILITIES, TUNED
 from skin_tl.study import Study, command_of
 
@@ -170,7 +172,8 @@ def lay_out(features: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
-    """Choose test images of a run, compute their maps and the 2-D map of the features, and write ``explanations/``.
+    """Write ``model.keras`` of a run; choose test images, compute their maps and the 2-D map of the features, and write
+    ``explanations/``.
 
     ``images.csv`` holds the chosen images, ``maps.npy`` their Grad-CAM for the predicted diagnosis, (n, size, size)
     float16 in the order of that table, ``shuffled_maps.npy`` the same of the network with its weights shuffled, and
@@ -187,7 +190,7 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
     Raises
     ------
     SkinTLError
-        If the run is not finished, or its model is of another form.
+        If a file of the run is missing or damaged.
     """
     from skin_tl.data.preparation import read_images, read_metadata_table, read_splits
     from skin_tl.explain.gradcam import feature_maps, gradcam, in_batches, shuffle_weights
@@ -200,16 +203,15 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     pixels = images.pixels[[row_of[image_id] for image_id in chosen["image_id"]]]
     asked = [CLASSES.index(dx) for dx in chosen["predicted"]]
-    model = read_model(run / "model.keras", study)
+    model = open_model(study, strategy, backbone, folder)
+    with write_atomically(run / "model.keras") as part:
+        model.save(part)
     rows = drawn_rows(len(images.ids))
     if strategy in TUNED:  # its backbone is no longer the one whose features were computed
         batches = in_batches(features_model(model), images.pixels, rows)
         features = np.concatenate([values for _, values in batches])
     else:
-        preprocessing = explained_head(study)["preprocessing"]
-        from skin_tl.explain.distances import find_features  # which brings scikit-learn
-
-        features = find_features(study, folder, images, backbone, preprocessing)[rows]
+        features = find_features(study, folder, images, backbone, explained_head(study)["preprocessing"])[rows]
     places = lay_out(features)
     seen = feature_maps(model)
     maps = gradcam(model, pixels, asked, seen).astype(np.float16)
@@ -228,16 +230,36 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
         write_csv(part / "points.csv", points)
 
 
-def read_model(file: Path, study: Study) -> keras.Model:
-    """Read a run's ``model.keras``; raise `SkinTLError` where it cannot be read."""
-    from skin_tl.models.backbones import import_keras
+def open_model(study: Study, strategy: str, backbone: str, folder: Path) -> keras.Model:
+    """Open the first network of a run, or build its backbone and put the first head on it: what ``model.keras`` holds.
 
-    try:
-        return import_keras().models.load_model(file)
-    except (OSError, ValueError) as error:
-        raise SkinTLError(
-            f"{file} cannot be read ({str(error).splitlines()[0]}). Delete it and run `{command_of(study.name)}` again."
-        ) from None
+    Parameters
+    ----------
+    folder
+        The study's folder below ``runs/``.
+
+    Returns
+    -------
+    keras.Model
+        From (n, size, size, 3) uint8 to (n, 7) probabilities.
+
+    Raises
+    ------
+    SkinTLError
+        If a file of the run cannot be read.
+    """
+    run, head = folder / strategy / backbone, explained_head(study)
+    name = ("main", *head.values())
+    if strategy in TUNED:
+        from skin_tl.models.tuning import read_network
+
+        return read_network(run, *name)
+    from skin_tl.models.backbones import build_backbone, join
+
+    trained = Head.read(run / "heads" / head_file(*name))
+    weights = read_json(folder / "weights.json")["backbones"][backbone]
+    built = build_backbone(backbone, head["preprocessing"], study.image_size, weights, features=study.features)
+    return join(built, trained)
 
 
 # What the report needs ------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Robustness: what a finished network predicts for changed test images.
 
-Takes a finished run (``model.keras``) and the decoded images; gives ``robustness.csv`` in the run's folder: predictions
+Takes a finished run and the decoded images; gives ``robustness.csv`` in the run's folder: predictions
 for some test images as they are, corrupted (`skin_tl.data.corruptions`), and without or with parts that should not
 matter (`skin_tl.data.shortcuts`).  Lesions are masked by the release's masks where these lie with the images.
 `skin_tl.evaluation.robustness` makes scores of them.
@@ -106,7 +106,7 @@ def predict_changed(
 
 
 def measure_robustness(study: Study, strategy: str, backbone: str, folder: Path) -> None:
-    """Predict changed test images by the network in a run's ``model.keras``; write the run's ``robustness.csv``.
+    """Predict changed test images by the first head or network of a run; write the run's ``robustness.csv``.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def measure_robustness(study: Study, strategy: str, backbone: str, folder: Path)
     from skin_tl.data.releases import find_masks
     from skin_tl.data.shortcuts import read_mask
     from skin_tl.evaluation.predictions import read_predictions
-    from skin_tl.explain.explanations import read_model, tested_images
+    from skin_tl.explain.explanations import open_model, tested_images
     from skin_tl.models.features import BATCH
     from skin_tl.models.tuning import predict_rows
 
@@ -131,7 +131,7 @@ def measure_robustness(study: Study, strategy: str, backbone: str, folder: Path)
     drawn = draw_images(tested_images(predictions, study))
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     pixels = images.pixels[[row_of[image_id] for image_id in drawn["image_id"]]]
-    model = read_model(run / "model.keras", study)
+    model = open_model(study, strategy, backbone, folder)
     released = {} if study.synthetic else find_masks()
     masks = {of: read_mask(released[of.lower()], images.size) for of in drawn["image_id"] if of.lower() in released}
     views = 8 if strategy in TUNED and study.test_time_augmentation else 1

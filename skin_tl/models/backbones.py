@@ -19,13 +19,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from skin_tl.errors import SkinTLError
 from skin_tl.files import file_fingerprint, fingerprint, is_disk_full, read_json
 from skin_tl.registry import BACKBONES, check_backbones, transform_of
-from skin_tl.schema import Features
+from skin_tl.schema import CLASSES, Features
 
 if TYPE_CHECKING:
     import keras
+
+    from skin_tl.models.heads import Head
 
 
 WEIGHTS_HUB = "https://storage.googleapis.com/tensorflow/keras-applications/"
@@ -38,6 +42,9 @@ PATIENCE_WITH_HUB = 20
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 RANDOM_WEIGHTS_SEED = 0
+
+NORMALISATION_EPSILON = 1e-3
+"""Added to the variance of an image's features before a head, as `keras.layers.LayerNormalization` does."""
 
 TINY = 1e-30
 """Added to the variance of a stage's features: those of an untrained network may be of the order of 1e-12."""
@@ -354,6 +361,28 @@ def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
 def head_layers(whole: keras.Model) -> list[keras.layers.Layer]:
     """Return the layers of a whole model, backbone and head, that follow its network, in order."""
     return whole.layers[whole.layers.index(network_of(whole)) + 1 :]
+
+
+def standardising_layers(head: Head) -> list[keras.layers.Layer]:
+    """Return the layers of Keras, in order, that standardise features as a head does."""
+    layers = import_keras().layers
+    normalised = {"epsilon": NORMALISATION_EPSILON, "center": False, "scale": False}
+    return [
+        layers.Rescaling(head.scale, name="typical_spread"),
+        layers.LayerNormalization(**normalised, name="image_normalisation"),
+        layers.Normalization(mean=head.mean, variance=np.square(head.deviation), name="standardisation"),
+    ]
+
+
+def join(backbone: keras.Model, head: Head) -> keras.Model:
+    """Return backbone and head as one model from raw pixels to probabilities, made of Keras's own layers alone."""
+    keras = import_keras()
+
+    dense = keras.layers.Dense(len(CLASSES), "softmax", name="diagnosis")
+    given = keras.Input(backbone.output_shape[1:], name="features")
+    part = keras.Sequential([given, *standardising_layers(head), dense], name="head")
+    dense.set_weights([head.kernel, head.bias])
+    return keras.Model(backbone.input, part(backbone.output), name=backbone.name)
 
 
 def features_model(whole: keras.Model) -> keras.Model:

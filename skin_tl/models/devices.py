@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+
+from joblib import cpu_count
 
 from skin_tl.errors import SkinTLError
 from skin_tl.models.backbones import import_keras
@@ -37,6 +40,13 @@ def why_no_gpu() -> str:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, errors="replace")
     lines = [line for line in done.stderr.splitlines() if re.search("gpu|cuda", line, re.IGNORECASE)]
     return ": " + lines[-1].split("] ", 1)[-1].strip().rstrip(".") if lines else ""
+
+
+def device(cpu: bool = False) -> str:
+    """Return what the arithmetic ran on, for people: backend, kind of device (`cpu`: never a GPU), usable cores."""
+    devices = ["cpu"] if cpu else keras.distribution.list_devices() or ["cpu"]
+    cores = f"{cpu_count()} core{'s' if cpu_count() > 1 else ''}"
+    return f"{keras.backend.backend()} on {', '.join(devices)} ({platform.machine()}, {cores})"
 
 
 def precision_of(study: Study) -> str:

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from skin_tl.data.preparation import read_images, read_metadata_table
-from skin_tl.errors import SkinTLError
 from skin_tl.files import write_csv
-from skin_tl.schema import TUNED
+from skin_tl.models.features import find_features
+from skin_tl.models.heads import Head, head_file, predict
+from skin_tl.schema import PREDICTION_COLUMNS, TUNED
 
 if TYPE_CHECKING:
     from skin_tl.study import Study
@@ -40,33 +41,25 @@ def predict_external(study: Study, strategy: str, backbone: str, folder: Path) -
     Raises
     ------
     SkinTLError
-        If a head is missing.
+        If a head is missing or damaged.
     """
-    from skin_tl.models.backbones import import_keras
-    from skin_tl.models.features import features_of
-    from skin_tl.models.heads import head_file, predict
-    from skin_tl.models.tuning import predict_whole
-    from skin_tl.schema import PREDICTION_COLUMNS
-
-    keras = import_keras()
     run, images = folder / strategy / backbone, read_images(folder, "external")
     metadata = read_metadata_table(folder, "external").set_index("image_id").loc[images.ids].reset_index()
     same = {"dataset": study.external, "arm": "main", "train_fraction": 1.0, "subset": "test"}
     predictions = []
     whole = strategy in TUNED
     for preprocessing in study.preprocessings:
-        seen = images.pixels if whole else features_of(study, folder, images, backbone, preprocessing)[0]
+        where = "external/features_"
+        seen = images.pixels if whole else find_features(study, folder, images, backbone, preprocessing, where)
+        rows = np.arange(len(seen))
         for policy, seed in itertools.product(study.split_policies, study.seeds):
-            file = run / ("models" if whole else "heads") / head_file("main", policy, preprocessing, seed)
-            if not file.is_file():
-                raise SkinTLError(
-                    f"{file} is missing. Delete {run / 'run.json'} and start again: that trains it again."
-                )
-            model, rows = keras.models.load_model(file, compile=False), np.arange(len(seen))
+            name = ("main", policy, preprocessing, seed)
             if whole:
-                table = predict_whole(study, model, seen, rows, metadata)
+                from skin_tl.models.tuning import predict_whole, read_network
+
+                table = predict_whole(study, read_network(run, *name), seen, rows, metadata)
             else:
-                table = predict(model, seen, rows, metadata)
+                table = predict(Head.read(run / "heads" / head_file(*name)), seen, rows, metadata)
             head_of = {"split_policy": policy, "preprocessing": preprocessing, "seed": seed}
             predictions.append(table.assign(**same, **head_of)[PREDICTION_COLUMNS])
     predictions = pd.concat(predictions, ignore_index=True)

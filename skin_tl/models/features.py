@@ -2,7 +2,7 @@
 
 Takes decoded images and a built backbone; gives a memory-mapped array (n_images, n_features) float32 in the images'
 order, kept below the cache under a key made of the images, the network with its scaling and weights, and the code of a
-pass.
+pass.  Features that are kept are read without Keras.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ import numpy as np
 from skin_tl.data.images import cache_folder
 from skin_tl.errors import SkinTLError
 from skin_tl.files import alone, claim_space, disk_full_message, fingerprint, is_disk_full, read_json
-from skin_tl.models.backbones import build_backbone, import_keras, model_fingerprint
+from skin_tl.models.backbones import (
+    build_backbone,
+    count_parameters_with_classifier,
+    import_keras,
+    model_fingerprint,
+)
 from skin_tl.progress import bar
 from skin_tl.step_code import code_hash
 
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
     from skin_tl.study import Study
 
 
-keras = import_keras()
-
 BATCH = 32
 """Images per forward pass.  Part of the key: another number may change the last digits."""
 
@@ -37,10 +40,14 @@ SAVE_EVERY = 20
 """Batches between two notes of how far the work is, so that an interrupted pass goes on from there."""
 
 
+OF_NETWORK = ("n_parameters", "n_parameters_with_classifier", "device")
+"""What `features_of` says of the network and of what computed: the keys that a run's record takes over."""
+
+
 def features_key(images: ImageSet, model: keras.Model) -> str:
     """Return the key under which `extract` keeps its result: of the images, the network and the code of a pass."""
     code = code_hash("models.features._compute")
-    return fingerprint(images.key, model_fingerprint(model), BATCH, keras.backend.backend(), code)
+    return fingerprint(images.key, model_fingerprint(model), BATCH, import_keras().backend.backend(), code)
 
 
 def extract(
@@ -84,31 +91,67 @@ def extract(
 
 
 def features_of(
-    study: Study, folder: Path, images: ImageSet, backbone: str, preprocessing: str, weights: dict | None = None
+    study: Study, images: ImageSet, backbone: str, preprocessing: str, weights: dict
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Compute the features of images with a study's backbone, or find them computed.
 
     Parameters
     ----------
-    folder
-        The study's folder below ``runs/``, whose weights.json is read.
     preprocessing : {'native', 'unit'}
     weights
-        Of the backbone, see `skin_tl.models.backbones.build_backbone`; the study's own by default.
+        Of the backbone, see `skin_tl.models.backbones.build_backbone`.
 
     Returns
     -------
     features, about
-        As from `extract`.
+        As from `extract`; `about` says also what `OF_NETWORK` lists.
     """
-    weights = weights or read_json(folder / "weights.json")["backbones"][backbone]
+    from skin_tl.models.devices import device
+
     model = build_backbone(backbone, preprocessing, study.image_size, weights, features=study.features)
-    return extract(images, backbone, preprocessing, model)
+    features, about = extract(images, backbone, preprocessing, model)
+    found = model.count_params(), count_parameters_with_classifier(backbone), device()
+    return features, about | dict(zip(OF_NETWORK, found, strict=True))
+
+
+def kept_features(about: dict[str, Any]) -> np.ndarray | None:
+    """Return the features that `features_of` told of, memory-mapped; None where the cache no longer holds them."""
+    folder = cache_folder() / "features" / about["key"]
+    return np.load(folder / "features.npy", mmap_mode="r") if (folder / "about.json").is_file() else None
+
+
+def find_features(
+    study: Study, folder: Path, images: ImageSet, backbone: str, preprocessing: str, where: str = "features/"
+) -> np.ndarray:
+    """Return the features of images that a step computed, without building the network.
+
+    Where the step did not run, or the cache no longer holds them, they are computed.
+
+    Parameters
+    ----------
+    study, images, backbone, preprocessing
+        As for `features_of`.
+    folder
+        The study's folder below ``runs/``.
+    where
+        How the place of the step's file below `folder` begins.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_images, n_features) float32, memory-mapped, read-only.
+    """
+    about = folder / f"{where}{backbone}_{preprocessing}.json"
+    features = kept_features(read_json(about)) if about.is_file() else None
+    if features is None:
+        weights = read_json(folder / "weights.json")["backbones"][backbone]
+        features, _ = features_of(study, images, backbone, preprocessing, weights)
+    return features
 
 
 def _compute(folder, images, model, what, key):
     """Fill `folder` with features.npy and, once they are complete, about.json."""
-    pixels = images.pixels
+    keras, pixels = import_keras(), images.pixels
     n_images, n_features = len(pixels), model.output_shape[-1]
     array_file, state_file = folder / "features.npy", folder / "state.json"
     state: dict[str, Any] = json.loads(state_file.read_text()) if state_file.is_file() else {"done": 0, "seconds": 0.0}

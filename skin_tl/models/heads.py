@@ -1,17 +1,18 @@
 """Heads: softmax classifiers on the features of frozen backbones, and the names and tables of their predictions.
 
-Takes features, (n_images, n_features) float32, and rows of the training and validation subsets; gives Keras models and
-tables of probabilities.
+Takes features, (n_images, n_features) float32, and rows of the training and validation subsets; gives `Head` and tables
+of probabilities, by NumPy and SciPy alone: whoever trains heads on features that were computed before loads no Keras.
 """
 
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,16 +22,11 @@ from skin_tl.data.images import ImageSet, cache_folder
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.predictions import class_codes, main_arm
 from skin_tl.evaluation.uncertainty import confusion_metrics
-from skin_tl.files import claim_space, disk_full_message, is_disk_full, write_atomically
-from skin_tl.models.backbones import build_backbone, import_keras
-from skin_tl.models.features import extract
+from skin_tl.files import claim_space, disk_full_message, is_disk_full
+from skin_tl.models.backbones import NORMALISATION_EPSILON
+from skin_tl.models.features import OF_NETWORK, features_of, kept_features
 from skin_tl.schema import CLASSES, HISTORY_COLUMNS, RANDOM_WEIGHTS
 from skin_tl.study import SMOOTHED, Study, penalties_beyond
-
-if TYPE_CHECKING:
-    import keras
-
-keras = import_keras()
 
 HeadName = tuple[str, str, str, int, float]
 """Names a head or a network of a run: arm, split policy, preprocessing, seed and train fraction, the
@@ -41,16 +37,74 @@ TrainedHead = tuple[HeadName, pd.DataFrame, dict[str, pd.DataFrame]]
 predictions of the subsets 'val' and 'test', as from `predict`."""
 
 
-def build_head(features: np.ndarray, rows: np.ndarray) -> keras.Model:
-    """Build the head: normalisation of each image, standardisation by the training subset, then dense softmax.
+@dataclass(frozen=True)
+class Head:
+    """A softmax classifier on the features of a frozen backbone.
 
     The features of a network are of any scale (an untrained deep one's are many orders of magnitude below 1), so
-    they are divided by their typical spread in the training subset (root mean square over features).  Those of one
-    image are then brought to mean 0 and variance 1 over the image's features, as ConvNeXt does between its pooling and
-    its classifier (Liu et al., CVPR 2022): how strongly a picture excites the whole network no longer
-    counts.  Last, they are centred and divided by their spread in the
-    training subset: each by its own, but by no less than the typical one, lest a feature that is almost always zero be
-    blown up to outliers.  The dense layer's weights are zero.
+    they are multiplied by `scale`.  Those of one image are then brought to mean 0 and variance 1 over the image's
+    features, as ConvNeXt does between its pooling and its classifier (Liu et al., CVPR 2022): how strongly a picture
+    excites the whole network no longer counts.  Last, they are centred by `mean` and divided by `deviation`.
+
+    Attributes
+    ----------
+    scale
+        1 divided by the typical spread of the features in the training subset (root mean square over features).
+    mean, deviation
+        (n_features,) float32, of the training subset.  A feature is divided by its own spread, but by no less than
+        the typical one, lest one that is almost always zero be blown up to outliers.
+    kernel, bias
+        (n_features, 7) and (7,) float32, of the logits.
+    """
+
+    scale: float
+    mean: np.ndarray
+    deviation: np.ndarray
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def standardise(self, features: np.ndarray) -> np.ndarray:
+        """Return features of some images, (n, n_features), as the logits take them, float32."""
+        return (_of_image(features, self.scale) - self.mean) / self.deviation
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Return the probabilities of some images, (n, 7) float32 in the order of `CLASSES`, from their features."""
+        return special.softmax(self.standardise(features) @ self.kernel + self.bias, axis=1)
+
+    def save(self, path: Path) -> None:
+        """Write the head as an ``.npz`` file of its attributes."""
+        with open(path, "wb") as file:
+            np.savez(file, **vars(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Head:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        SkinTLError
+            If the file is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                parts = {name: file[name] for name in cls.__annotations__}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise SkinTLError(
+                f"{path} cannot be read ({error}). Delete {path.parents[1] / 'run.json'} and start again: that trains "
+                "it again."
+            ) from None
+        return cls(**parts | {"scale": float(parts["scale"])})
+
+
+def _of_image(features, scale):
+    """Return scaled features, (n, n_features) float32, with mean 0 and variance 1 in each image."""
+    values = np.asarray(features, np.float32) * np.float32(scale)
+    values = values - values.mean(axis=1, keepdims=True)
+    return values / np.sqrt(np.square(values).mean(axis=1, keepdims=True) + np.float32(NORMALISATION_EPSILON))
+
+
+def build_head(features: np.ndarray, rows: np.ndarray) -> Head:
+    """Build a head with the statistics of a training subset; its kernel and bias are zero.
 
     Parameters
     ----------
@@ -58,29 +112,13 @@ def build_head(features: np.ndarray, rows: np.ndarray) -> keras.Model:
         (n_images, n_features) float32.
     rows
         Rows of the training subset: nothing else is looked at.
-
-    Returns
-    -------
-    keras.Model
-        From (n, n_features) float32 to (n, 7) probabilities in the order of `CLASSES`.
     """
     n_features = features.shape[1]
-    _, deviation = _spread(features, rows)
-    scaling = keras.layers.Rescaling(1 / _typical(deviation), name="typical_spread")
-    of_image = keras.layers.LayerNormalization(center=False, scale=False, name="image_normalisation")
-    normalised = keras.Sequential([keras.Input((n_features,), name="features"), scaling, of_image])
-    mean, deviation = _spread(features, rows, normalised)
+    scale = 1 / _typical(_spread(features, rows)[1])
+    mean, deviation = _spread(features, rows, lambda values: _of_image(values, scale))
     deviation = np.maximum(deviation, _typical(deviation))
-    return keras.Sequential(
-        [
-            keras.Input((n_features,), name="features"),
-            scaling,
-            of_image,
-            keras.layers.Normalization(mean=mean, variance=np.square(deviation), name="standardisation"),
-            keras.layers.Dense(len(CLASSES), "softmax", kernel_initializer="zeros", name="diagnosis"),
-        ],
-        name="head",
-    )
+    kernel, bias = np.zeros((n_features, len(CLASSES)), np.float32), np.zeros(len(CLASSES), np.float32)
+    return Head(scale, mean.astype(np.float32), deviation.astype(np.float32), kernel, bias)
 
 
 def _typical(deviation):
@@ -96,7 +134,7 @@ def _spread(features, rows, through=np.asarray, chunk=4096):
 
     def chunks():
         for i in range(0, len(rows), chunk):
-            yield keras.ops.convert_to_numpy(through(features[rows[i : i + chunk]])).astype(np.float64)
+            yield through(features[rows[i : i + chunk]]).astype(np.float64)
 
     mean = sum(values.sum(0) for values in chunks()) / len(rows)
     return mean, np.sqrt(sum(np.square(values - mean).sum(0) for values in chunks()) / len(rows))
@@ -104,7 +142,7 @@ def _spread(features, rows, through=np.asarray, chunk=4096):
 
 def train_head(
     features: np.ndarray, labels: np.ndarray, rows: dict[str, np.ndarray], study: Study
-) -> tuple[keras.Model, pd.DataFrame]:
+) -> tuple[Head, pd.DataFrame]:
     """Train one head by L-BFGS; the validation subset chooses its penalty and the epoch whose weights are kept.
 
     A head on frozen features is multinomial logistic regression: convex, and best solved by a method that needs no
@@ -134,16 +172,14 @@ def train_head(
         and the same with `val_`, and `kept` (bool, the epoch whose weights are kept).
     """
     head = build_head(features, rows["train"])
-    dense = head.get_layer("diagnosis")
     x, x_val = (_standardised(head, features, rows[name]) for name in ("train", "val"))
     y, y_val = labels[rows["train"]], labels[rows["val"]]
     basis = _row_space(x)
     if basis is not None:
         x, x_val = x @ basis, x_val @ basis
     best = _best_fit(lambda l2: _fit(x, y, x_val, y_val, l2, study), study.l2)
-    kernel, bias = _kernel_and_bias(best["weights"])
-    dense.set_weights([kernel if basis is None else basis @ kernel, bias])
-    return head, best["history"]
+    kernel, bias = (part.astype(np.float32) for part in _kernel_and_bias(best["weights"]))
+    return replace(head, kernel=kernel if basis is None else basis @ kernel, bias=bias), best["history"]
 
 
 def _row_space(x: np.ndarray) -> np.ndarray | None:
@@ -237,7 +273,7 @@ def _fit(x, y, x_val, y_val, l2, study):
 
 
 def _standardised(head, features, rows, chunk=1024):
-    """Return rows as the head's dense layer sees them, (n, n_features) float32, mapped to a file without a name."""
+    """Return rows as the head's logits take them, (n, n_features) float32, mapped to a file without a name."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     shape = (len(rows), features.shape[1])
@@ -249,9 +285,8 @@ def _standardised(head, features, rows, chunk=1024):
         if is_disk_full(error):
             raise SkinTLError(disk_full_message(folder)) from error
         raise
-    inner = keras.Sequential([keras.Input((features.shape[1],)), *head.layers[:-1]])
     for i in range(0, len(rows), chunk):
-        values[i : i + chunk] = keras.ops.convert_to_numpy(inner(features[rows[i : i + chunk]]))
+        values[i : i + chunk] = head.standardise(features[rows[i : i + chunk]])
     return values
 
 
@@ -280,7 +315,7 @@ def val_scores(log_p: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 
 def predict(
-    head: keras.Model, features: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame, chunk: int = 1024
+    head: Head, features: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame, chunk: int = 1024
 ) -> pd.DataFrame:
     """Predict some rows.
 
@@ -298,9 +333,8 @@ def predict(
     pandas.DataFrame
         Columns image_id, lesion_id, dx, p_akiec … p_vasc; probabilities in float32.
     """
-    # predict_on_batch would compile each head, which takes longer than its product.
-    parts = [head(features[rows[i : i + chunk]], training=False) for i in range(0, len(rows), chunk)]
-    return prediction_table(np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), rows, metadata)
+    parts = [head.probabilities(features[rows[i : i + chunk]]) for i in range(0, len(rows), chunk)]
+    return prediction_table(np.concatenate(parts), rows, metadata)
 
 
 def prediction_table(probabilities: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame) -> pd.DataFrame:
@@ -338,8 +372,12 @@ class Job:
         Of the run.
     timings
         Seconds by step, filled while it is trained.
-    sizes
-        ``n_parameters`` of the backbone and ``n_features``, filled likewise.
+    about
+        What the record says of the backbone and of what computed, filled likewise: ``n_features`` and what
+        `skin_tl.models.features.OF_NETWORK` lists.
+    computed
+        What `skin_tl.models.features.features_of` said of features that earlier steps computed, by backbone and
+        preprocessing, such as ``VGG16_native``; with ``_random`` behind them, those of the control.
     on_epoch
         Called after each epoch of a whole network with its epochs so far, as `last_stage` has them.
     epoch_log
@@ -354,7 +392,8 @@ class Job:
     weights: dict
     folder: Path
     timings: dict = field(default_factory=dict)
-    sizes: dict = field(default_factory=dict)
+    about: dict = field(default_factory=dict)
+    computed: dict = field(default_factory=dict)
     on_epoch: Callable | None = None
     epoch_log: Callable = NoLog
 
@@ -363,19 +402,22 @@ class Job:
         """The pixels of all images, mapped once: each further map would count as memory of this process."""
         return self.images.pixels
 
-    def features(self, preprocessing: str, control: bool = False) -> tuple[keras.Model, np.ndarray]:
-        """Compute the backbone's features of all images, or find them computed; return model and features.
+    def features(self, preprocessing: str, control: bool = False) -> np.ndarray:
+        """Return the backbone's features of all images, computed now where no step and no other run did.
 
         Those of its control are of the same backbone with random weights.  A network that is fine-tuned ends in its
         last stage, whatever the study's frozen backbones give.
         """
-        weights = {"source": "random"} if control else self.weights
+        about = self.computed.get(f"{self.backbone}_{preprocessing}{'_random' if control else ''}", {})
         kind = self.study.features if self.strategy == "feature_extraction" else "last"
-        model = build_backbone(self.backbone, preprocessing, self.study.image_size, weights, features=kind)
-        features, about = extract(self.images, self.backbone, preprocessing, model)
-        self.sizes.update(n_parameters=model.count_params(), n_features=features.shape[1])
+        features = kept_features(about) if about and kind == self.study.features else None
+        if features is None:
+            weights = {"source": "random"} if control else self.weights
+            study = self.study.model_copy(update={"features": kind})
+            features, about = features_of(study, self.images, self.backbone, preprocessing, weights)
+        self.about.update({name: about[name] for name in OF_NETWORK}, n_features=features.shape[1])
         self.timings[f"features_{'random' if control else preprocessing}_s"] = about["seconds"]
-        return model, features
+        return features
 
 
 def without_preprocessing(name: HeadName) -> tuple[str, str, int, float]:
@@ -401,24 +443,18 @@ def last_stage(history: pd.DataFrame) -> pd.DataFrame:
     return own[own["stage"] == own["stage"].iloc[-1]]
 
 
-def head_file(arm: str, policy: str, preprocessing: str, seed: int, train_fraction: float = 1.0) -> str:
-    """Return the name of a head's file below ``heads/``, a Keras model from features to probabilities.
+def head_file(
+    arm: str, policy: str, preprocessing: str, seed: int, train_fraction: float = 1.0, *, ending: str = ".npz"
+) -> str:
+    """Return the name of a head's file below ``heads/``; with `ending` ``.keras``, of a network's below ``models/``.
 
-    That of a whole network below ``models/`` is the same; it takes raw pixels.  One that learned from a part of the
-    training lesions says so: ``…_10percent.keras``.
+    One that learned from a part of the training lesions says so: ``…_10percent.npz``.
     """
     part = "" if train_fraction == 1 else f"_{100 * train_fraction:.10g}percent"
-    name = f"{policy}_{preprocessing}_seed{seed}{part}.keras"
+    name = f"{policy}_{preprocessing}_seed{seed}{part}{ending}"
     return name if arm == "main" else f"{arm}_{name}"
 
 
 def labels_of(metadata: pd.DataFrame) -> np.ndarray:
     """Return each row's diagnosis as an index into `CLASSES`, (n_images,) int64."""
     return class_codes(metadata["dx"])
-
-
-def save_model(backbone_model: keras.Model, head: keras.Model, path: str | Path) -> None:
-    """Write backbone and head as one model from raw pixels to probabilities, made of Keras's own layers alone."""
-    whole = keras.Model(backbone_model.input, head(backbone_model.output), name=backbone_model.name)
-    with write_atomically(path) as part:
-        whole.save(part)

@@ -20,9 +20,10 @@ from skin_tl.models.backbones import (
     import_keras,
     network_of,
     scale_pixels,
+    standardising_layers,
 )
 from skin_tl.models.devices import precision_of
-from skin_tl.models.heads import build_head, labels_of
+from skin_tl.models.heads import Head, build_head, labels_of
 from skin_tl.registry import BACKBONES
 from skin_tl.schema import CLASSES
 
@@ -136,21 +137,21 @@ class Network:
         From pixels, (n, size, size, 3) uint8, to probabilities, (n, 7); made of Keras's own layers alone.
     """
 
-    def __init__(self, job: Job, preprocessing: str, seed: int, head: keras.Model | None, counts: np.ndarray):
+    def __init__(self, job: Job, preprocessing: str, seed: int, head: Head | None, counts: np.ndarray):
         study, tuned = job.study, job.strategy == "fine_tuning"
         # A head was trained on features, so its backbone is that of the features, even if its weights are random.
         weights_seed = RANDOM_WEIGHTS_SEED if tuned else seed
         model = build_backbone(job.backbone, preprocessing, study.image_size, job.weights, weights_seed)
-        job.sizes.update(n_parameters=model.count_params(), n_features=model.output_shape[-1])
+        job.about.update(n_parameters=model.count_params(), n_features=model.output_shape[-1])
         network = network_of(model)
         keras.utils.set_random_seed(seed)
-        before = head.layers[:-1] if head is not None else []
+        before = standardising_layers(head) if head else []
         logits = keras.layers.Dense(len(CLASSES), name="diagnosis")
         layers = [*before, logits, keras.layers.Softmax(name="probabilities")]
         part = keras.Sequential([keras.Input(model.output_shape[1:], name="features"), *layers], name="head")
         self.whole = keras.Model(model.input, part(model.output), name=model.name)
-        if head is not None:
-            logits.set_weights(head.layers[-1].get_weights())
+        if head:
+            logits.set_weights([head.kernel, head.bias])
         _unfreeze(network, BACKBONES[job.backbone].last_block if tuned and study.unfreeze == "last_block" else None)
 
         steps = counts.sum() // study.batch
@@ -249,12 +250,12 @@ def _unfreeze(network, last_block):
 
 
 def begin_network(
-    job: Job, name: HeadName, rows: dict[str, np.ndarray], shown_rows: np.ndarray, head: keras.Model | None
+    job: Job, name: HeadName, rows: dict[str, np.ndarray], shown_rows: np.ndarray, head: Head | None
 ) -> Network:
     """Build a network to be trained, from a trained head or, where its weights come from elsewhere, from a new one."""
     counts = np.bincount(labels_of(job.metadata)[shown_rows], minlength=len(CLASSES))
     if head is None and job.strategy == "fine_tuning":
-        head = build_head(job.features(name[2])[1], rows["train"])
+        head = build_head(job.features(name[2]), rows["train"])
     return Network(job, name[2], name[3], head, counts)
 
 

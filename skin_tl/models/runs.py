@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,8 @@ class Prepared:
     weights
         What `skin_tl.models.backbones.resolve_weights` returned; empty where a workflow trains from random weights
         before it.
+    features
+        What earlier steps said of the features that they computed, see `skin_tl.models.heads.Job`.
     """
 
     metadata: pd.DataFrame
@@ -57,6 +59,7 @@ class Prepared:
     experiments: pd.DataFrame
     images: ImageSet
     weights: dict
+    features: dict = field(default_factory=dict)
 
 
 def prepare(study: Study, folder: Path, made: bool = False) -> Prepared:
@@ -74,7 +77,8 @@ def prepare(study: Study, folder: Path, made: bool = False) -> Prepared:
         metadata, images = read_metadata_table(folder), read_images(folder)
         splits, experiments = read_splits(folder), read_experiments(folder)
         file = folder / "weights.json"  # for which training from random weights does not wait
-        return Prepared(metadata, splits, experiments, images, read_json(file) if file.is_file() else {})
+        features = {about.stem: read_json(about) for about in (folder / "features").glob("*.json")}
+        return Prepared(metadata, splits, experiments, images, read_json(file) if file.is_file() else {}, features)
     weights = prepare_weights(study, folder)
     metadata, images = prepare_images(study, folder)
     splits, experiments = prepare_splits(study, metadata, folder)

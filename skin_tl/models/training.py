@@ -6,7 +6,6 @@ them as one run.  Whole networks are trained by `skin_tl.models.tuning` and writ
 """
 
 import itertools
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from skin_tl.data.splits import fraction_rows, subset_rows
 from skin_tl.errors import SkinTLError
 from skin_tl.files import write_atomically, write_csv, write_json
-from skin_tl.models.backbones import RANDOM_WEIGHTS_SEED, count_parameters_with_classifier, import_keras
+from skin_tl.models.backbones import RANDOM_WEIGHTS_SEED, count_parameters_with_classifier
 from skin_tl.models.heads import (
     HeadName,
     Job,
@@ -31,7 +30,6 @@ from skin_tl.models.heads import (
     head_file,
     labels_of,
     predict,
-    save_model,
     timing_key,
     train_head,
     without_preprocessing,
@@ -41,8 +39,6 @@ from skin_tl.progress import bar
 from skin_tl.registry import transform_of
 from skin_tl.schema import EXPERIMENT, HEAD, HISTORY_COLUMNS, PREDICTION_COLUMNS, RANDOM_WEIGHTS, STRATEGIES, TUNED
 from skin_tl.study import Study
-
-keras = import_keras()
 
 
 def train_run(
@@ -67,8 +63,8 @@ def train_run(
     prepared
         The checked table, the splits, the decoded images and the source of weights.
     folder
-        Gets heads/ (or models/ and tensorboard/, of whole networks), model.keras, history.csv, predictions.csv and
-        run.json, in this order.
+        Gets heads/ (or models/ and tensorboard/, of whole networks), history.csv, predictions.csv and run.json, in this
+        order.
     curves
         Called with the history of the whole networks after each of their epochs, and with None at the end.
     epoch_log
@@ -90,7 +86,7 @@ def train_run(
     metadata = prepared.metadata.set_index("image_id").loc[prepared.images.ids].reset_index()
     weights = {"source": "random"} if strategy == "from_scratch" else prepared.weights["backbones"][backbone]
     given = (study, strategy, backbone, prepared.images, metadata, weights, Path(folder))
-    job = Job(*given, on_epoch=curves, epoch_log=epoch_log)
+    job = Job(*given, on_epoch=curves, epoch_log=epoch_log, computed=prepared.features)
     due = _heads(study, prepared, metadata, control=strategy == "feature_extraction" and weights["source"] != "random")
     predictions, history = _tables(_train(job, due))
     if curves and strategy in TUNED:
@@ -128,11 +124,11 @@ def _tables(trained: Iterable[TrainedHead]) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def _train_heads(job: Job, heads: dict[HeadName, dict[str, np.ndarray]]) -> Iterator[TrainedHead]:
-    """Train heads on features; save each, and the first with its backbone."""
-    trained, labels, first = {}, labels_of(job.metadata), next(iter(heads))
+    """Train heads on features; save each."""
+    trained, labels = {}, labels_of(job.metadata)
     with threadpool_limits(1, "blas"), bar(total=len(heads), what=f"training {job.backbone}", unit="head") as shown:
         for preprocessing, control in _passes(heads):
-            model, features = job.features(preprocessing, control)
+            features = job.features(preprocessing, control)
             transform = transform_of(job.backbone, preprocessing)
             for whole in (True, False) if len(job.study.train_fractions) > 1 else (True,):
                 clock = time.perf_counter()
@@ -152,8 +148,6 @@ def _train_heads(job: Job, heads: dict[HeadName, dict[str, np.ndarray]]) -> Iter
                     tables = {subset: predict(head, features, rows[subset], job.metadata) for subset in ("val", "test")}
                     with write_atomically(job.folder / "heads" / head_file(*name)) as part:
                         head.save(part)
-                    if name == first:
-                        save_model(model, head, job.folder / "model.keras")
                     shown.update()
                     yield name, history.assign(stage="head"), tables
                 job.timings[timing_key("heads", name)] = round(time.perf_counter() - clock, 3)
@@ -169,14 +163,17 @@ def _record(
 ) -> dict[str, Any]:
     """Return what ``run.json`` says of a run."""
     study, strategy = job.study, job.strategy
+    if strategy in TUNED:
+        from skin_tl.models.devices import device
+
+        n_parameters = count_parameters_with_classifier(job.backbone)
+        job.about.update(n_parameters_with_classifier=n_parameters, device=device(cpu=study.device == "cpu"))
     control = [preprocessing for preprocessing, control in _passes(due) if control]
     return run_record(study, strategy, job.backbone, prepared.images.key, prepared.splits, started) | {
-        **job.sizes,
-        "n_parameters_with_classifier": count_parameters_with_classifier(job.backbone),
+        **job.about,
         "weights": job.weights,
         "random_weights": job.weights["source"] == "random",
         **({"random_control": {"preprocessing": control[0], "seed": RANDOM_WEIGHTS_SEED}} if control else {}),
-        "device": device(cpu=strategy != "feature_extraction" and study.device == "cpu"),
         "timings": job.timings,
     }
 
@@ -207,10 +204,3 @@ def _heads(study, prepared, metadata, control=False):
             heads[*name, seed, fraction] = fraction_rows(rows, metadata, fraction, seed)
     again = own if control else []
     return heads | {(RANDOM_WEIGHTS, *name): rows for (_, *name), rows in again if name[1] == study.control}
-
-
-def device(cpu: bool = False) -> str:
-    """Return what the arithmetic ran on, for people: backend, kind of device (`cpu`: never a GPU), usable cores."""
-    devices = ["cpu"] if cpu else keras.distribution.list_devices() or ["cpu"]
-    cores = f"{cpu_count()} core{'s' if cpu_count() > 1 else ''}"
-    return f"{keras.backend.backend()} on {', '.join(devices)} ({platform.machine()}, {cores})"

@@ -114,6 +114,24 @@ def predict_whole(
     return prediction_table(predict_rows(whole, pixels, rows, study.batch, views), rows, metadata)
 
 
+def read_network(run: Path, *name: Any) -> keras.Model:
+    """Read one of a run's networks below ``models/`` by its name, see `skin_tl.models.heads.head_file`.
+
+    Raises
+    ------
+    SkinTLError
+        If it is missing or damaged.
+    """
+    file = run / "models" / head_file(*name, ending=".keras")
+    try:
+        return keras.models.load_model(file, compile=False)
+    except (OSError, ValueError) as error:
+        raise SkinTLError(
+            f"{file} cannot be read ({str(error).splitlines()[0]}). Delete {run / 'run.json'} and start again: that "
+            "trains it again."
+        ) from None
+
+
 @contextlib.contextmanager
 def enough_memory(job: Job) -> Iterator[None]:
     """Turn running out of the device's memory into advice."""
@@ -130,7 +148,7 @@ def enough_memory(job: Job) -> Iterator[None]:
 
 
 def train_networks(job: Job, due: dict[HeadName, dict[str, np.ndarray]]) -> Iterator[TrainedHead]:
-    """Train whole networks; save each below models/, and the first as model.keras too.
+    """Train whole networks; save each below models/.
 
     Parameters
     ----------
@@ -155,7 +173,7 @@ def train_networks(job: Job, due: dict[HeadName, dict[str, np.ndarray]]) -> Iter
     trained, models = {}, job.folder / "models"
     sames = {name: (transform_of(job.backbone, name[2]), *without_preprocessing(name)) for name in due}
     left = Counter(sames.values())
-    job.sizes.update(batch=job.study.batch, precision=precision_of(job.study))
+    job.about.update(batch=job.study.batch, precision=precision_of(job.study))
     with on_device(job.study), enough_memory(job):
         for name, rows in due.items():
             same = sames[name]
@@ -169,15 +187,14 @@ def train_networks(job: Job, due: dict[HeadName, dict[str, np.ndarray]]) -> Iter
                 }
                 if name == next(iter(due)):
                     n_images = sum(len(table) for table in tables.values())
-                    job.sizes["images_per_second"] = round(n_images / (time.perf_counter() - clock), 1)
+                    job.about["images_per_second"] = round(n_images / (time.perf_counter() - clock), 1)
                 key = timing_key("networks", name)
                 job.timings[key] = round(job.timings.get(key, 0) + seconds, 3)
                 trained[same] = whole, history, tables, tried
             whole, history, tables, tried = trained[same]
-            job.sizes.setdefault("rates", []).extend({**dict(zip(HEAD, name, strict=True)), **rate} for rate in tried)
-            for file in (models / head_file(*name), *([job.folder / "model.keras"] if name == next(iter(due)) else [])):
-                with write_atomically(file) as partial:
-                    whole.save(partial)
+            job.about.setdefault("rates", []).extend({**dict(zip(HEAD, name, strict=True)), **rate} for rate in tried)
+            with write_atomically(models / head_file(*name, ending=".keras")) as partial:
+                whole.save(partial)
             yield name, history, tables
             left[same] -= 1
             if not left[same]:
@@ -299,7 +316,7 @@ class _Training:
         saved = read_checkpoint(self.file, self.about)
         head, of_head, seconds = None, [], 0.0
         if job.strategy == "fine_tuning" and not saved:
-            _, features = job.features(name[2])
+            features = job.features(name[2])
             clock = time.perf_counter()
             with threadpool_limits(1, "blas"):
                 head, history = train_head(features, self.labels, rows, job.study)
@@ -381,7 +398,7 @@ class _Training:
         """Keep the last good weights, remove the checkpoint, and raise `NotANumberError`, which says what to lower."""
         job, good = self.job, self.progress["best"]["epoch"]
         self.network.set_weights(self.best)
-        file = job.folder / "last_good" / head_file(*self.name)
+        file = job.folder / "last_good" / head_file(*self.name, ending=".keras")
         with write_atomically(file) as part:
             self.network.whole.save(part)
         self.file.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from skin_tl.errors import SkinTLError
-from skin_tl.files import ROOT, disk_full_message, exit_status, full_folder, write_atomically, write_json
+from skin_tl.files import ROOT, disk_full_message, exit_status, full_folder, read_json, write_atomically, write_json
 from skin_tl.progress import event, say, standard_error_to
 from skin_tl.schema import BASELINES, ENSEMBLE
 from skin_tl.study import Study, command_of, load_study
@@ -75,7 +75,8 @@ def _write_features(
     from skin_tl.models.features import features_of
 
     images = read_images(folder, part)
-    _, about = features_of(study, folder, images, options.backbone, options.preprocessing, weights)
+    weights = weights or read_json(folder / "weights.json")["backbones"][options.backbone]
+    _, about = features_of(study, images, options.backbone, options.preprocessing, weights)
     write_json(folder / f"{where}{options.backbone}_{options.preprocessing}{ending}.json", about)
 
 
@@ -121,7 +122,7 @@ def external(study: Study, folder: Path, options: Namespace) -> None:
 
 
 def explain(study: Study, folder: Path, options: Namespace) -> None:
-    """Compute Grad-CAM of chosen test images for one backbone and strategy, and the 2-D map of its features."""
+    """Write one backbone's whole model, Grad-CAM of chosen test images and the 2-D map of its features."""
     from skin_tl.explain.explanations import explain as write_explanations
 
     write_explanations(study, options.strategy, options.backbone, folder)

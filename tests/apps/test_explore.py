@@ -378,6 +378,7 @@ def test_the_panels_speak_both_languages(fab, explorer, monkeypatch):
 
 def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, tmp_path, monkeypatch):
     from skin_tl.apps.panels import Explorer
+    from skin_tl.explain.explanations import open_model
     from skin_tl.models import runs
     from skin_tl.models.training import train_run
     from skin_tl.study import save_study
@@ -386,7 +387,9 @@ def test_a_trained_study_shows_near_lesions_and_predicts_an_image(small_study, t
     folder = tmp_path / "runs" / "small"
     save_study(study, folder / "study.json")
     data = runs.prepare(study, folder)
-    train_run(study, "feature_extraction", "MobileNetV2", data, folder / "feature_extraction" / "MobileNetV2")
+    name = ("feature_extraction", "MobileNetV2")
+    train_run(study, *name, data, folder.joinpath(*name))
+    open_model(study, *name, folder).save(folder.joinpath(*name, "model.keras"))
     explorer = Explorer("small", root=tmp_path)
     assert explorer.rows["disagreement"].isna().all()  # one backbone has none to disagree with
 

@@ -49,7 +49,7 @@ def measure(full):
 
     def ours():
         head, _ = train_head(features, labels, rows, study)
-        losses["ours"] = log_loss(labels[rows["val"]], np.asarray(head.predict_on_batch(features[rows["val"]])))
+        losses["ours"] = log_loss(labels[rows["val"]], head.probabilities(features[rows["val"]]))
 
     def theirs():
         scaler = StandardScaler().fit(features[rows["train"]])

@@ -57,7 +57,7 @@ class Case:
             scores = []
             for rows in heads:
                 head, _ = train_head(features, self.labels, rows, self.study)
-                found = np.asarray(head.predict_on_batch(features[rows["test"]])).argmax(axis=1)
+                found = head.probabilities(features[rows["test"]]).argmax(axis=1)
                 scores.append(f1_score(self.labels[rows["test"]], found, average="macro"))
         self.scores["ours"] = scores[0]
 

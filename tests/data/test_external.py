@@ -401,8 +401,7 @@ def test_without_near_duplicates_the_list_is_a_header(prepared, tmp_path, capsys
 
 
 def test_every_head_predicts_every_external_image(prepared):
-    import keras
-
+    from skin_tl.explain.explanations import open_model
     from skin_tl.models import heads, training
 
     study, data, folder, known = prepared
@@ -425,11 +424,11 @@ def test_every_head_predicts_every_external_image(prepared):
         for column in ("image_id", "lesion_id", "dx"):
             assert part[column].tolist() == expected[column].tolist()
 
-    # model.keras holds the first of these heads, and takes the pixels of the files
+    # the whole model holds the first of these heads, and takes the pixels of the files
     chances = [f"p_{name}" for name in CLASSES]
     pixels = [np.asarray(Image.open(os.path.join(os.environ["SKIN_TL_ISIC2018"], f"{name}.png")).convert("RGB")
                          .resize((32, 32), Image.Resampling.BICUBIC)) for name in expected["image_id"]]  # fmt: skip
-    said = keras.models.load_model(run / "model.keras").predict(np.stack(pixels), verbose=0)
+    said = open_model(study, "feature_extraction", "MobileNetV2", folder).predict(np.stack(pixels), verbose=0)
     first = tables[study.split_policies[0], study.preprocessings[0], study.seeds[0]]
     np.testing.assert_allclose(first[chances].to_numpy(), said, atol=1e-4)
 
@@ -445,5 +444,5 @@ def test_every_head_predicts_every_external_image(prepared):
 
     missing = run / "heads" / heads.head_file("main", "image", "unit", 2)
     missing.unlink()
-    with pytest.raises(SkinTLError, match=re.escape(f"{missing} is missing")):
+    with pytest.raises(SkinTLError, match=re.escape(f"{missing} cannot be read ([Errno 2] No such file")):
         external_predictions.predict_external(study, "feature_extraction", "MobileNetV2", folder)

@@ -6,7 +6,7 @@ import pytest
 from fabricated import fabricate
 
 from skin_tl.errors import SkinTLError
-from skin_tl.explain import distances, explanations
+from skin_tl.explain import explanations
 from skin_tl.reporting import figures
 from skin_tl.reporting.report import Report
 from skin_tl.schema import CLASSES, EXPLAINED, PREDICTION_COLUMNS, PROBABILITIES
@@ -166,10 +166,8 @@ def test_a_run_is_explained(small_study, tmp_path):
     before = {path.name: path.read_bytes() for path in made.iterdir()}
     explanations.explain(small_study, "feature_extraction", "MobileNetV2", folder)
     assert before == {path.name: path.read_bytes() for path in made.iterdir()}
-    (run / "model.keras").write_bytes(b"not a model")
-    with pytest.raises(
-        SkinTLError, match=r"model\.keras cannot be read .* Delete it and run `\./run_all\.sh /path/to/small\.yaml`"
-    ):
+    (run / "heads" / "lesion_native_seed1.npz").write_bytes(b"not a head")
+    with pytest.raises(SkinTLError, match=r"seed1\.npz cannot be read .* Delete .*run\.json and start again"):
         explanations.explain(small_study, "feature_extraction", "MobileNetV2", folder)
 
 
@@ -181,15 +179,16 @@ def test_features_of_the_step_are_found_without_building_the_network(tmp_path, m
     monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(features, "features_of", lambda *arguments: ("computed", {}))
     wanted = (None, tmp_path / "runs", None, "VGG16", "native")
-    assert distances.find_features(*wanted) == "computed"  # the step did not run
+    write_json(tmp_path / "runs" / "weights.json", {"backbones": {"VGG16": {"source": "random"}}})
+    assert features.find_features(*wanted) == "computed"  # the step did not run
     write_json(tmp_path / "runs" / "features" / "VGG16_native.json", {"key": "abc"})
-    assert distances.find_features(*wanted) == "computed"  # the cache was deleted
+    assert features.find_features(*wanted) == "computed"  # the cache was deleted
     kept = tmp_path / "cache" / "features" / "abc"
     kept.mkdir(parents=True)
     np.save(kept / "features.npy", np.arange(6.0).reshape(3, 2))
-    assert distances.find_features(*wanted) == "computed"  # a pass that was interrupted
+    assert features.find_features(*wanted) == "computed"  # a pass that was interrupted
     write_json(kept / "about.json", {})
-    np.testing.assert_array_equal(distances.find_features(*wanted), np.arange(6.0).reshape(3, 2))
+    np.testing.assert_array_equal(features.find_features(*wanted), np.arange(6.0).reshape(3, 2))
 
 
 @pytest.mark.parametrize("file", ["images.csv", "points.csv", "maps.npy"])

@@ -1,12 +1,13 @@
 """Grad-CAM is what automatic differentiation gives, and points where the answer is known to lie."""
 
+import dataclasses
 import os
 
 import numpy as np
 import pytest
 
 from skin_tl.errors import SkinTLError
-from skin_tl.models.backbones import build_backbone, features_model, resolve_weights
+from skin_tl.models.backbones import build_backbone, features_model, join, resolve_weights
 from skin_tl.registry import BACKBONES
 from skin_tl.study import check_study
 
@@ -24,11 +25,11 @@ def whole_model(name, pixels, size=96, weights=RANDOM, folder=None, features="la
     """Put a backbone and a random head together as a run does, and read it back where a folder is given."""
     backbone = build_backbone(name, "native", size, weights, features=features)
     head = heads.build_head(backbone.predict_on_batch(pixels), np.arange(len(pixels)))
-    dense = head.get_layer("diagnosis")
-    dense.set_weights([np.random.default_rng(1).normal(size=weight.shape) for weight in dense.get_weights()])
+    drawn = {name: np.random.default_rng(1).normal(size=getattr(head, name).shape) for name in ("kernel", "bias")}
+    model = join(backbone, dataclasses.replace(head, **drawn))
     if folder is None:
-        return keras.Model(backbone.input, head(backbone.output), name=backbone.name)
-    heads.save_model(backbone, head, folder / "model.keras")
+        return model
+    model.save(folder / "model.keras")
     return keras.models.load_model(folder / "model.keras")
 
 
@@ -191,8 +192,8 @@ def look_into_corners(backbone, size, n_pairs=4):
         pixels, labels = draw_corners(size, corner, n_pairs, np.random.default_rng(corner))
         features, rows = backbone.predict_on_batch(pixels), np.arange(len(labels))
         head, _ = heads.train_head(features, labels, {"train": rows, "val": rows}, STUDY)
-        assert (head.predict_on_batch(features).argmax(axis=1) == labels).all()
-        model, kept = keras.Model(backbone.input, head(backbone.output), name=backbone.name), backbone.get_weights()
+        assert (head.probabilities(features).argmax(axis=1) == labels).all()
+        model, kept = join(backbone, head), backbone.get_weights()
         checked, classes = pixels[labels == 1], labels[labels == 1]
         right.append(mass_by_quarter(gradcam.gradcam(model, checked, classes))[:, corner])
         gradcam.shuffle_weights(model)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from skin_tl.data.splits import fraction_rows, subset_rows
 from skin_tl.errors import SkinTLError
+from skin_tl.files import write_json
 from skin_tl.schema import CLASSES
 from skin_tl.study import SMOOTHED, check_study, penalties_beyond, save_study
 
@@ -25,7 +26,9 @@ import tiny
 
 from skin_tl import schema
 from skin_tl.data import preparation
+from skin_tl.explain import explanations
 from skin_tl.models import backbones, features, heads, runs, training
+from skin_tl.models.devices import device
 
 HEAD = check_study(
     {
@@ -176,7 +179,7 @@ def _blobs(scale=1.0, offset=0.0, n=280, n_features=12, spread=0.5):
 
 def _score(values, labels, rows):
     head, _ = heads.train_head(values, labels, rows, HEAD)
-    chances = head.predict_on_batch(values[rows["test"]])
+    chances = head.probabilities(values[rows["test"]])
     assert np.isfinite(chances).all()
     np.testing.assert_allclose(chances.sum(1), 1, atol=1e-5)
     return (chances.argmax(1) == labels[rows["test"]]).mean()
@@ -204,8 +207,8 @@ def test_the_test_subset_has_no_influence():
     labels[rows["test"]] = 0
     second, again = heads.train_head(values, labels, rows, HEAD)
     pd.testing.assert_frame_equal(history, again)
-    for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for name, one in vars(first).items():
+        np.testing.assert_array_equal(one, vars(second)[name])
 
 
 @pytest.mark.parametrize("n_features", [12, 300])
@@ -216,7 +219,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(n_features):
     best = history["val_macro_f1"].rolling(SMOOTHED, min_periods=1).mean().idxmax()
     assert history.index[history["kept"]].tolist() == [best]
     assert len(history) == best + 1 + 3 < 200
-    chances = head.predict_on_batch(values[rows["val"]])
+    chances = head.probabilities(values[rows["val"]])
     score = f1_score(labels[rows["val"]], chances.argmax(1), average="macro")
     assert score == pytest.approx(history.loc[best, "val_macro_f1"], rel=1e-5)
     loss = log_loss(labels[rows["val"]], chances.astype(float), labels=range(7))
@@ -230,7 +233,7 @@ def test_a_penalty_at_the_edge_of_its_grid_is_no_final_choice(grid):
     def train(penalties):
         head, history = heads.train_head(values, labels, rows, HEAD.model_copy(update={"l2": penalties}))
         reached = history["val_macro_f1"].rolling(SMOOTHED, min_periods=1).mean().max()
-        return reached, history["l2"].iloc[0], head.get_weights()[-2]
+        return reached, history["l2"].iloc[0], head.kernel
 
     reached, chosen, weights = train(grid)
     below, above = penalties_beyond(grid)
@@ -268,7 +271,7 @@ def test_a_head_that_never_stops_early_is_a_logistic_regression(n_features):
     assert (n_features > len(rows["train"])) == (n_features == 300)  # fewer images than features are fitted otherwise
     study = HEAD.model_copy(update={"patience": 500, "max_epochs": 500, "l2": [0.05]})
     head = heads.build_head(values, rows["train"])
-    standardised = keras.Sequential([keras.Input((n_features,)), *head.layers[:-1]]).predict_on_batch(values)
+    standardised = head.standardise(values)
     _, history = heads.train_head(values, labels, rows | {"val": rows["train"]}, study)
     one = LogisticRegression(C=1 / (0.05 * len(rows["train"])), max_iter=5000, tol=1e-8)
     one.fit(standardised[rows["train"]], labels[rows["train"]])
@@ -304,7 +307,7 @@ def test_a_run_keeps_its_contract(run, tmp_path):
         for subset in ("val", "test"):
             ids = part.loc[part["subset"] == subset, "image_id"]
             assert sorted(ids) == sorted(split.loc[split["subset"] == subset, "image_id"])
-        assert (folder / "heads" / f"{policy}_{preprocessing}_seed{seed}.keras").is_file()
+        assert (folder / "heads" / f"{policy}_{preprocessing}_seed{seed}.npz").is_file()
     assert main.groupby(arms).ngroups == 8
     assert set(predictions["subset"]) == {"val", "test"}
     np.testing.assert_allclose(predictions[[f"p_{name}" for name in CLASSES]].sum(axis=1), 1, atol=1e-5)
@@ -330,7 +333,7 @@ def test_a_run_names_the_cores_that_it_may_use():
     usable = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(usable)})
-        assert training.device(cpu=True).endswith(", 1 core)")
+        assert device(cpu=True).endswith(", 1 core)")
     finally:
         os.sched_setaffinity(0, usable)
 
@@ -358,7 +361,7 @@ def test_parts_of_the_lesions_are_learned_from_beside_all_of_them(small_study, t
     assert set(heads.last_stage(history)["train_fraction"]) == {1.0}
     names = {file.name for file in (target / "heads").iterdir()}
     assert {
-        f"lesion_native_seed{seed}{part}.keras" for seed in (1, 2) for part in ("", "_20percent", "_60percent")
+        f"lesion_native_seed{seed}{part}.npz" for seed in (1, 2) for part in ("", "_20percent", "_60percent")
     } < names
     timings = json.loads((target / "run.json").read_text())["timings"]
     assert timings["heads_native_s"] > 0 and timings["heads_native_fractions_s"] > 0
@@ -374,6 +377,30 @@ def test_parts_of_the_lesions_are_learned_from_beside_all_of_them(small_study, t
     np.testing.assert_allclose(mine[["p_nv", "p_mel"]], again[["p_nv", "p_mel"]], atol=1e-6)
 
 
+def test_heads_are_trained_without_keras_where_a_step_computed_the_features(run, tmp_path):
+    study, data, folder = run
+    save_study(study, tmp_path / "study.json")
+    for preprocessing in study.preprocessings:
+        weights = data.weights["backbones"]["MobileNetV2"]
+        _, about = features.features_of(study, data.images, "MobileNetV2", preprocessing, weights)
+        write_json(folder.parents[1] / "features" / f"MobileNetV2_{preprocessing}.json", about)
+    code = (
+        "import sys; sys.modules['keras'] = sys.modules['tensorflow'] = None\n"
+        "from pathlib import Path; from skin_tl.models import runs, training; from skin_tl.study import load_study\n"
+        "study, folder = load_study(sys.argv[1]), Path(sys.argv[2])\n"
+        "data = runs.prepare(study, folder, made=True)\n"
+        "training.train_run(study, 'feature_extraction', 'MobileNetV2', data, Path(sys.argv[3]))"
+    )
+    again = tmp_path / "again"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "study.json", folder.parents[1], again], check=True)
+    for name in ("predictions.csv", "history.csv"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
+    records = [json.loads((place / "run.json").read_text()) for place in (again, folder)]
+    assert all(record["n_parameters"] > 0 and "core" in record["device"] for record in records)
+    same = [{name: record[name] for name in record.keys() - {"timings", "started", "finished"}} for record in records]
+    assert same[0] == same[1]
+
+
 def test_experiments_are_trained_beside_the_main_arm(run):
     _, data, folder = run
     predictions = pd.read_csv(folder / "predictions.csv")
@@ -382,7 +409,7 @@ def test_experiments_are_trained_beside_the_main_arm(run):
     leak = {arm: ("lesion", "native") for arm in ("leak_with_siblings", "leak_without_siblings")}
     for arm, setup in leak.items():
         assert cells[arm, *setup] == [1, 2]
-        assert (folder / "heads" / f"{arm}_lesion_native_seed1.keras").is_file()
+        assert (folder / "heads" / f"{arm}_lesion_native_seed1.npz").is_file()
     assert set(predictions["arm"]) == {"main", "other_split", *leak}
     test = predictions[predictions["subset"] == "test"]
     tested = {arm: part["image_id"].tolist() for arm, part in test[test["arm"].isin(leak)].groupby("arm")}
@@ -428,8 +455,8 @@ def test_heads_on_random_weights_are_a_control_beside_the_main_arm(small_study, 
     pd.testing.assert_frame_equal(found["random"], found["fallen back"])
     assert set(found["random"]["arm"]) == {"main"}
     assert not np.allclose(own["p_nv"], main.query("preprocessing == 'native' and train_fraction == 1")["p_nv"])
-    # Its heads are kept and its record says how to make them again; the whole model is the main arm's.
-    assert (tmp_path / "with" / "heads" / "random_weights_image_native_seed2.keras").is_file()
+    # Its heads are kept and its record says how to make them again.
+    assert (tmp_path / "with" / "heads" / "random_weights_image_native_seed2.npz").is_file()
     records = {name: json.loads((tmp_path / name / "run.json").read_text()) for name in found}
     assert records["with"]["random_control"] == {"preprocessing": "native", "seed": 0}
     assert records["with"]["timings"].keys() - records["without"]["timings"].keys() == {
@@ -437,11 +464,6 @@ def test_heads_on_random_weights_are_a_control_beside_the_main_arm(small_study, 
         "heads_random_s",
     }
     assert not any("random_control" in records[name] for name in ("without", "random", "fallen back"))
-    whole = keras.models.load_model(tmp_path / "with" / "model.keras")
-    chances = pd.DataFrame(whole.predict(data.images.pixels, verbose=0), index=data.images.ids)
-    first = main.query("split_policy == 'lesion' and preprocessing == 'unit' and seed == 1 and train_fraction == 1")
-    expected = first[[f"p_{name}" for name in CLASSES]].to_numpy()
-    np.testing.assert_allclose(chances.loc[first["image_id"].astype(str)].to_numpy(), expected, atol=1e-4)
 
 
 def test_the_same_run_writes_the_same_bytes(run, tmp_path, monkeypatch):
@@ -454,20 +476,17 @@ def test_the_same_run_writes_the_same_bytes(run, tmp_path, monkeypatch):
         assert (again / name).read_bytes() == content
 
 
-def test_the_saved_model_does_not_depend_on_what_is_shown(run, tmp_path, monkeypatch):
+def test_a_saved_head_does_not_depend_on_what_is_shown(run, tmp_path, monkeypatch):
     study, data, folder = run
     monkeypatch.setattr(training, "bar", lambda **about: tqdm(total=about["total"], disable=True))  # TQDM_DISABLE=1
     training.train_run(study, "feature_extraction", "MobileNetV2", data, tmp_path / "hidden")
-    for name in ("model.keras", "heads/lesion_native_seed1.keras"):
-        shown, hidden = (
-            keras.models.load_model(place / name, compile=False) for place in (folder, tmp_path / "hidden")
-        )
-        for value, other in zip(shown.get_weights(), hidden.get_weights(), strict=True):
-            np.testing.assert_array_equal(value, other)
+    name = "heads/lesion_native_seed1.npz"
+    assert (folder / name).read_bytes() == (tmp_path / "hidden" / name).read_bytes()
 
 
 def test_the_saved_model_takes_raw_pixels_and_needs_keras_alone(run, tmp_path):
-    _, data, folder = run
+    study, data, folder = run
+    explanations.open_model(study, "feature_extraction", "MobileNetV2", folder.parents[1]).save(folder / "model.keras")
     code = (
         "import sys, keras, numpy as np; pixels = np.load(sys.argv[1]);"
         "np.save(sys.argv[3], keras.models.load_model(sys.argv[2]).predict(pixels, verbose=0));"
@@ -496,10 +515,10 @@ def test_a_head_from_its_file_gives_the_predictions_of_the_run(run):
     tables = list(predictions.groupby(["arm", "split_policy", "preprocessing", "seed"]))
     assert {heads.head_file(*name) for name, _ in tables} == {file.name for file in (folder / "heads").iterdir()}
     for name, part in tables:
-        head = keras.models.load_model(folder / "heads" / heads.head_file(*name))
+        head = heads.Head.read(folder / "heads" / heads.head_file(*name))
         for _, of_subset in part.groupby("subset"):
-            chances = head.predict_on_batch(values[[rows[image_id] for image_id in of_subset["image_id"]]])
-            np.testing.assert_array_equal(of_subset[columns].to_numpy(np.float32), np.asarray(chances))
+            chances = head.probabilities(values[[rows[image_id] for image_id in of_subset["image_id"]]])
+            np.testing.assert_array_equal(of_subset[columns].to_numpy(np.float32), chances)
 
 
 def test_a_deleted_cache_is_made_again_unless_the_data_are_others(small_study, tmp_path, monkeypatch):
