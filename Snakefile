@@ -49,7 +49,6 @@ NETWORK_CORES = CORES if GPUS or not LOCAL_CORES else (CORES + 1) // 2
 ALL_RUNS = expand(f"{RUNS}/{{strategy}}/{{backbone}}", strategy=study.strategies, backbone=study.backbones)
 PSEUDO_RUNS = [f"{RUNS}/{strategy}/{name}" for strategy, name in study.pseudo_runs]
 RUN_FILES = ("predictions.csv", "history.csv", "run.json", "train.ipynb")
-EXPLANATION_FILES = ("model.keras", *(f"explanations/{name}" for name in EXPLAINED))
 
 # Files outside of the project that a data set starts from: a changed metadata table or image decodes and checks again.
 STATES = {}
@@ -64,7 +63,7 @@ if study.transfers and study.weights != "random":
     WEIGHTS["states"] = {name: weights_state(name, Path(RUNS, "weights.json")) for name in study.backbones}
 
 PREDICTIONS = [f"{run}/predictions.csv" for run in ALL_RUNS]
-EXPLANATIONS = [f"{run}/{name}" for run in ALL_RUNS for name in EXPLANATION_FILES]
+EXPLANATIONS = [f"{run}/explanations/{name}" for run in ALL_RUNS for name in EXPLAINED]
 DISTANCE_FILES = [f"{RUNS}/{DISTANCES}"] if "feature_extraction" in study.strategies else []
 ROBUSTNESS_FILES = [f"{run}/{ROBUSTNESS}" for run in ALL_RUNS] if study.robustness else []
 EXTERNAL_FILES = []
@@ -122,7 +121,7 @@ rule all:
         [f"{REPORT}/slides{ending}.html" for ending in LANGUAGES.values()],
         [f"{REPORT}/{name}" for name in study.report_files],
         # Named here so that a run that was deleted is missed, though the report that was made from it is there.
-        [f"{run}/{name}" for run in ALL_RUNS for name in RUN_FILES],
+        [f"{run}/{name}" for run in ALL_RUNS for name in (*RUN_FILES, "model.keras")],
         [f"{run}/predictions.csv" for run in PSEUDO_RUNS],
         PREDICTIONS,
         EXPLANATIONS,
@@ -243,7 +242,9 @@ rule explain:
         lambda wildcards: (
             [] if wildcards.strategy in TUNED else f"{RUNS}/features/{wildcards.backbone}_{study.preprocessings[0]}.json"
         ),
-    output: [f"{RUNS}/{{strategy}}/{{backbone}}/{name}" for name in EXPLANATION_FILES]
+    output:
+        f"{RUNS}/{{strategy}}/{{backbone}}/model.keras",
+        [f"{RUNS}/{{strategy}}/{{backbone}}/explanations/{name}" for name in EXPLAINED],
     params: code=step_code("explain")
     threads: NETWORK_CORES
     priority: -1  # the report alone waits for it, so it runs beside the metrics
