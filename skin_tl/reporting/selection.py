@@ -90,7 +90,7 @@ class Selection:
         self.external = self.study.external
         self.pictures = self.study.images
         self.narrowed = [key for key in self.study.overrides if key not in ("images", "title")]
-        self.counted = ".1f" if len(self.study.seeds) > 1 else ".0f"  # how counts are written, means over the seeds
+        self.counted = ",.1f" if len(self.study.seeds) > 1 else ",.0f"  # how counts are written, means over the seeds
         self.rates_compared = any(len(self.study.rates(name)) > 1 for name in self.files.tuned)
 
     @property

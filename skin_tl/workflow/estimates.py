@@ -157,15 +157,18 @@ def what_to_download(study: Study) -> dict[str, str]:
         rule = "images" if PARTS[name] == "dataset" else "external_images"
         kept = cache_folder() / "downloads" / name
         notes[rule] = (
-            f"SKIN_TL_{name} is not set: files of {name} ({DOWNLOAD_BYTES[name] / GIGA:.1f} GB) that are not in {kept} "
-            "are downloaded."
+            f"SKIN_TL_{name} is not set: files of {name} that are not in {kept} are downloaded (with archives, up to "
+            f"{DOWNLOAD_BYTES[name] / GIGA:.1f} GB of disk)."
         )
     files = [weights_file(name) for name in study.backbones]
     lacking = [file.name for file in files if file and not file.is_file()]
     if study.transfers and study.weights == "imagenet" and (lacking or None in files):
         folder = os.environ.get("SKIN_TL_WEIGHTS")
         why = f"{folder} lacks {', '.join(lacking)}" if lacking else "SKIN_TL_WEIGHTS is not set"
-        notes["weights"] = f"{why}: weights that Keras has not kept are downloaded."
+        notes["weights"] = (
+            f"{why}: weights that Keras has not kept are downloaded. Without internet: "
+            "docs/install.md#without-network-access"
+        )
     return notes
 
 
