@@ -17,8 +17,6 @@ import pandas as pd
 from skin_tl.errors import SkinTLError
 from skin_tl.evaluation.predictions import main_arm, read_predictions, read_table, where
 from skin_tl.files import read_json, write_atomically, write_csv
-from skin_tl.models.features import find_features
-from skin_tl.models.heads import Head, head_file
 from skin_tl.schema import CLASSES, PROBABILITIES, TUNED
 from skin_tl.study import Study, command_of
 
@@ -195,6 +193,7 @@ def explain(study: Study, strategy: str, backbone: str, folder: Path) -> None:
     from skin_tl.data.preparation import read_images, read_metadata_table, read_splits
     from skin_tl.explain.gradcam import feature_maps, gradcam, in_batches, shuffle_weights
     from skin_tl.models.backbones import features_model
+    from skin_tl.models.features import find_features
 
     run = folder / strategy / backbone
     predictions = read_predictions(run / "predictions.csv", read_splits(folder))
@@ -248,6 +247,8 @@ def open_model(study: Study, strategy: str, backbone: str, folder: Path) -> kera
     SkinTLError
         If a file of the run cannot be read.
     """
+    from skin_tl.models.heads import Head, head_file  # which brings scikit-learn
+
     run, head = folder / strategy / backbone, explained_head(study)
     name = ("main", *head.values())
     if strategy in TUNED:
