@@ -150,14 +150,16 @@ class Verdicts:
         return "behind" if self._value(f"{ahead}.behind") else "open"
 
     def pairs(self, setup: Setup) -> list[dict[str, Any]]:
-        """Return the compared pairs of a set-up by macro F1: better, worse, key (of its facts) and real."""
+        """Return the compared pairs of a set-up by macro F1: better, worse, key (of its facts), real, and lead (of the
+        selected backbone and the one it is compared with first)."""
         table = setup.of(self._report.tables["comparisons.csv"])
         rows = []
         for row in table[(table["metric"] == "macro_f1") & (table["dataset"] == "internal")].to_dict("records"):
             a, b = row["backbone_a"], row["backbone_b"]
             better, worse = (a, b) if row["difference"] >= 0 else (b, a)
             key = f"pair.{setup.key}.{a}.{b}.macro_f1"
-            rows.append({"better": better, "worse": worse, "key": key, "real": bool(row["real"])})
+            lead = {a, b} == {self._value(f"best.{setup.key}.macro_f1.{name}") for name in ("best", "second")}
+            rows.append({"better": better, "worse": worse, "key": key, "real": bool(row["real"]), "lead": lead})
         return rows
 
     def significant_pairs(self, setup: Setup) -> list[tuple[str, str]]:
