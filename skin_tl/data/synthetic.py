@@ -178,7 +178,7 @@ def draw_dataset(
     folder
         Written whole or not at all; replaced if it exists.
     n_lesions
-        At least 35.  The types get HAM10000's shares, but at least ``min(15, n_lesions // 7)`` lesions each.
+        At least 35.  The types get HAM10000's shares, but at least ``min(10, n_lesions // 7)`` lesions each.
         About 1.35 times as many pictures are drawn.
     seed
         Not negative.
@@ -263,14 +263,14 @@ def _table(n_lesions, seed):
 
 
 def lesions_per_type(n_lesions: int) -> dict[str, int]:
-    """Share `n_lesions` out over the types: HAM10000's shares, and no type under ``min(15, n_lesions // 7)``.
+    """Share `n_lesions` out over the types: HAM10000's shares, and no type under ``min(10, n_lesions // 7)``.
 
     Returns
     -------
     dict
         Number of lesions by diagnosis; they add up to `n_lesions`.
     """
-    least = min(15, n_lesions // 7)
+    least = min(10, n_lesions // 7)
     counts = {dx: max(least, int(about.share * n_lesions)) for dx, about in TYPES.items()}
     counts["nv"] += n_lesions - sum(counts.values())  # the commonest by far: it pays for the rest
     return counts

@@ -17,7 +17,7 @@ from skin_tl.schema import CLASSES
 
 SIZE = (80, 60)
 LESIONS = 35
-N_LESIONS = 360
+N_LESIONS = 240
 """Of the demo's data set."""
 
 
@@ -57,22 +57,22 @@ def test_same_seed_gives_same_bytes_with_any_number_of_workers(folder, tmp_path)
 def test_lesions_per_type_add_up_and_leave_no_type_short(n_lesions):
     counts = lesions_per_type(n_lesions)
     assert sum(counts.values()) == n_lesions
-    assert min(counts.values()) >= min(15, n_lesions // 7)
+    assert min(counts.values()) >= min(10, n_lesions // 7)
 
 
 def test_shares_of_the_full_set_are_those_of_ham10000():
-    lesions = {"bkl": 727, "mel": 614, "bcc": 327, "akiec": 228}  # of 7,470; bcc, akiec, vasc and df are raised to 15
+    lesions = {"bkl": 727, "mel": 614, "bcc": 327, "akiec": 228}  # of 7,470; bcc, akiec, vasc and df are raised to 10
     counts = lesions_per_type(N_LESIONS)
     for dx, count in lesions.items():
         assert counts[dx] / N_LESIONS == pytest.approx(count / 7470, abs=0.02)
-    assert counts["df"] == counts["vasc"] == 15
+    assert counts["df"] == counts["vasc"] == 10
     assert counts["nv"] == N_LESIONS - sum(counts[dx] for dx in CLASSES if dx != "nv") > 0.65 * N_LESIONS
 
 
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 10_000))
 def test_full_set_has_about_as_many_pictures_per_lesion_as_ham10000(seed):
-    assert count_images(seed=seed) / N_LESIONS == pytest.approx(10015 / 7470, abs=0.12)
+    assert count_images(seed=seed) / N_LESIONS == pytest.approx(10015 / 7470, abs=0.15)  # four standard deviations
 
 
 def test_folder_has_the_layout_of_ham10000(folder, table):
