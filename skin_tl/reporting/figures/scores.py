@@ -64,7 +64,7 @@ def scores(
     high = min(1.0, np.ceil(own[["ci_high", "seed_max", "value"]].max().max() * 10) / 10)
     further = max(len(shown) - 1, 0)  # rows are higher where more than one marker is below the first
     height = 0.42 + 0.04 * (len(shown) > 0) + 0.24 * further
-    line = (0.47, 0.53, 0.56)[min(len(shown), 2)]  # between what is drawn below a row and the number above the next
+    line = (0.47, 0.49, 0.56)[min(len(shown), 2)]  # between what is drawn below a row and the number above the next
     drawings = []
     for metric in metrics:
         rows = table[table["metric"] == metric].set_index("backbone")
