@@ -25,7 +25,7 @@ from skin_tl.reporting.selection import Selection
 from skin_tl.reporting.texts import Texts, without_tags
 
 _WORDS = ["contents", "skip", "colours", "system", "light", "dark", "enlarge", "close", "sort", "ascending"]
-_WORDS += ["descending", "unsorted", "copy", "copied", "not_copied", "low", "high", "p_holm", "whole"]
+_WORDS += ["descending", "unsorted", "copy", "copied", "not_copied", "low", "high", "p_holm", "whole", "not_a_diagnosis"]
 """Words of the page and of its controls, labels below `page`."""
 
 _BLANKS = {name: f"{{{name}}}" for name in ("name", "rows")}
