@@ -24,8 +24,8 @@ from skin_tl.reporting.pieces import Piece, anchor_of, figure_html, panels_html,
 from skin_tl.reporting.selection import Selection
 from skin_tl.reporting.texts import Texts, without_tags
 
-_WORDS = ["contents", "skip", "colours", "system", "light", "dark", "enlarge", "close", "sort", "ascending"]
-_WORDS += ["descending", "unsorted", "copy", "copied", "not_copied", "low", "high", "p_holm", "whole", "not_a_diagnosis"]
+_WORDS = ["not_a_diagnosis", "contents", "skip", "colours", "system", "light", "dark", "enlarge", "close", "sort"]
+_WORDS += ["ascending", "descending", "unsorted", "copy", "copied", "not_copied", "low", "high", "p_holm", "whole"]
 """Words of the page and of its controls, labels below `page`."""
 
 _BLANKS = {name: f"{{{name}}}" for name in ("name", "rows")}
