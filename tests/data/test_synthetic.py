@@ -72,7 +72,7 @@ def test_shares_of_the_full_set_are_those_of_ham10000():
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 10_000))
 def test_full_set_has_about_as_many_pictures_per_lesion_as_ham10000(seed):
-    assert count_images(seed=seed) / N_LESIONS == pytest.approx(10015 / 7470, abs=0.15)  # four standard deviations
+    assert count_images(seed=seed) / N_LESIONS == pytest.approx(10015 / 7470, abs=0.12)
 
 
 def test_folder_has_the_layout_of_ham10000(folder, table):

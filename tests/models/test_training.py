@@ -464,6 +464,14 @@ def test_heads_on_random_weights_are_a_control_beside_the_main_arm(small_study, 
         "heads_random_s",
     }
     assert not any("random_control" in records[name] for name in ("without", "random", "fallen back"))
+    # The first head is the main arm's, and on the pretrained backbone gives its predictions.
+    built = backbones.build_backbone("MobileNetV2", "unit", random.image_size, {"source": "keras"})
+    head = heads.Head.read(tmp_path / "with" / "heads" / "lesion_unit_seed1.npz")
+    whole = backbones.join(built, head)
+    chances = pd.DataFrame(whole.predict(data.images.pixels, verbose=0), index=data.images.ids)
+    first = main.query("split_policy == 'lesion' and preprocessing == 'unit' and seed == 1 and train_fraction == 1")
+    expected = first[[f"p_{name}" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(chances.loc[first["image_id"].astype(str)].to_numpy(), expected, atol=1e-4)
 
 
 def test_the_same_run_writes_the_same_bytes(run, tmp_path, monkeypatch):
