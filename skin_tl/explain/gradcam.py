@@ -46,7 +46,7 @@ def gradcam(
     ----------
     model
         Backbone with global average pooling, then a head that ends in dense softmax, as
-        `skin_tl.models.heads.save_model` puts them together.
+        `skin_tl.explain.explanations.open_model` puts them together.
     pixels
         (n_images, size, size, 3) uint8, maybe memory-mapped.
     classes

@@ -167,7 +167,7 @@ def test_the_step_predicts_test_images_and_looks_for_masks(tmp_path, monkeypatch
         Image.fromarray(mask).save(tmp_path / "masks" / f"{image_id}_segmentation.png")
     monkeypatch.setenv("SKIN_TL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SKIN_TL_HAM10000", str(tmp_path))
-    monkeypatch.setattr("skin_tl.explain.explanations.read_model", lambda path, study: path.name)
+    monkeypatch.setattr("skin_tl.explain.explanations.open_model", lambda study, strategy, backbone, folder: backbone)
     monkeypatch.setattr(
         "skin_tl.models.tuning.predict_rows", lambda model, pixels, rows, batch, views: np.full((len(rows), 7), 1 / 7)
     )
