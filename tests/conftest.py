@@ -71,6 +71,9 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(config, items):
     """Skip long campaigns unless they are asked for, and keep together what shares a costly fixture."""
     for item in items:
+        french = hasattr(item, "callspec") and "fr" in item.callspec.params.values()
+        if item.get_closest_marker("any_language") and french:
+            item.add_marker("slow")
         if item.get_closest_marker("slow") and not config.getoption("all"):
             item.add_marker(pytest.mark.skip(reason="a long campaign: run it with --all"))
     write_json(GROUPS, {item.nodeid: group for item in items if (group := _group_of(item))})
@@ -195,5 +198,6 @@ def executed(request, root, make):
             kernel_name="python3",
             progress_bar=False,
             cwd=str(root),
+            request_save_on_cell_execute=False,
         )
     return {"language": request.param, "folder": folder, "report": report, "executed": notebook}

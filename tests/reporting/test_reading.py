@@ -102,6 +102,7 @@ def test_the_answer_is_on_the_first_screen(read, size):
 CURRENT = "[...document.querySelectorAll('.contents [aria-current]')].map(link => link.hash.slice(1))"
 
 
+@pytest.mark.any_language
 @pytest.mark.parametrize("size", ["phone", "laptop"])
 def test_the_contents_follow_the_reader(read, size):
     with read(size) as page:
@@ -119,6 +120,7 @@ def test_the_contents_follow_the_reader(read, size):
                 assert page.locator(".contents.narrow .place").inner_text() == title
 
 
+@pytest.mark.any_language
 def test_a_link_of_the_contents_leads_to_its_section(read):
     with read("phone") as page:
         page.evaluate("document.querySelector('#answer-benefits').scrollIntoView()")
@@ -133,6 +135,7 @@ def test_a_link_of_the_contents_leads_to_its_section(read):
         assert bar["y"] + bar["height"] <= heading["y"] + heading["height"] < SIZES["phone"][1] / 2
 
 
+@pytest.mark.any_language
 def test_the_first_key_leads_past_the_contents(read):
     with read() as page:
         page.keyboard.press("Tab")
@@ -141,6 +144,7 @@ def test_the_first_key_leads_past_the_contents(read):
         assert page.evaluate("location.hash") == "#title"
 
 
+@pytest.mark.any_language
 def test_a_link_into_a_fold_opens_it(read):
     with read(unfolded=False) as page:
         folds = page.locator("main details")
@@ -173,6 +177,7 @@ def choose(page, read, choice):
 CHOICE = "skin-tl-colours"  # the key that reader.js stores a choice by
 
 
+@pytest.mark.any_language
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_follow_the_system_until_the_reader_chooses(read, scheme):
     other = {"light": "dark", "dark": "light"}[scheme]
@@ -191,6 +196,7 @@ def test_colours_follow_the_system_until_the_reader_chooses(read, scheme):
         assert not is_dark(page), "paper is white"
 
 
+@pytest.mark.any_language
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_choice_of_colours_is_remembered(read, scheme):
     # Stored before the page is read: Chromium keeps what a page stores in its own time, at times after a reload.
@@ -201,6 +207,7 @@ def test_a_choice_of_colours_is_remembered(read, scheme):
         assert pressed.count() == 1 and pressed.inner_text() == read.labels(f"page.{other}")
 
 
+@pytest.mark.any_language
 def test_colours_can_be_chosen_where_nothing_may_be_stored(read):
     forbid = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no'); }});"
     with read(before=forbid) as page:
@@ -259,6 +266,7 @@ def test_every_column_sorts_both_ways_and_the_first_order_returns(read):
                 assert sorted(map(str, ascending)) == sorted(map(str, descending))
 
 
+@pytest.mark.any_language
 def test_sorting_by_keyboard_is_said(read):
     with read() as page:
         control = page.locator(".table.scores .sort").nth(1)
@@ -289,6 +297,7 @@ def expected_csv(table, labels):
     return lines
 
 
+@pytest.mark.any_language
 def test_every_table_is_copied_as_csv(read):
     with read(allowed=["clipboard-read", "clipboard-write"]) as page:
         tables = page.evaluate(CELLS)
@@ -304,6 +313,7 @@ def test_every_table_is_copied_as_csv(read):
             assert len({len(line) for line in copied}) == 1
 
 
+@pytest.mark.any_language
 def test_a_copied_cell_is_not_executed_by_a_spreadsheet(read):
     change = "document.querySelector('.table tbody tr').cells[0].textContent = '=1+1'"
     with read(allowed=["clipboard-read", "clipboard-write"]) as page:
@@ -314,6 +324,7 @@ def test_a_copied_cell_is_not_executed_by_a_spreadsheet(read):
         assert copied[1][0] == "'=1+1"
 
 
+@pytest.mark.any_language
 def test_where_copying_is_refused_the_text_is_shown_to_be_copied_by_hand(read):
     refuse = "navigator.clipboard.writeText = () => Promise.reject(new DOMException('no', 'NotAllowedError'));"
     with read(before=refuse) as page:
@@ -331,6 +342,7 @@ def test_where_copying_is_refused_the_text_is_shown_to_be_copied_by_hand(read):
 # Figures ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_language
 @pytest.mark.parametrize("size", ["phone", pytest.param("laptop", marks=pytest.mark.slow)])
 def test_every_figure_opens_large_and_returns(read, size):
     with read(size) as page:
@@ -360,6 +372,7 @@ def test_every_figure_opens_large_and_returns(read, size):
         assert page.evaluate("document.querySelector('main').innerHTML") == before
 
 
+@pytest.mark.any_language
 def test_a_figure_opens_by_a_click_and_closes_by_button_and_beside(read):
     with read() as page:
         picture = page.locator("main figure .panels").first
@@ -376,6 +389,7 @@ def test_a_figure_opens_by_a_click_and_closes_by_button_and_beside(read):
 # Without scripts, and on paper -----------------------------------------------------------------------------------
 
 
+@pytest.mark.any_language
 def test_without_scripts_everything_is_there_and_no_control(read):
     with read() as page:
         page.locator(".tools").evaluate_all("all => all.forEach(one => one.remove())")
@@ -390,6 +404,7 @@ def test_without_scripts_everything_is_there_and_no_control(read):
             assert page.locator("nav.contents a, .contents summary").locator("visible=true").count() > 0
 
 
+@pytest.mark.any_language
 def test_controls_do_not_print(read):
     with read() as page:
         page.locator(".table.scores .sort").nth(1).click()
@@ -420,7 +435,7 @@ def violations(page, context=None):
     ("size", "scheme"),
     [
         ("phone", "light"),
-        ("laptop", "dark"),
+        pytest.param("laptop", "dark", marks=pytest.mark.any_language),
         pytest.param("phone", "dark", marks=pytest.mark.slow),
         pytest.param("laptop", "light", marks=pytest.mark.slow),
     ],
@@ -439,6 +454,7 @@ def test_axe_finds_no_serious_violation_in_the_slides(read):
         assert violations(page) == []
 
 
+@pytest.mark.any_language
 def test_axe_would_find_one(read):
     """The check can fail: a text in pale grey, and a picture without words."""
     with read() as page:

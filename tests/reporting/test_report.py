@@ -221,6 +221,7 @@ def test_a_switch_that_was_changed_is_a_word_of_the_language(make, language, sai
     assert said in parse(header).text and "False" not in header
 
 
+@pytest.mark.any_language
 def test_same_notebook_same_bytes(rendered, tmp_path):
     rendering.render_report(rendered["executed"], tmp_path / "again.html", tmp_path / "again.pdf")
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == rendered["page"]
