@@ -217,10 +217,12 @@ class Progress:
             again = self.steps.get(fields["jobid"])  # a job that failed is tried again, where the profile says so
             number, log = again.number if again else len(self.steps) + 1, Path(*fields["log"][:1])
             step = Step(number, fields["rule_name"], text, fields["reason"], log, time.monotonic())
-            self.steps[fields["jobid"]] = step
+            with self._lock:
+                self.steps[fields["jobid"]] = step
+                if not self.dry:
+                    step.events.unlink(missing_ok=True)
+                    self.running.add(fields["jobid"])
             if not self.dry:
-                step.events.unlink(missing_ok=True)
-                self.running.add(fields["jobid"])
                 self.terminal.line(f"{self._place(step)} {step.text}")
         elif event == LogEvent.JOB_FINISHED and fields["job_id"] in self.running:
             step = self._ended(fields["job_id"])

@@ -1,6 +1,7 @@
 """./run_all.sh and `skin_tl.workflow`: what a person sees from the first start to the last."""
 
 import ast
+import contextlib
 import errno
 import importlib.metadata
 import io
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from pathlib import Path
@@ -28,6 +30,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import ImageFile
 from snakemake.jobs import Reason
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from skin_tl import progress
 from skin_tl.errors import SkinTLError
@@ -749,6 +752,39 @@ def test_a_bar_and_a_line_of_a_step_reach_the_terminal(monkeypatch, tmp_path):
     step.read(SimpleNamespace(line=lines.append, bar=bars.append))
     assert lines == ["  number 0", "  number 1"]
     assert bars[0].startswith("  counting:   0%|") and bars[-1] == ""
+
+
+def test_a_step_may_begin_while_the_events_of_others_are_read(tmp_path):
+    """Events of all steps are shown, though the engine starts a step between the reading of two."""
+    shown, begin, begun = [], threading.Event(), threading.Event()
+
+    class Terminal(contextlib.nullcontext):
+        def line(self, text):
+            shown.append(text)
+            if text == "of step 1":
+                begin.set()
+                begun.wait(1)
+
+        bar = line
+
+    def start_step(number):
+        fields = {"event": LogEvent.JOB_INFO, "jobid": number, "shellcmd": "true", "rule_name": "features"}
+        fields |= {"rule_msg": f"computing {number}", "reason": "", "log": [tmp_path / f"{number}.log"]}
+        watch.heed(fields, 0, "")
+
+    watch = console.Progress(Terminal(), None)
+    with watch:
+        for number in (1, 2):
+            start_step(number)
+            watch.steps[number].events.write_text(f'{{"line": "of step {number}"}}\n')
+        assert begin.wait(5)
+        start_step(3)
+        begun.set()
+        watch.steps[3].events.write_text('{"line": "of step 3"}\n')
+        limit = time.monotonic() + 5
+        while "of step 3" not in shown and time.monotonic() < limit:
+            time.sleep(0.05)
+    assert {"of step 1", "of step 2", "of step 3"} <= set(shown)
 
 
 def test_without_a_step_lines_and_bars_go_to_standard_error(monkeypatch, capsys):
