@@ -7,6 +7,7 @@ run_all.sh prints without any environment; each command explains itself by ``--h
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -20,6 +21,9 @@ from skin_tl.files import ROOT, exit_status
 
 FOLDERS = ("SKIN_TL_HAM10000", "SKIN_TL_ISIC2018", "SKIN_TL_WEIGHTS", "SKIN_TL_CACHE")
 """Environment variables that name folders, as seen from where the person stands."""
+
+VARIABLES = {*FOLDERS, *(f"SKIN_TL_{name}" for name in ("CUDA", "DATAVERSE", "FACTS", "PROGRESS", "WRITE_DOCS"))}
+"""All environment variables of the program, and of its tests those that do not begin with ``SKIN_TL_TEST_``."""
 
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
@@ -43,6 +47,11 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["--help", "-h"]})
 def commands() -> None:
     """Transfer learning for skin-cancer detection: run studies and use their models."""
+    for name in os.environ:
+        if name.startswith("SKIN_TL_") and not name.startswith("SKIN_TL_TEST_") and name not in VARIABLES:
+            near = difflib.get_close_matches(name, [*FOLDERS, "SKIN_TL_CUDA"], n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(FOLDERS)} and SKIN_TL_CUDA."
+            raise SkinTLError(f"The environment variable {name} has no meaning. {hint} Otherwise unset it.")
     for name in FOLDERS:
         if os.environ.get(name):
             os.environ[name] = os.path.abspath(os.path.expanduser(os.environ[name]))

@@ -158,6 +158,24 @@ def test_each_command_explains_itself(ready, asked):
     assert done.stdout.lower().startswith("usage: ./run_all.sh") and len(done.stdout.splitlines()) > 3
 
 
+def test_a_misspelt_variable_is_refused_by_name(ready):
+    done = run_all(ready, "demo", "--dry-run", SKIN_TL_HAM1000="/data/HAM10000")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and not done.stdout
+    assert done.stderr.startswith("error: The environment variable SKIN_TL_HAM1000 has no meaning.")
+    assert "Did you mean SKIN_TL_HAM10000?" in done.stderr
+
+
+def test_every_variable_of_code_and_docs_is_known():
+    files = [file for name in ("skin_tl", "docs", "notebooks", "profiles") for file in (ROOT / name).rglob("*.*")]
+    text = "".join(
+        file.read_text()
+        for file in [*files, ROOT / "run_all.sh"]
+        if file.suffix in (".py", ".md", ".ipynb", ".sh", ".yaml")
+    )
+    named = {name for name in re.findall(r"SKIN_TL_[A-Z0-9_]*[A-Z0-9]", text) if not name.startswith("SKIN_TL_TEST")}
+    assert named == cli.VARIABLES
+
+
 def without_conda_and_uv(folder, **scripts):
     """Variables of an environment with the usual tools and these scripts alone."""
     return {"PATH": bare_path(folder, **scripts), "CONDA_DEFAULT_ENV": ""}
