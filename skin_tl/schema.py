@@ -97,6 +97,10 @@ CONFIDENCE = 0.95
 
 SIGNIFICANCE = 0.05
 """Level below which a corrected p-value counts as statistically significant."""
+
+THRESHOLD = 0.1
+"""Threshold probability at which prose gives a net benefit."""
+
 HISTORY_COLUMNS = [
     *("arm", "train_fraction", "split_policy", "preprocessing", "seed", "stage", "l2", "epoch"),
     *("loss", "accuracy", "macro_f1", "val_loss", "val_accuracy", "val_macro_f1", "kept"),

@@ -84,6 +84,21 @@ function followReader() {
   });
 }
 
+// Tables wider than their box: its edge fades as long as columns are beyond it.
+
+const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => fade(target)));
+
+function fade(box) {
+  box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+}
+
+function watchTables() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    box.addEventListener("scroll", () => fade(box), { passive: true });
+    sizes.observe(box);
+  }
+}
+
 // Folds: a link into one opens it.
 
 function openFold() {
@@ -216,6 +231,7 @@ document.addEventListener("DOMContentLoaded", () => {
   addColours();
   followReader();
   openFold();
+  watchTables();
   addEventListener("hashchange", openFold);
   for (const figure of document.querySelectorAll("figure")) enlarge(figure);
   for (const block of document.querySelectorAll(".table:not(.checklists)")) {

@@ -29,6 +29,7 @@ from skin_tl.evaluation.shift import shift_tables
 from skin_tl.evaluation.study_files import StudyFiles, published_results
 from skin_tl.evaluation.subgroups import subgroup_table
 from skin_tl.files import write_csv
+from skin_tl.registry import transform_of
 from skin_tl.schema import (
     ARMS,
     CELL,
@@ -219,6 +220,8 @@ def _effects(files, n_boot):
     for strategy, backbone, table in _runs(files, ("backbone",)):
         for column, a, b, tested, rows in _contrasted(files, table[table["dataset"] == "internal"]):
             found = contrast(rows, column, a, b, strategy, backbone, n_boot)
+            if column == "preprocessing" and transform_of(backbone, a) == transform_of(backbone, b):
+                found["p"] = np.nan  # one scaling by two names: no hypothesis, and none to correct for
             parts.append(found.assign(tested=tested))
     tables = []
     if parts:

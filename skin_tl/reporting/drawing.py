@@ -40,6 +40,9 @@ INK, SOFT, GRID = "#1f2933", "#52606d", "#d9dfe5"
 GREY = "#767676"
 """Of what is not to be compared: baselines, and groups too small for a conclusion."""
 
+DIM = "#a8a8a8"
+"""Inside of the markers of a second other condition, between white and full."""
+
 PALE = "#BFD9EC"
 """Areas of what is benign, below the outline of its diagnosis."""
 

@@ -41,11 +41,8 @@ from skin_tl.reporting.training_tables import (
     training_table,
     transfer_tables,
 )
-from skin_tl.schema import CLASSES, CONFIDENCE, COVERAGE, SENSITIVITY, SIGNIFICANCE, SUBSETS, kind_of
+from skin_tl.schema import CLASSES, CONFIDENCE, COVERAGE, SENSITIVITY, SIGNIFICANCE, SUBSETS, THRESHOLD, kind_of
 from skin_tl.study import command_of, penalties_beyond
-
-THRESHOLD = 0.1
-"""Threshold probability at which prose gives a net benefit."""
 
 # Tables of the report, each from the files of the runs ---------------------------------------------------------
 

@@ -570,7 +570,10 @@ def test_maps_without_a_place_are_called_even_and_others_not(root, make, languag
 
 @pytest.mark.parametrize(
     ("language", "size", "share"),
-    [("en", "last layer has 2 × 2 places", "middle"), ("fr", "dernière couche a 2 × 2 cases", "milieu")],
+    [
+        ("en", "last feature map has 2 × 2 cells", "middle"),
+        ("fr", "dernière carte de caractéristiques a 2 × 2 cases", "milieu"),
+    ],
 )
 def test_maps_too_coarse_for_a_middle_have_no_share_of_it(root, make, monkeypatch, language, size, share):
     """Nor is the share explained where no backbone has one; a finer one keeps it."""
@@ -638,7 +641,7 @@ def test_that_heads_get_the_features_of_several_stages_is_said(make, language, s
             "fr",
             "ces nombres sont peut-être sous-estimés",
             "non défini ; son F1 macro à partir de zéro",
-            "Non testé : moins de",
+            "Non testé : l’entraînement sur moins de",
         ),
     ],
 )
@@ -734,7 +737,7 @@ def test_whether_the_curves_of_networks_flattened_is_measured(root, make, rise, 
     evaluate(study)
     report = make(f"rise_{100 * rise:.0f}", None)
     words = words_of(report, "appendix_training")
-    assert "1 of 2 networks ended by early stopping" in words and told in words
+    assert "early stopping ended 1 of 2 trainings" in words and told in words
     assert report.facts["ending.from_scratch.late_gain"].value == pytest.approx(rise * 4)
 
 

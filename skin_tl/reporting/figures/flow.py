@@ -56,6 +56,8 @@ def flow(table: pd.DataFrame, subsets: pd.DataFrame, labels: Labels = ENGLISH) -
         y -= _STEP
     for policy in policies:
         y -= 0.3
+        if policy == policies[0]:
+            draw.arrow(axes, (_MAIN, y + _STEP), (_MAIN, y + 0.55), width=1.2)
         title = labels(f"split_policy.{policy}").capitalize()
         axes.text(0.1, y + 0.45, title, fontsize=8.5, fontweight="bold", va="center")
         for place, subset in enumerate(SUBSETS):

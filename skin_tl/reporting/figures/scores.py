@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _KINDS = ("baseline", "backbone", "ensemble")  # from the bottom up
-_FACES = ("white", draw.UNUSED, draw.GREY)  # inside of the markers of other conditions
+_FACES = ("white", draw.DIM, draw.INK)  # inside of the markers of other conditions
 
 
 @draw.themed
@@ -129,7 +129,7 @@ def confusion_matrix(table: pd.DataFrame, labels: Labels = ENGLISH) -> draw.Draw
         share = shares.iloc[row, column]
         if count == 0 or np.isnan(share):
             continue
-        shown = labels.number(count, ",.0f" if count >= 10 or count == round(count) else ".1f")
+        shown = labels.number(count, ",.1f" if count < 1000 and count != round(count) else ",.0f")
         style = {"ha": "center", "va": "center", "color": draw.ink_on(colours(share))}
         axes.text(column + 0.5, row + 0.36, shown, fontsize=11, **style)
         axes.text(column + 0.5, row + 0.74, labels.number(share, ".0%"), fontsize=9, **style)
