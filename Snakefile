@@ -174,7 +174,7 @@ rule features:
         rules.images.output.images,
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}.json"
     params:
-        depends=depends(features=study.features),
+        depends=depends(features=study.features, views=study.views),
         code=step_code("features"),
     threads: NETWORK_CORES
     priority: 1  # before all heads, which then fill what a last long one leaves
@@ -188,7 +188,7 @@ rule random_features:
         rules.images.output.images,
     output: f"{RUNS}/features/{{backbone}}_{{preprocessing}}_random.json"
     params:
-        depends=depends(features=study.features),
+        depends=depends(features=study.features, views=study.views),
         code=step_code("random_features"),
     threads: NETWORK_CORES
     priority: 1
@@ -296,7 +296,7 @@ if study.external:
             rules.external_images.output.images,
         output: f"{RUNS}/external/features_{{backbone}}_{{preprocessing}}.json"
         params:
-            depends=depends(features=study.features),
+            depends=depends(features=study.features, views=study.views),
             code=step_code("external_features"),
         threads: NETWORK_CORES
         log: f"{RUNS}/logs/external_features_{{backbone}}_{{preprocessing}}.log"

@@ -44,7 +44,7 @@ Rate = Annotated[Real, Field(gt=0, le=1)]
 
 # Keys that some strategies alone look at, with these strategies.
 OF_STRATEGIES = {
-    "features": ("feature_extraction",),
+    **dict.fromkeys(("features", "views"), ("feature_extraction",)),
     **dict.fromkeys(("l2", "max_epochs", "patience"), ("feature_extraction", "fine_tuning")),
     **dict.fromkeys(("unfreeze", "fine_tuning_rate", "backbone_share", "fine_tuning_epochs"), ("fine_tuning",)),
     **dict.fromkeys(("from_scratch_rate", "from_scratch_epochs"), ("from_scratch",)),
@@ -82,6 +82,9 @@ class Settings(BaseModel):
     features
         What the heads of `feature_extraction` get: the pooled outputs of a backbone's `last` stage, as in the
         presentation, or of its last three (`all_stages`).
+    views
+        How many flips and half turns (4) or right-angle rotations too (8) of each image the heads of
+        `feature_extraction` learn from; a prediction is the mean over them. Each takes a pass: 1, 2, 4 or 8.
     seeds
         Their numbers, not how many: one split and one training for each.
     train_fractions
@@ -167,6 +170,7 @@ class Settings(BaseModel):
     split_policies: Listed[Literal["lesion", "image"]] = ["lesion"]
     preprocessings: Listed[Literal["native", "unit"]] = ["native"]
     features: Features = "last"
+    views: Whole = 1
     seeds: Listed[Annotated[Whole, Field(ge=0, lt=2**32)]]
     train_fractions: Listed[Rate] = [1.0]
     weights: Literal["imagenet", "imagenet_or_random", "random"] = "imagenet"
@@ -236,6 +240,13 @@ class Settings(BaseModel):
                 known_ones = f"Known: {', '.join(BACKBONES)}; docs/studies.md#add-a-backbone says how to add one"
                 raise ValueError(f"unknown backbone {name!r}{hint} {known_ones}")
         return names
+
+    @field_validator("views")
+    @classmethod
+    def _a_group(cls, views):
+        if views not in (1, 2, 4, 8):
+            raise ValueError("expected 1, 2, 4 or 8")
+        return views
 
     @field_validator("train_fractions")
     @classmethod

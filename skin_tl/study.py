@@ -139,6 +139,12 @@ class Study(Settings):
         # The splits of experiments name the scaling under which they are used.
         return settings | ({"preprocessings": self.preprocessings} if self.leakage or self.other_splits else {})
 
+    def n_views(self, strategy: str) -> int:
+        """Return over how many flips and rotations of an image the models of a strategy average their probabilities."""
+        if strategy in TUNED:
+            return 8 if self.test_time_augmentation else 1
+        return self.views
+
     def training_settings(self, strategy: str = "feature_extraction") -> dict[str, Any]:
         """Return what a training run depends on besides its data, as a dict (the reason to train again)."""
         keys = ["split_policies", "preprocessings", "seeds"]

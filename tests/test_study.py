@@ -276,3 +276,13 @@ def test_a_title_that_is_no_line_of_text_is_refused(title):
 def test_every_key_that_a_command_line_may_change_has_a_name_in_the_report(language):
     for key in {*Study.model_fields} - {"name", "images", "overrides"}:  # which no banner names
         assert Labels(language)(f"setting.{key}")
+
+
+def test_views_are_a_group_and_of_frozen_backbones_alone():
+    with pytest.raises(SkinTLError, match=r"views.*1, 2, 4 or 8"):
+        check_study(SETTINGS, {"views": 3})
+    study = check_study(SETTINGS, {"views": "4"})
+    assert study.views == 4 and study.training_settings()["views"] == 4
+    assert [study.n_views(one) for one in ("feature_extraction", "fine_tuning", "from_scratch")] == [4, 1, 1]
+    assert "views" not in study.training_settings("fine_tuning")
+    assert study.model_copy(update={"test_time_augmentation": True}).n_views("from_scratch") == 8

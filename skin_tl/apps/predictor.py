@@ -72,7 +72,7 @@ class Predictor:
     temperature
         See `skin_tl.evaluation.calibration.fit_temperature`.
     views
-        Flips and rotations of an image over which probabilities are averaged, 1 or 8.
+        Flips and rotations of an image over which probabilities are averaged, see `skin_tl.study.Study.n_views`.
     random_weights
     left_out
         Why `known` is None: the images of the data set are not here.  Empty where they are.
@@ -178,7 +178,7 @@ def load_predictor(run: Run) -> Predictor:
         body,
         head,
         temperature=fit_temperature(written["dx"], written[PROBABILITIES].to_numpy(float)),
-        views=8 if run.strategy in TUNED and run.study.test_time_augmentation else 1,
+        views=run.study.n_views(run.strategy),
         random_weights=run.random_weights,
     )
     try:

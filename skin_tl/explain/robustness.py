@@ -20,7 +20,7 @@ from skin_tl.data.corruptions import CORRUPTIONS, SEVERITIES
 from skin_tl.data.shortcuts import ARTEFACTS, MASKS, lesion_mask, with_artefact
 from skin_tl.files import write_csv
 from skin_tl.progress import bar
-from skin_tl.schema import PROBABILITIES, ROBUSTNESS, ROBUSTNESS_PREDICTIONS, TUNED
+from skin_tl.schema import PROBABILITIES, ROBUSTNESS, ROBUSTNESS_PREDICTIONS
 
 if TYPE_CHECKING:
     from skin_tl.study import Study
@@ -134,7 +134,7 @@ def measure_robustness(study: Study, strategy: str, backbone: str, folder: Path)
     model = open_model(study, strategy, backbone, folder)
     released = {} if study.synthetic else find_masks()
     masks = {of: read_mask(released[of.lower()], images.size) for of in drawn["image_id"] if of.lower() in released}
-    views = 8 if strategy in TUNED and study.test_time_augmentation else 1
+    views = study.n_views(strategy)
 
     def predict(pictures: np.ndarray) -> np.ndarray:
         return predict_rows(model, pictures, np.arange(len(pictures)), BATCH, views)

@@ -50,7 +50,11 @@ def predict_external(study: Study, strategy: str, backbone: str, folder: Path) -
     whole = strategy in TUNED
     for preprocessing in study.preprocessings:
         where = "external/features_"
-        seen = images.pixels if whole else find_features(study, folder, images, backbone, preprocessing, where)
+        seen = (
+            images.pixels
+            if whole
+            else find_features(study, folder, images, backbone, preprocessing, where, study.views)
+        )
         rows = np.arange(len(seen))
         for policy, seed in itertools.product(study.split_policies, study.seeds):
             name = ("main", policy, preprocessing, seed)

@@ -1,14 +1,15 @@
 """Features: the outputs of a frozen backbone for each image, computed once.
 
 Takes decoded images and a built backbone; gives a memory-mapped array (n_images, n_features) float32 in the images'
-order, kept below the cache under a key made of the images, the network with its scaling and weights, and the code of a
-pass.  Features that are kept are read without Keras.
+order, kept below the cache under a key made of the images, the network with its scaling and weights, the view and the
+code of a pass.  Features that are kept are read without Keras.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,20 +41,44 @@ SAVE_EVERY = 20
 """Batches between two notes of how far the work is, so that an interrupted pass goes on from there."""
 
 
+VIEWS = ((False, 0), (True, 0), (False, 2), (True, 2), (False, 1), (True, 1), (False, 3), (True, 3))
+"""Views of an image, the first 1, 2, 4 or 8 of which are used: whether it is mirrored, and quarter turns after that."""
+
 OF_NETWORK = ("n_parameters", "n_parameters_with_classifier", "device")
 """What `features_of` says of the network and of what computed: the keys that a run's record takes over."""
 
 
-def features_key(images: ImageSet, model: keras.Model) -> str:
-    """Return the key under which `extract` keeps its result: of the images, the network and the code of a pass."""
+class Views:
+    """Features of several views of each image: ``views[rows]`` is (n_rows, n_views, n_features) float32."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]):
+        self.arrays = tuple(arrays)
+        self.shape = (len(arrays[0]), len(arrays), arrays[0].shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        return np.stack([array[rows] for array in self.arrays], axis=1)
+
+
+def seen_from(images: np.ndarray, view: int) -> np.ndarray:
+    """Return images, (n, size, size, 3), in one of `VIEWS`."""
+    mirrored, turns = VIEWS[view]
+    return np.rot90(images[:, :, ::-1] if mirrored else images, turns, axes=(1, 2))
+
+
+def features_key(images: ImageSet, model: keras.Model, view: int = 0) -> str:
+    """Return the key under which `extract` keeps its result: of the images, the network, view and code of a pass."""
     code = code_hash("models.features._compute")
-    return fingerprint(images.key, model_fingerprint(model), BATCH, import_keras().backend.backend(), code)
+    what = (images.key, model_fingerprint(model), BATCH, import_keras().backend.backend(), code)
+    return fingerprint(*what, *([view] if view else []))
 
 
 def extract(
-    images: ImageSet, backbone: str, preprocessing: str, model: keras.Model
+    images: ImageSet, backbone: str, preprocessing: str, model: keras.Model, view: int = 0
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Compute the features of all images, or find them computed.
+    """Compute the features of all images in one view, or find them computed.
 
     Constant memory: pixels are read and features written through memory maps, one batch at a time.
 
@@ -62,6 +87,8 @@ def extract(
     preprocessing : {'native', 'unit'}
     model
         From `skin_tl.models.backbones.build_backbone`.
+    view
+        A place in `VIEWS`.
 
     Returns
     -------
@@ -75,14 +102,15 @@ def extract(
     SkinTLError
         If the disk is full or a feature is not finite.
     """
-    key = features_key(images, model)
+    key = features_key(images, model, view)
     folder = cache_folder() / "features" / key
     if not (folder / "about.json").is_file():
         with alone(folder):
             if not (folder / "about.json").is_file():  # another process was not faster
                 try:
                     folder.mkdir(exist_ok=True)
-                    _compute(folder, images, model, what=f"{backbone} ({preprocessing})", key=key)
+                    what = f"{backbone} ({preprocessing}{f', view {view + 1}' if view else ''})"
+                    _compute(folder, images, model, what, key, view)
                 except OSError as error:
                     if is_disk_full(error):
                         raise SkinTLError(disk_full_message(folder)) from error
@@ -92,7 +120,7 @@ def extract(
 
 def features_of(
     study: Study, images: ImageSet, backbone: str, preprocessing: str, weights: dict
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Compute the features of images with a study's backbone, or find them computed.
 
     Parameters
@@ -103,26 +131,43 @@ def features_of(
 
     Returns
     -------
-    features, about
-        As from `extract`; `about` says also what `OF_NETWORK` lists.
+    features
+        As from `extract`, or `Views` where the study has several.
+    about
+        As from `extract`, of the first view, with the seconds of all; it says also what `OF_NETWORK` lists, and
+        ``keys``, one for each view.
     """
     from skin_tl.models.devices import device
 
     model = build_backbone(backbone, preprocessing, study.image_size, weights, features=study.features)
-    features, about = extract(images, backbone, preprocessing, model)
-    found = model.count_params(), count_parameters_with_classifier(backbone), device()
-    return features, about | dict(zip(OF_NETWORK, found, strict=True))
+    found = [extract(images, backbone, preprocessing, model, view) for view in range(study.views)]
+    features, abouts = zip(*found, strict=True)
+    about = abouts[0] | {"seconds": sum(one["seconds"] for one in abouts), "keys": [one["key"] for one in abouts]}
+    of_network = model.count_params(), count_parameters_with_classifier(backbone), device()
+    return _as_views(features), about | dict(zip(OF_NETWORK, of_network, strict=True))
 
 
-def kept_features(about: dict[str, Any]) -> np.ndarray | None:
-    """Return the features that `features_of` told of, memory-mapped; None where the cache no longer holds them."""
-    folder = cache_folder() / "features" / about["key"]
-    return np.load(folder / "features.npy", mmap_mode="r") if (folder / "about.json").is_file() else None
+def _as_views(features):
+    return Views(features) if len(features) > 1 else features[0]
+
+
+def kept_features(about: dict[str, Any], views: int) -> np.ndarray | Views | None:
+    """Return the first views of what `features_of` told of; None where the cache no longer holds them."""
+    folders = [cache_folder() / "features" / key for key in about["keys"][:views]]
+    if len(folders) < views or not all((folder / "about.json").is_file() for folder in folders):
+        return None
+    return _as_views([np.load(folder / "features.npy", mmap_mode="r") for folder in folders])
 
 
 def find_features(
-    study: Study, folder: Path, images: ImageSet, backbone: str, preprocessing: str, where: str = "features/"
-) -> np.ndarray:
+    study: Study,
+    folder: Path,
+    images: ImageSet,
+    backbone: str,
+    preprocessing: str,
+    where: str = "features/",
+    views: int = 1,
+) -> Any:
     """Return the features of images that a step computed, without building the network.
 
     Where the step did not run, or the cache no longer holds them, they are computed.
@@ -135,21 +180,24 @@ def find_features(
         The study's folder below ``runs/``.
     where
         How the place of the step's file below `folder` begins.
+    views
+        How many views of each image.
 
     Returns
     -------
-    numpy.ndarray
-        (n_images, n_features) float32, memory-mapped, read-only.
+    numpy.ndarray or Views
+        (n_images, n_features) float32, memory-mapped, read-only; `Views` of several.
     """
     about = folder / f"{where}{backbone}_{preprocessing}.json"
-    features = kept_features(read_json(about)) if about.is_file() else None
+    features = kept_features(read_json(about), views) if about.is_file() else None
     if features is None:
         weights = read_json(folder / "weights.json")["backbones"][backbone]
-        features, _ = features_of(study, images, backbone, preprocessing, weights)
+        asked = study.model_copy(update={"views": views})
+        features, _ = features_of(asked, images, backbone, preprocessing, weights)
     return features
 
 
-def _compute(folder, images, model, what, key):
+def _compute(folder, images, model, what, key, view):
     """Fill `folder` with features.npy and, once they are complete, about.json."""
     keras, pixels = import_keras(), images.pixels
     n_images, n_features = len(pixels), model.output_shape[-1]
@@ -164,11 +212,11 @@ def _compute(folder, images, model, what, key):
     with bar(total=n_images, what=what, unit="img") as shown:
         shown.update(state["done"])
         for step, first in enumerate(range(state["done"], n_images, BATCH), start=1):
-            batch = pixels[first : first + BATCH]
+            batch = seen_from(pixels[first : first + BATCH], view)
             n_rows = len(batch)
             if n_rows < BATCH:  # one shape for all batches: one compiled graph, the same arithmetic
                 batch = np.concatenate([batch, np.zeros((BATCH - n_rows, *batch.shape[1:]), np.uint8)])
-            values = keras.ops.convert_to_numpy(model.predict_on_batch(np.asarray(batch)))[:n_rows]
+            values = keras.ops.convert_to_numpy(model.predict_on_batch(np.ascontiguousarray(batch)))[:n_rows]
             if not np.isfinite(values).all():
                 raise SkinTLError(
                     f"{what}: features that are not finite, so its weights are damaged. Replace their file."

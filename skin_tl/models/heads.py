@@ -24,7 +24,7 @@ from skin_tl.evaluation.predictions import class_codes, main_arm
 from skin_tl.evaluation.uncertainty import confusion_metrics
 from skin_tl.files import claim_space, disk_full_message, is_disk_full
 from skin_tl.models.backbones import NORMALISATION_EPSILON
-from skin_tl.models.features import OF_NETWORK, features_of, kept_features
+from skin_tl.models.features import OF_NETWORK, Views, features_of, kept_features
 from skin_tl.schema import CLASSES, HISTORY_COLUMNS, RANDOM_WEIGHTS
 from skin_tl.study import SMOOTHED, Study, penalties_beyond
 
@@ -64,12 +64,16 @@ class Head:
     bias: np.ndarray
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
-        """Return features of some images, (n, n_features), as the logits take them, float32."""
+        """Return features of some images, (n, n_features) or (n, n_views, n_features), as the logits take them."""
         return (_of_image(features, self.scale) - self.mean) / self.deviation
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Return the probabilities of some images, (n, 7) float32 in the order of `CLASSES`, from their features."""
-        return special.softmax(self.standardise(features) @ self.kernel + self.bias, axis=1)
+        """Return the probabilities of some images, (n, 7) float32 in the order of `CLASSES`, from their features.
+
+        Those of several views, (n, n_views, n_features), give the mean of their probabilities.
+        """
+        values = special.softmax(self.standardise(features) @ self.kernel + self.bias, axis=-1)
+        return values if values.ndim == 2 else values.mean(axis=1)
 
     def save(self, path: Path) -> None:
         """Write the head as an ``.npz`` file of its attributes."""
@@ -97,13 +101,13 @@ class Head:
 
 
 def _of_image(features, scale):
-    """Return scaled features, (n, n_features) float32, with mean 0 and variance 1 in each image."""
+    """Return scaled features, (…, n_features) float32, with mean 0 and variance 1 in each image."""
     values = np.asarray(features, np.float32) * np.float32(scale)
-    values = values - values.mean(axis=1, keepdims=True)
-    return values / np.sqrt(np.square(values).mean(axis=1, keepdims=True) + np.float32(NORMALISATION_EPSILON))
+    values = values - values.mean(axis=-1, keepdims=True)
+    return values / np.sqrt(np.square(values).mean(axis=-1, keepdims=True) + np.float32(NORMALISATION_EPSILON))
 
 
-def build_head(features: np.ndarray, rows: np.ndarray) -> Head:
+def build_head(features: np.ndarray | Views, rows: np.ndarray) -> Head:
     """Build a head with the statistics of a training subset; its kernel and bias are zero.
 
     Parameters
@@ -113,7 +117,7 @@ def build_head(features: np.ndarray, rows: np.ndarray) -> Head:
     rows
         Rows of the training subset: nothing else is looked at.
     """
-    n_features = features.shape[1]
+    n_features = features.shape[-1]
     scale = 1 / _typical(_spread(features, rows)[1])
     mean, deviation = _spread(features, rows, lambda values: _of_image(values, scale))
     deviation = np.maximum(deviation, _typical(deviation))
@@ -134,14 +138,20 @@ def _spread(features, rows, through=np.asarray, chunk=4096):
 
     def chunks():
         for i in range(0, len(rows), chunk):
-            yield through(features[rows[i : i + chunk]]).astype(np.float64)
+            yield through(features[rows[i : i + chunk]].reshape(-1, features.shape[-1])).astype(np.float64)
 
-    mean = sum(values.sum(0) for values in chunks()) / len(rows)
-    return mean, np.sqrt(sum(np.square(values - mean).sum(0) for values in chunks()) / len(rows))
+    n = len(rows) * n_views_of(features)
+    mean = sum(values.sum(0) for values in chunks()) / n
+    return mean, np.sqrt(sum(np.square(values - mean).sum(0) for values in chunks()) / n)
+
+
+def n_views_of(features: np.ndarray | Views) -> int:
+    """Return how many views of each image features hold."""
+    return features.shape[1] if len(features.shape) == 3 else 1
 
 
 def train_head(
-    features: np.ndarray, labels: np.ndarray, rows: dict[str, np.ndarray], study: Study
+    features: np.ndarray | Views, labels: np.ndarray, rows: dict[str, np.ndarray], study: Study
 ) -> tuple[Head, pd.DataFrame]:
     """Train one head by L-BFGS; the validation subset chooses its penalty and the epoch whose weights are kept.
 
@@ -154,10 +164,12 @@ def train_head(
     long before the rare diagnoses are told apart.  Macro F1 of a validation subset is noisy, as a few images of a rare
     diagnosis decide, so its mean over the last `SMOOTHED` epochs is what counts.
 
+    Of several views of an image, each is an image to learn from, and their mean probability is what is validated.
+
     Parameters
     ----------
     features
-        (n_images, n_features) float32.
+        (n_images, n_features) float32, or `Views`.
     labels
         (n_images,) int.
     rows
@@ -173,7 +185,7 @@ def train_head(
     """
     head = build_head(features, rows["train"])
     x, x_val = (_standardised(head, features, rows[name]) for name in ("train", "val"))
-    y, y_val = labels[rows["train"]], labels[rows["val"]]
+    y, y_val = np.repeat(labels[rows["train"]], n_views_of(features)), labels[rows["val"]]
     basis = _row_space(x)
     if basis is not None:
         x, x_val = x @ basis, x_val @ basis
@@ -245,6 +257,12 @@ def _fit(x, y, x_val, y_val, l2, study):
         kernel, bias = _kernel_and_bias(weights)
         return special.log_softmax((values @ kernel.astype(np.float32)).astype(np.float64) + bias, axis=1)
 
+    def of_images(values, weights):
+        log_p, n_views = log_probabilities(values, weights), len(x_val) // len(y_val)
+        if n_views == 1:
+            return log_p
+        return special.logsumexp(log_p.reshape(-1, n_views, len(CLASSES)), axis=1) - np.log(n_views)
+
     def objective(weights):
         kernel, _ = _kernel_and_bias(weights)
         log_p = log_probabilities(x, weights)
@@ -259,7 +277,7 @@ def _fit(x, y, x_val, y_val, l2, study):
         known = np.array_equal(seen["weights"], weights)  # the accepted point is as a rule the last one tried
         log_p = seen["log_p"] if known else log_probabilities(x, weights)
         row = {"l2": l2, "epoch": len(history) + 1} | val_scores(log_p, y)
-        row |= {f"val_{name}": value for name, value in val_scores(log_probabilities(x_val, weights), y_val).items()}
+        row |= {f"val_{name}": value for name, value in val_scores(of_images(x_val, weights), y_val).items()}
         history.append(row)
         if smoothed_val_f1(history) > best["macro_f1"]:
             best.update(macro_f1=smoothed_val_f1(history), epoch=row["epoch"], weights=weights.copy())
@@ -273,10 +291,12 @@ def _fit(x, y, x_val, y_val, l2, study):
 
 
 def _standardised(head, features, rows, chunk=1024):
-    """Return rows as the head's logits take them, (n, n_features) float32, mapped to a file without a name."""
+    """Return rows, each view as one, as the head's logits take them: (n, n_features) float32, mapped to a file without
+    a name."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    shape = (len(rows), features.shape[1])
+    n_views = n_views_of(features)
+    shape = (len(rows) * n_views, features.shape[-1])
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             claim_space(file, 4 * shape[0] * shape[1])
@@ -286,7 +306,8 @@ def _standardised(head, features, rows, chunk=1024):
             raise SkinTLError(disk_full_message(folder)) from error
         raise
     for i in range(0, len(rows), chunk):
-        values[i : i + chunk] = head.standardise(features[rows[i : i + chunk]])
+        some = head.standardise(features[rows[i : i + chunk]]).reshape(-1, shape[1])
+        values[i * n_views : i * n_views + len(some)] = some
     return values
 
 
@@ -315,14 +336,14 @@ def val_scores(log_p: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 
 def predict(
-    head: Head, features: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame, chunk: int = 1024
+    head: Head, features: np.ndarray | Views, rows: np.ndarray, metadata: pd.DataFrame, chunk: int = 1024
 ) -> pd.DataFrame:
     """Predict some rows.
 
     Parameters
     ----------
     features
-        (n_images, n_features) float32.
+        (n_images, n_features) float32, or `Views`.
     rows
         (n,) int.
     metadata
@@ -402,20 +423,21 @@ class Job:
         """The pixels of all images, mapped once: each further map would count as memory of this process."""
         return self.images.pixels
 
-    def features(self, preprocessing: str, control: bool = False) -> np.ndarray:
+    def features(self, preprocessing: str, control: bool = False) -> np.ndarray | Views:
         """Return the backbone's features of all images, computed now where no step and no other run did.
 
         Those of its control are of the same backbone with random weights.  A network that is fine-tuned ends in its
-        last stage, whatever the study's frozen backbones give.
+        last stage, and its first head sees one view, whatever the study's frozen backbones give.
         """
         about = self.computed.get(f"{self.backbone}_{preprocessing}{'_random' if control else ''}", {})
-        kind = self.study.features if self.strategy == "feature_extraction" else "last"
-        features = kept_features(about) if about and kind == self.study.features else None
+        frozen = self.strategy == "feature_extraction"
+        kind, views = (self.study.features, self.study.views) if frozen else ("last", 1)
+        features = kept_features(about, views) if about and kind == self.study.features else None
         if features is None:
             weights = {"source": "random"} if control else self.weights
-            study = self.study.model_copy(update={"features": kind})
+            study = self.study.model_copy(update={"features": kind, "views": views})
             features, about = features_of(study, self.images, self.backbone, preprocessing, weights)
-        self.about.update({name: about[name] for name in OF_NETWORK}, n_features=features.shape[1])
+        self.about.update({name: about[name] for name in OF_NETWORK}, n_features=features.shape[-1])
         self.timings[f"features_{'random' if control else preprocessing}_s"] = about["seconds"]
         return features
 

@@ -30,6 +30,7 @@ from skin_tl.models.augmentation import Batches
 from skin_tl.models.backbones import import_keras
 from skin_tl.models.checkpoints import identity, read_checkpoint, write_checkpoint
 from skin_tl.models.devices import is_out_of_memory, on_device, precision_of
+from skin_tl.models.features import seen_from
 from skin_tl.models.heads import (
     HeadName,
     Job,
@@ -91,8 +92,8 @@ def predict_rows(whole: keras.Model, pixels: np.ndarray, rows: np.ndarray, batch
         Rows of `pixels`.
     batch
         Images per forward pass.
-    views : {1, 8}
-        8 averages the probabilities over all flips and right-angle rotations.
+    views : {1, 2, 4, 8}
+        Over how many of `skin_tl.models.features.VIEWS` the probabilities are averaged.
     """
     probabilities = np.zeros((len(rows), len(CLASSES)), np.float32)
     for first in range(0, len(rows), batch):
@@ -100,8 +101,7 @@ def predict_rows(whole: keras.Model, pixels: np.ndarray, rows: np.ndarray, batch
         n = len(images)
         images = np.concatenate([images, np.zeros((batch - n, *images.shape[1:]), np.uint8)])  # one shape, one graph
         for view in range(views):
-            turned = np.rot90(images[:, :, ::-1] if view > 3 else images, view % 4, axes=(1, 2))
-            values = whole.predict_on_batch(np.ascontiguousarray(turned))
+            values = whole.predict_on_batch(np.ascontiguousarray(seen_from(images, view)))
             probabilities[first : first + n] += keras.ops.convert_to_numpy(values)[:n] / views
     return probabilities
 
@@ -110,7 +110,8 @@ def predict_whole(
     study: Study, whole: keras.Model, pixels: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame
 ) -> pd.DataFrame:
     """Predict some images as the study asks for it; the same table as from `skin_tl.models.heads.predict`."""
-    views = 8 if study.test_time_augmentation else 1
+    # One rule for both strategies that train whole networks.
+    views = study.n_views("fine_tuning")
     return prediction_table(predict_rows(whole, pixels, rows, study.batch, views), rows, metadata)
 
 

@@ -104,12 +104,13 @@ def estimate(study: Study) -> Estimate:
     for name, transform in [*passes, *((name, "control") for name in study.backbones if study.control)]:
         about = BACKBONES[name]
         cost = about.gflops * (study.image_size / 224) ** 2 / about.efficiency
+        wide = wider * study.views
         if transform == "control":  # sees the study's own images alone
             control += cost
-            features += N_HAM10000 * about.n_features * wider * 4
+            features += N_HAM10000 * about.n_features * wide * 4
         else:
             work += cost
-            features += n_images * about.n_features * wider * 4
+            features += n_images * about.n_features * wide * 4
     # Whole networks: in each epoch, every training image costs a step, and every validation image a pass.
     tuned = [strategy for strategy in study.strategies if strategy in TUNED]
     n_splits, fractions = len(study.split_policies) * len(study.seeds), study.train_fractions
@@ -125,7 +126,8 @@ def estimate(study: Study) -> Estimate:
         images=n_images * study.image_size**2 * 3,
         features=features,
         models=MODEL_BYTES * len(study.backbones) * n_models,
-        seconds=((n_images + N_HAM10000 * rounds) * work + N_HAM10000 * control) / measure_speed(),
+        seconds=((n_images * study.views + N_HAM10000 * rounds) * work + N_HAM10000 * study.views * control)
+        / measure_speed(),
         gpu=has_gpu(),
     )
 

@@ -284,6 +284,65 @@ def test_a_head_that_never_stops_early_is_a_logistic_regression(n_features):
 # A whole run
 
 
+def test_the_views_are_the_flips_and_rotations_of_a_square():
+    image = np.arange(2 * 3 * 3 * 3).reshape(2, 3, 3, 3)
+    found = [features.seen_from(image, view) for view in range(8)]
+    np.testing.assert_array_equal(found[0], image)
+    np.testing.assert_array_equal(found[1], image[:, :, ::-1])
+    np.testing.assert_array_equal(found[2], image[:, ::-1, ::-1])
+    np.testing.assert_array_equal(found[3], image[:, ::-1])
+    for n in (2, 4, 8):  # what is done twice among the first n is among them
+        first = {view.tobytes() for view in found[:n]}
+        assert len(first) == n
+        assert {features.seen_from(view, again).tobytes() for view in found[:n] for again in range(n)} == first
+
+
+def test_a_head_on_equal_views_is_that_on_one():
+    values, labels, rows = _blobs()
+    one, history = heads.train_head(values, labels, rows, HEAD)
+    two, again = heads.train_head(features.Views([values, values]), labels, rows, HEAD)
+    np.testing.assert_allclose(two.kernel, one.kernel, atol=1e-3)
+    assert list(again["epoch"]) == list(history["epoch"])
+    np.testing.assert_allclose(again["val_loss"], history["val_loss"], atol=1e-3)
+
+
+def test_of_several_views_the_mean_probability_is_validated_and_predicted():
+    values, labels, rows = _blobs(spread=2.0)
+    other = values[:, ::-1] * 1.5
+    views = features.Views([values, other])
+    head, history = heads.train_head(views, labels, rows, HEAD)
+    mean = (head.probabilities(values) + head.probabilities(other)) / 2
+    np.testing.assert_allclose(head.probabilities(views[np.arange(len(values))]), mean, rtol=1e-5)
+    kept = history[history["kept"]].iloc[0]
+    assert kept["val_loss"] == pytest.approx(
+        log_loss(labels[rows["val"]], mean[rows["val"]], labels=range(7)), abs=1e-4
+    )
+    plain = heads.train_head(values, labels, rows, HEAD)[0]
+    assert np.abs(plain.kernel - head.kernel).max() > 0.01  # it has learned from both
+
+
+def test_a_study_of_two_views_predicts_their_mean(small_study, tmp_path):
+    study = small_study.model_copy(update={"views": 2, "seeds": [1], "random_control": False})
+    study_folder = tmp_path / "runs" / "small"
+    save_study(study, study_folder / "study.json")
+    data = runs.prepare(study, study_folder)
+    folder = study_folder / "feature_extraction" / "MobileNetV2"
+    training.train_run(study, "feature_extraction", "MobileNetV2", data, folder)
+    kept = sorted((tmp_path / "cache" / "features").glob("*/features.npy"))
+    assert len(kept) == 2 and np.abs(np.load(kept[0]) - np.load(kept[1])).max() > 0
+    record = json.loads((folder / "run.json").read_text())
+    assert record["timings"]["features_native_s"] > 0
+    table = pd.read_csv(folder / "predictions.csv").query("subset == 'test'")
+    row_of = {image_id: row for row, image_id in enumerate(data.images.ids)}
+    rows = table["image_id"].map(row_of).to_numpy()
+    network = explanations.open_model(study, "feature_extraction", "MobileNetV2", study_folder)
+    pixels = np.asarray(data.images.pixels[rows])
+    both = [network.predict(part, verbose=0) for part in (pixels, pixels[:, :, ::-1])]
+    expected = table[[f"p_{name}" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(np.mean(both, axis=0), expected, atol=1e-4)
+    assert np.abs(both[0] - expected).max() > 1e-3
+
+
 @pytest.fixture
 def run(small_study, tmp_path):
     """Return the study, what it was prepared from, its folder, predictions and history."""

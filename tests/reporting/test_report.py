@@ -623,8 +623,12 @@ def test_that_heads_learn_without_what_is_done_about_rare_diagnoses_is_said(make
 
 @pytest.mark.parametrize(("language", "said"), [("en", "last three stages"), ("fr", "trois derniers étages")])
 def test_that_heads_get_the_features_of_several_stages_is_said(make, language, said):
-    several = make("several_stages", {"backbones": ["ResNet50"], "features": "all_stages"}, language=language)
+    changes = {"backbones": ["ResNet50"], "features": "all_stages", "views": 4}
+    several = make("several_stages", changes, language=language)
     assert said in words_of(several, "set_up_head")
+    assert ("4 flips and rotations" if language == "en" else "4 retournements et rotations") in words_of(
+        several, "set_up_head"
+    )
     assert said not in words_of(make("fits_one", *STUDIES["one"][:1], language=language), "set_up_head")
 
 
