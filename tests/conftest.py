@@ -71,8 +71,7 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(config, items):
     """Skip long campaigns unless they are asked for, and keep together what shares a costly fixture."""
     for item in items:
-        french = hasattr(item, "callspec") and "fr" in item.callspec.params.values()
-        if item.get_closest_marker("any_language") and french:
+        if item.get_closest_marker("any_language") and item.callspec.params.get("executed") == "fr":
             item.add_marker("slow")
         if item.get_closest_marker("slow") and not config.getoption("all"):
             item.add_marker(pytest.mark.skip(reason="a long campaign: run it with --all"))
