@@ -277,10 +277,10 @@ def test_whole_networks_predict_as_their_run_did(project, files, strategy):
 
 
 def test_heads_of_several_views_predict_as_their_run_did(project, files):
-    tiny.finish(project, STUDY | {"name": "two_views", "seeds": [2], "views": 2, "random_control": False})
-    run = project / "runs/two_views/feature_extraction/MobileNetV2"
+    tiny.finish(project, STUDY | {"name": "flips", "seeds": [2], "views": 2, "random_control": False})
+    run = project / "runs/flips/feature_extraction/MobileNetV2"
     written = pd.read_csv(run / "predictions.csv").query("subset == 'test'")[:6]
-    found = prediction.predict_images([files[name] for name in written["image_id"]], "two_views", root=project)
+    found = prediction.predict_images([files[name] for name in written["image_id"]], "flips", root=project)
     expected = calibrated(written[PROBABILITIES].to_numpy(float), run)
     np.testing.assert_allclose(found.table[PROBABILITIES].to_numpy(), expected, atol=2e-3)
     assert len(found.neighbours) == 6 * prediction.N_NEAREST
