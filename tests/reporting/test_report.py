@@ -626,7 +626,7 @@ def test_that_heads_get_the_features_of_several_stages_is_said(make, language, s
     changes = {"backbones": ["ResNet50"], "features": "all_stages", "views": 4}
     several = make("several_stages", changes, language=language)
     assert said in words_of(several, "set_up_head")
-    assert ("4 flips and rotations" if language == "en" else "4 retournements et rotations") in words_of(
+    assert ("4 views of each image" if language == "en" else "4 vues de chaque image") in words_of(
         several, "set_up_head"
     )
     assert said not in words_of(make("fits_one", *STUDIES["one"][:1], language=language), "set_up_head")
