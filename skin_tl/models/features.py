@@ -119,7 +119,7 @@ def extract(
 
 
 def features_of(
-    study: Study, images: ImageSet, backbone: str, preprocessing: str, weights: dict
+    study: Study, images: ImageSet, backbone: str, preprocessing: str, weights: dict, views: int | None = None
 ) -> tuple[Any, dict[str, Any]]:
     """Compute the features of images with a study's backbone, or find them computed.
 
@@ -128,6 +128,8 @@ def features_of(
     preprocessing : {'native', 'unit'}
     weights
         Of the backbone, see `skin_tl.models.backbones.build_backbone`.
+    views
+        How many views of each image; the study's, unless it is given.
 
     Returns
     -------
@@ -140,7 +142,7 @@ def features_of(
     from skin_tl.models.devices import device
 
     model = build_backbone(backbone, preprocessing, study.image_size, weights, features=study.features)
-    found = [extract(images, backbone, preprocessing, model, view) for view in range(study.views)]
+    found = [extract(images, backbone, preprocessing, model, view) for view in range(views or study.views)]
     features, abouts = zip(*found, strict=True)
     about = abouts[0] | {"seconds": sum(one["seconds"] for one in abouts), "keys": [one["key"] for one in abouts]}
     of_network = model.count_params(), count_parameters_with_classifier(backbone), device()
@@ -153,7 +155,7 @@ def _as_views(features):
 
 def kept_features(about: dict[str, Any], views: int) -> np.ndarray | Views | None:
     """Return the first views of what `features_of` told of; None where the cache no longer holds them."""
-    folders = [cache_folder() / "features" / key for key in about["keys"][:views]]
+    folders = [cache_folder() / "features" / key for key in about.get("keys", [about["key"]])[:views]]
     if len(folders) < views or not all((folder / "about.json").is_file() for folder in folders):
         return None
     return _as_views([np.load(folder / "features.npy", mmap_mode="r") for folder in folders])
@@ -192,8 +194,7 @@ def find_features(
     features = kept_features(read_json(about), views) if about.is_file() else None
     if features is None:
         weights = read_json(folder / "weights.json")["backbones"][backbone]
-        asked = study.model_copy(update={"views": views})
-        features, _ = features_of(asked, images, backbone, preprocessing, weights)
+        features, _ = features_of(study, images, backbone, preprocessing, weights, views)
     return features
 
 
