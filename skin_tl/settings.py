@@ -83,8 +83,8 @@ class Settings(BaseModel):
         What the heads of `feature_extraction` get: the pooled outputs of a backbone's `last` stage, as in the
         presentation, or of its last three (`all_stages`).
     views
-        How many flips and half turns (4) or right-angle rotations too (8) of each image the heads of
-        `feature_extraction` learn from; a prediction is the mean over them. Each takes a pass: 1, 2, 4 or 8.
+        How many views of each image the heads of `feature_extraction` learn from: the image (1), its mirror image too
+        (2), half turns of both too (4), quarter turns too (8). A prediction is the mean over them. Each takes a pass.
     seeds
         Their numbers, not how many: one split and one training for each.
     train_fractions

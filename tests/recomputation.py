@@ -818,9 +818,8 @@ class Recomputation:
             found[backbone] = self.tested(values[0] - values[1], draws[0] - draws[1], n_units, row)
             found[backbone] |= {"value_a": values[0], "value_b": values[1]}
             found[backbone] |= {"n_images": sides[0]["image_id"].nunique(), "n_lesions": len(lesions)}
-            if column == "preprocessing" and (sides[0][PROBABILITIES] == sides[1][PROBABILITIES]).all(
-                axis=None
-            ):  # one scaling
+            same_scaling = (sides[0][PROBABILITIES] == sides[1][PROBABILITIES]).all(axis=None)
+            if column == "preprocessing" and same_scaling:
                 found[backbone] |= {"p": np.nan, "p_holm": np.nan, "real": False}
         tested = [effect for effect in found.values() if effect["p"] == effect["p"]]
         for effect, p in zip(tested, holm([effect["p"] for effect in tested]), strict=True):

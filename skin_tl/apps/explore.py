@@ -196,8 +196,7 @@ def features_of_run(found: Runs, choice: Choice) -> np.ndarray:
     run = found.folder / choice["strategy"] / backbone
     if choice["strategy"] == "feature_extraction":
         weights = read_json(run / "run.json")["weights"]
-        study = found.study.model_copy(update={"views": 1})
-        return features_of(study, found.images, backbone, preprocessing, weights)[0]
+        return features_of(found.study, found.images, backbone, preprocessing, weights, views=1)[0]
     from skin_tl.models.heads import head_file
 
     name = head_file("main", choice["split_policy"], preprocessing, choice["seed"], ending=".keras")

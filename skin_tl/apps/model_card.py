@@ -130,7 +130,7 @@ def model_card(
         "classes": CLASSES,
         "command": command_of(study.name),
         "several": len(study.seeds) if len(study.seeds) > 1 else 0,
-        "views": study.n_views(run.strategy),
+        "views_word": {1: "", 2: "two", 4: "four", 8: "eight"}[study.n_views(run.strategy)],
         "deterministic": run.strategy in TUNED and study.deterministic,
         "exported": exported,
         "check": check,

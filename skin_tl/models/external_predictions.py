@@ -50,18 +50,15 @@ def predict_external(study: Study, strategy: str, backbone: str, folder: Path) -
     whole = strategy in TUNED
     for preprocessing in study.preprocessings:
         where = "external/features_"
-        seen = (
-            images.pixels
-            if whole
-            else find_features(study, folder, images, backbone, preprocessing, where, study.views)
-        )
+        given = study, folder, images, backbone, preprocessing, where, study.views
+        seen = images.pixels if whole else find_features(*given)
         rows = np.arange(len(seen))
         for policy, seed in itertools.product(study.split_policies, study.seeds):
             name = ("main", policy, preprocessing, seed)
             if whole:
                 from skin_tl.models.tuning import predict_whole, read_network
 
-                table = predict_whole(study, read_network(run, *name), seen, rows, metadata)
+                table = predict_whole(study, strategy, read_network(run, *name), seen, rows, metadata)
             else:
                 table = predict(Head.read(run / "heads" / head_file(*name)), seen, rows, metadata)
             head_of = {"split_policy": policy, "preprocessing": preprocessing, "seed": seed}

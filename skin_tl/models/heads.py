@@ -136,11 +136,14 @@ def _spread(features, rows, through=np.asarray, chunk=4096):
     `through` is applied to a chunk of features, (n, n_features), first.
     """
 
-    def chunks():
-        for i in range(0, len(rows), chunk):
-            yield through(features[rows[i : i + chunk]].reshape(-1, features.shape[-1])).astype(np.float64)
+    n_views = n_views_of(features)
+    step = chunk // n_views
 
-    n = len(rows) * n_views_of(features)
+    def chunks():
+        for i in range(0, len(rows), step):
+            yield through(features[rows[i : i + step]].reshape(-1, features.shape[-1])).astype(np.float64)
+
+    n = len(rows) * n_views
     mean = sum(values.sum(0) for values in chunks()) / n
     return mean, np.sqrt(sum(np.square(values - mean).sum(0) for values in chunks()) / n)
 
@@ -291,8 +294,7 @@ def _fit(x, y, x_val, y_val, l2, study):
 
 
 def _standardised(head, features, rows, chunk=1024):
-    """Return rows, each view as one, as the head's logits take them: (n, n_features) float32, mapped to a file without
-    a name."""
+    """Return rows, each view as one, as the logits take them, (n, n_features) float32, mapped to a nameless file."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     n_views = n_views_of(features)
@@ -432,11 +434,12 @@ class Job:
         about = self.computed.get(f"{self.backbone}_{preprocessing}{'_random' if control else ''}", {})
         frozen = self.strategy == "feature_extraction"
         kind, views = (self.study.features, self.study.views) if frozen else ("last", 1)
-        features = kept_features(about, views) if about and kind == self.study.features else None
+        same = (kind, views) == (self.study.features, self.study.views)  # else their seconds are not those either
+        features = kept_features(about, views) if about and same else None
         if features is None:
             weights = {"source": "random"} if control else self.weights
-            study = self.study.model_copy(update={"features": kind, "views": views})
-            features, about = features_of(study, self.images, self.backbone, preprocessing, weights)
+            study = self.study.model_copy(update={"features": kind})
+            features, about = features_of(study, self.images, self.backbone, preprocessing, weights, views)
         self.about.update({name: about[name] for name in OF_NETWORK}, n_features=features.shape[-1])
         self.timings[f"features_{'random' if control else preprocessing}_s"] = about["seconds"]
         return features

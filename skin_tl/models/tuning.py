@@ -107,12 +107,11 @@ def predict_rows(whole: keras.Model, pixels: np.ndarray, rows: np.ndarray, batch
 
 
 def predict_whole(
-    study: Study, whole: keras.Model, pixels: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame
+    study: Study, strategy: str, whole: keras.Model, pixels: np.ndarray, rows: np.ndarray, metadata: pd.DataFrame
 ) -> pd.DataFrame:
     """Predict some images as the study asks for it; the same table as from `skin_tl.models.heads.predict`."""
-    # One rule for both strategies that train whole networks.
-    views = study.n_views("fine_tuning")
-    return prediction_table(predict_rows(whole, pixels, rows, study.batch, views), rows, metadata)
+    chances = predict_rows(whole, pixels, rows, study.batch, study.n_views(strategy))
+    return prediction_table(chances, rows, metadata)
 
 
 def read_network(run: Path, *name: Any) -> keras.Model:
@@ -180,12 +179,10 @@ def train_networks(job: Job, due: dict[HeadName, dict[str, np.ndarray]]) -> Iter
             same = sames[name]
             if same not in trained:  # two names for one computation share its result
                 whole, history, tried, seconds = train_at_best_rate(job, name, rows)
-                predict_whole(job.study, whole, job.pixels, rows["val"][:1], job.metadata)  # compiles it
+                given = job.study, job.strategy, whole, job.pixels
+                predict_whole(*given, rows["val"][:1], job.metadata)  # compiles it
                 clock = time.perf_counter()
-                tables = {
-                    subset: predict_whole(job.study, whole, job.pixels, rows[subset], job.metadata)
-                    for subset in ("val", "test")
-                }
+                tables = {subset: predict_whole(*given, rows[subset], job.metadata) for subset in ("val", "test")}
                 if name == next(iter(due)):
                     n_images = sum(len(table) for table in tables.values())
                     job.about["images_per_second"] = round(n_images / (time.perf_counter() - clock), 1)

@@ -100,17 +100,17 @@ def estimate(study: Study) -> Estimate:
     n_images = N_HAM10000 + N_ISIC2018 * bool(study.external)
     passes = {(name, transform_of(name, how)) for name in study.backbones for how in study.preprocessings}
     work, control, features = 0.0, 0.0, 0.0
-    wider = 2.5 if study.features == "all_stages" else 1  # VGG16, whose stages are the widest beside its last
+    # VGG16's stages are the widest beside its last.
+    wider = study.views * (2.5 if study.features == "all_stages" else 1)
     for name, transform in [*passes, *((name, "control") for name in study.backbones if study.control)]:
         about = BACKBONES[name]
         cost = about.gflops * (study.image_size / 224) ** 2 / about.efficiency
-        wide = wider * study.views
         if transform == "control":  # sees the study's own images alone
             control += cost
-            features += N_HAM10000 * about.n_features * wide * 4
+            features += N_HAM10000 * about.n_features * wider * 4
         else:
             work += cost
-            features += n_images * about.n_features * wide * 4
+            features += n_images * about.n_features * wider * 4
     # Whole networks: in each epoch, every training image costs a step, and every validation image a pass.
     tuned = [strategy for strategy in study.strategies if strategy in TUNED]
     n_splits, fractions = len(study.split_policies) * len(study.seeds), study.train_fractions

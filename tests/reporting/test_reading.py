@@ -314,6 +314,22 @@ def test_every_table_is_copied_as_csv(read):
 
 
 @pytest.mark.any_language
+def test_a_wide_table_fades_where_columns_follow(read):
+    with read("phone") as page:
+        wide = "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth + 1)"
+        faded = f"{wide}.map(box => box.classList.contains('more'))"
+        page.wait_for_function(f"{faded}.length > 5 && {faded}.every(one => one)")
+        assert page.locator(".scroll.more").count() == page.evaluate(f"{wide}.length"), "narrow ones do not"
+        mask = "getComputedStyle(document.querySelector('.scroll.more')).maskImage"
+        assert "gradient" in page.evaluate(mask)
+        page.emulate_media(media="print")
+        assert page.evaluate(mask) == "none"
+        page.emulate_media(media="screen")
+        page.evaluate(f"{wide}.forEach(box => box.scrollLeft = box.scrollWidth)")
+        page.wait_for_function("!document.querySelector('.scroll.more')")
+
+
+@pytest.mark.any_language
 def test_a_copied_cell_is_not_executed_by_a_spreadsheet(read):
     change = "document.querySelector('.table tbody tr').cells[0].textContent = '=1+1'"
     with read(allowed=["clipboard-read", "clipboard-write"]) as page:

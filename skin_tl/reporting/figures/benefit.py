@@ -56,8 +56,8 @@ def decision_curves(table: pd.DataFrame, best: str, n_seeds: int, labels: Labels
         axes.plot(of_all["threshold_percent"] / 100, values, color=draw.INK, linewidth=1.3, linestyle=dashes, zorder=1)
         handles.append(draw.legend_line(labels(f"axis.{name}"), color=draw.INK, linewidth=1.3, linestyle=dashes))
     top = max(table["ci_high"].max(), of_all["refer_all"].max())
-    told = of_all[of_all["threshold_percent"] <= 100 * THRESHOLD]["refer_all"].min()  # what the title gives
-    axes.set(ylim=(min(-0.15 * top, 1.15 * told), 1.05 * top), xlim=(0, of_all["threshold_percent"].max() / 100))
+    named = of_all[of_all["threshold_percent"] <= 100 * THRESHOLD]["refer_all"].min()  # what the title gives
+    axes.set(ylim=(min(-0.15 * top, 1.15 * named), 1.05 * top), xlim=(0, of_all["threshold_percent"].max() / 100))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     draw.write_numbers(axes.yaxis, labels, ".2f")
     draw.write_numbers(axes.xaxis, labels, ".1f")
