@@ -31,6 +31,10 @@ export JUPYTER_CONFIG_DIR="$state/jupyter" JUPYTER_DATA_DIR="$state/jupyter/data
 export KERAS_BACKEND="${KERAS_BACKEND:-tensorflow}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 # TensorFlow leaves oneDNN off on a processor without AVX512-VNNI, where it is faster as well (docs/performance.md).
 export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS:-1}"
+# The C library of Linux hands memory back after each step and takes it again for the next one: let it keep what it has, by
+# the largest block that it can keep (32 MiB) and the size of a thread's heap (64 MiB). See docs/performance.md.
+export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-33554432}" MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-67108864}"
+export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 export PYTHONPATH="$project" PYTHONNOUSERSITE=1 PYTHONHASHSEED=0 JUPYTER_PREFER_ENV_PATH=1
 export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # What a person has set for other work: profiles, kernels and drawings would come from there.
